@@ -1,0 +1,11 @@
+//! The pure half of tidemill: what an event is, what may come of it, and what is to be done then.
+//!
+//! Everything here is a function from values to values. No clock is read (`now` is an argument), no
+//! randomness is drawn (jitter is derived from the event), nothing is sent, stored or logged; the host
+//! crate carries out what is decided here.
+
+pub mod attempt;
+pub mod budget;
+pub mod event;
+pub mod manifest;
+pub mod outcome;
