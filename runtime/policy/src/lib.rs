@@ -4,9 +4,20 @@
 //! randomness is drawn (jitter is derived from the event), nothing is sent, stored or logged; the host
 //! crate carries out what is decided here.
 
+pub mod admit;
+pub mod arrival;
 pub mod attempt;
 pub mod budget;
+pub mod decide;
+pub mod decode;
 pub mod event;
+pub mod headers;
+pub mod history;
+pub mod id;
 pub mod manifest;
 pub mod outcome;
+pub mod output;
+pub mod publication;
+pub mod queue_message;
+pub mod retry;
 pub mod subject;

@@ -1,0 +1,166 @@
+//! What a message from the broker says before its payload is looked at: where the event first came
+//! from, which attempt is due, and what failed before.
+//!
+//! A message of an input stream speaks for itself. One of our retry stream wraps the original message:
+//! same payload, same headers, and headers of ours that say the rest. Only messages of the retry stream
+//! are believed to carry the latter; a producer cannot forge an attempt or a history.
+
+use bytes::Bytes;
+
+use crate::attempt::Attempt;
+use crate::event::Headers;
+use crate::headers;
+use crate::history::History;
+use crate::id;
+
+/// A message as it came from the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The subject it was published on.
+    pub subject: String,
+    /// All headers, in order.
+    pub headers: Headers,
+    /// The payload.
+    pub payload: Bytes,
+    /// What is wrong with the message itself, where it could not be read as the broker sent it.
+    pub damage: Option<String>,
+}
+
+/// Where the broker keeps a message, and how often it has delivered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The stream's name.
+    pub stream: String,
+    /// When the stream was created, in seconds since the Unix epoch.
+    pub stream_created_unix: i64,
+    /// The message's sequence in the stream.
+    pub sequence: u64,
+    /// When it was stored, in milliseconds since the Unix epoch.
+    pub stored_ms: u64,
+    /// How often it has been delivered, this time included.
+    pub delivered: u32,
+}
+
+/// Where an event was first stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The stream's name.
+    pub stream: String,
+    /// The sequence in it.
+    pub sequence: u64,
+    /// The subject it was published on.
+    pub subject: String,
+    /// When it was stored, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
+/// A delivery, unwrapped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    /// Where the event came from.
+    pub origin: Origin,
+    /// The original message's headers, without reserved ones.
+    pub headers: Headers,
+    /// The original message's payload (of a queue message, with the errors appended so far).
+    pub payload: Bytes,
+    /// The event's id as far as it can be told without decoding the payload.
+    pub fallback_id: String,
+    /// The event's id, where a retry carries it.
+    pub carried_id: Option<String>,
+    /// Shared by all events that follow from the same first event; where absent, the event is the first.
+    pub correlation_id: Option<String>,
+    /// The id of the event whose handling published this one.
+    pub causation_id: Option<String>,
+    /// Which attempt is due.
+    pub attempt: Attempt,
+    /// What failed before.
+    pub history: History,
+    /// Until when a retry has to wait (milliseconds since the Unix epoch).
+    pub not_before_ms: Option<u64>,
+    /// What is wrong with the message, where it is damaged.
+    pub damage: Option<String>,
+}
+
+/// Reads a message of an input stream.
+///
+/// Each delivery after the first counts as an attempt: the process may have died in the handler, and an
+/// event that kills its process must not be run for ever.
+pub fn first(message: Message, position: &Position) -> Arrival {
+    let fallback_id = headers::get(&message.headers, headers::MSG_ID).map_or_else(
+        || id::from_position(&position.stream, position.stream_created_unix, position.sequence),
+        headers::clean_id,
+    );
+    Arrival {
+        fallback_id,
+        carried_id: None,
+        correlation_id: headers::get(&message.headers, headers::CORRELATION_ID).map(headers::clean_id),
+        causation_id: headers::get(&message.headers, headers::CAUSATION_ID).map(headers::clean_id),
+        attempt: Attempt::FIRST.plus(position.delivered.saturating_sub(1)),
+        history: History::default(),
+        not_before_ms: None,
+        damage: message.damage,
+        origin: Origin {
+            stream: position.stream.clone(),
+            sequence: position.sequence,
+            subject: message.subject,
+            time_ms: position.stored_ms,
+        },
+        headers: without_reserved(message.headers),
+        payload: message.payload,
+    }
+}
+
+/// Reads a message of the retry stream. Damaged headers are noted in `damage` and replaced by what can
+/// still be told, so that the event can be dead-lettered with what is left of it.
+pub fn retried(message: Message, position: &Position) -> Arrival {
+    let mut damage = message.damage;
+    let mut note = |what: &str| {
+        damage.get_or_insert_with(|| format!("the header {what} of the retry message is missing or damaged"));
+    };
+    let text = |name: &str| headers::get(&message.headers, name).map(str::to_owned);
+    let number = |name: &str| text(name).and_then(|value| value.parse::<u64>().ok());
+
+    let attempt = number(headers::ATTEMPT).and_then(|n| u32::try_from(n).ok()).and_then(Attempt::new);
+    if attempt.is_none() {
+        note(headers::ATTEMPT);
+    }
+    let dropped = number(headers::ERRORS_DROPPED).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let history = text(headers::ERRORS).and_then(|json| History::from_json(&json, dropped).ok());
+    if history.is_none() {
+        note(headers::ERRORS);
+    }
+    let subject = text(headers::ORIGIN_SUBJECT);
+    if subject.is_none() {
+        note(headers::ORIGIN_SUBJECT);
+    }
+    let carried_id = text(headers::EVENT_ID).as_deref().map(headers::clean_id);
+    if carried_id.is_none() {
+        note(headers::EVENT_ID);
+    }
+    let not_before_ms = number(headers::NOT_BEFORE);
+    // Where retries wait by being handed back, the first delivery comes too early and is no attempt.
+    let early = u32::from(not_before_ms.is_some());
+    Arrival {
+        origin: Origin {
+            stream: text(headers::ORIGIN_STREAM).unwrap_or_else(|| position.stream.clone()),
+            sequence: number(headers::ORIGIN_SEQ).unwrap_or(position.sequence),
+            subject: subject.unwrap_or_else(|| message.subject.clone()),
+            time_ms: number(headers::ORIGIN_TIME).unwrap_or(position.stored_ms),
+        },
+        fallback_id: id::from_position(&position.stream, position.stream_created_unix, position.sequence),
+        carried_id,
+        correlation_id: text(headers::CORRELATION_ID).as_deref().map(headers::clean_id),
+        causation_id: text(headers::CAUSATION_ID).as_deref().map(headers::clean_id),
+        attempt: attempt.unwrap_or(Attempt::FIRST).plus(position.delivered.saturating_sub(1 + early)),
+        history: history.unwrap_or_default(),
+        not_before_ms,
+        damage,
+        headers: without_reserved(message.headers),
+        payload: message.payload,
+    }
+}
+
+fn without_reserved(mut headers: Headers) -> Headers {
+    headers.retain(|(name, _)| !headers::is_reserved(name));
+    headers
+}

@@ -1,0 +1,112 @@
+//! Ids on the wire, derived and never drawn: the same event, handler and purpose give the same id in
+//! every attempt, on every instance, after every crash.
+
+use sha2::{Digest, Sha256};
+
+/// What a derived message is to its event. Part of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The output with this index.
+    Output(u32),
+    /// The retry that follows the failure of this attempt.
+    Retry(u32),
+    /// The dead letter.
+    DeadLetter,
+}
+
+/// Who an event is, on the wire: its id, and its source where the message names one, because
+/// `CloudEvents` ids are unique only within their source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The `CloudEvents` source.
+    pub source: Option<&'a str>,
+    /// The event's id.
+    pub id: &'a str,
+}
+
+/// The id of a message that a handler's run for an event gives rise to: 26 characters of base32 (128
+/// bits of SHA-256 over all parts, each preceded by its length). The attempt is no part of it, so a
+/// repeated output is recognised as a duplicate.
+pub fn derive(event: Identity<'_>, handler: &str, purpose: Purpose) -> String {
+    let (tag, number) = match purpose {
+        Purpose::Output(index) => ("output", index),
+        Purpose::Retry(attempt) => ("retry", attempt),
+        Purpose::DeadLetter => ("dead-letter", 0),
+    };
+    let mut hash = Sha256::new();
+    for part in [event.source.unwrap_or_default(), event.id, handler, tag] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.update(number.to_le_bytes());
+    encode(&hash.finalize()[..16])
+}
+
+/// A token for `text` that may stand in a subject: base32 of 128 bits of its SHA-256.
+pub fn token(text: &str) -> String {
+    encode(&Sha256::digest(text)[..16])
+}
+
+/// The id of an event that brings none: its place in its stream. The time at which the stream was
+/// created is part of it, since sequences start anew when a stream is deleted and made again.
+pub fn from_position(stream: &str, created_unix: i64, sequence: u64) -> String {
+    format!("{stream}@{created_unix}:{sequence}")
+}
+
+/// A number in `0.0..1.0` that depends on the event and the attempt only: the jitter of its delay, the
+/// same in every replay.
+pub fn fraction(event_id: &str, handler: &str, attempt: u32) -> f64 {
+    let identity = Identity { source: None, id: event_id };
+    let hash = Sha256::digest(derive(identity, handler, Purpose::Retry(attempt)));
+    let bits = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
+    f64::from(bits) / (f64::from(u32::MAX) + 1.0)
+}
+
+fn encode(bytes: &[u8]) -> String {
+    let mut text = data_encoding::BASE32_NOPAD.encode(bytes);
+    text.make_ascii_lowercase();
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EVENT: Identity<'_> = Identity { source: None, id: "e1" };
+
+    #[test]
+    fn every_part_changes_the_id() {
+        let ids = [
+            derive(EVENT, "h", Purpose::Output(0)),
+            derive(EVENT, "h", Purpose::Output(1)),
+            derive(EVENT, "h", Purpose::Retry(0)),
+            derive(EVENT, "h", Purpose::DeadLetter),
+            derive(EVENT, "g", Purpose::Output(0)),
+            derive(Identity { source: Some("s"), id: "e1" }, "h", Purpose::Output(0)),
+            derive(Identity { source: None, id: "e2" }, "h", Purpose::Output(0)),
+        ];
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+        assert!(ids.iter().all(|id| id.len() == 26));
+    }
+
+    #[test]
+    fn the_id_is_the_same_in_every_release() {
+        assert_eq!(derive(EVENT, "h", Purpose::Output(0)), "smci5ovpz5bmoojisptz5jvpli");
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cannot_run_into_each_other(a in ".{0,6}", b in ".{0,6}", c in ".{1,6}") {
+            let one = derive(Identity { source: Some(&a), id: &format!("{b}{c}") }, "h", Purpose::DeadLetter);
+            let two = derive(Identity { source: Some(&format!("{a}{b}")), id: &c }, "h", Purpose::DeadLetter);
+            prop_assert_eq!(one == two, b.is_empty());
+        }
+
+        #[test]
+        fn fractions_lie_between_zero_and_one(id in ".*", attempt in 1u32..) {
+            prop_assert!((0.0..1.0).contains(&fraction(&id, "h", attempt)));
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The messages that decisions lead to: outputs, retries and dead letters, ready to be sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::arrival::Arrival;
+use crate::attempt::Attempt;
+use crate::decide::rfc3339;
+use crate::event::{Event, Headers, Output};
+use crate::headers;
+use crate::history::{AttemptError, History, millis};
+use crate::id::{self, Identity, Purpose};
+use crate::manifest::{Handler, Mode};
+use crate::queue_message;
+
+/// A message to be stored by `JetStream`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Where to publish.
+    pub subject: String,
+    /// All headers, the broker's id for duplicate detection among them.
+    pub headers: Headers,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// Servers refuse messages with more than 64 KiB of headers; some room is left for what the client adds.
+pub const HEADER_BYTES_MAX: usize = 60 * 1024;
+
+/// How retries wait for their time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryClock {
+    /// The server holds the message back and delivers it when it is due (API level 2 and up).
+    Schedules,
+    /// The message is delivered at once and handed back with the rest of the delay.
+    NotBefore,
+}
+
+/// Who an event is on the wire.
+pub fn identity(event: &Event) -> Identity<'_> {
+    Identity { source: event.source.as_deref(), id: &event.id }
+}
+
+/// The messages for a handler's outputs, in order.
+pub fn outputs(handler: &Handler, event: &Event, outputs: Vec<Output>) -> Vec<Publication> {
+    (0..).zip(outputs).map(|(index, output)| publish_output(handler, event, index, output)).collect()
+}
+
+fn publish_output(handler: &Handler, event: &Event, index: u32, output: Output) -> Publication {
+    let id = id::derive(identity(event), &handler.name, Purpose::Output(index));
+    let mut list = output.headers;
+    list.retain(|(name, _)| !headers::is_reserved(name));
+    if let Some(kind) = output.kind {
+        for name in ["ce-specversion", "ce-id", "ce-type", "ce-source"] {
+            remove(&mut list, name);
+        }
+        push(&mut list, "ce-specversion", "1.0");
+        push(&mut list, "ce-id", &id);
+        push(&mut list, "ce-type", percent_encode(&kind));
+        push(&mut list, "ce-source", format!("/tidemill/{}", handler.name));
+    }
+    if let Some(content_type) = output.content_type {
+        remove(&mut list, headers::CONTENT_TYPE);
+        push(&mut list, headers::CONTENT_TYPE, content_type);
+    }
+    if headers::get(&list, headers::TRACEPARENT).is_none()
+        && let Some(trace) = headers::get(&event.headers, headers::TRACEPARENT)
+    {
+        push(&mut list, headers::TRACEPARENT, trace);
+    }
+    push(&mut list, headers::CORRELATION_ID, &event.correlation_id);
+    push(&mut list, headers::CAUSATION_ID, &event.id);
+    push(&mut list, headers::MSG_ID, id);
+    Publication { subject: output.subject, headers: list, payload: output.payload }
+}
+
+/// What a retry or a dead letter is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Case<'a> {
+    /// The handler that failed.
+    pub handler: &'a Handler,
+    /// The delivery it failed on.
+    pub arrival: &'a Arrival,
+    /// The event, where the message could be decoded.
+    pub event: Option<&'a Event>,
+}
+
+impl Case<'_> {
+    fn identity(&self) -> Identity<'_> {
+        match self.event {
+            Some(event) => identity(event),
+            None => Identity { source: None, id: self.id() },
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self.event {
+            Some(event) => &event.id,
+            None => self.arrival.carried_id.as_deref().unwrap_or(&self.arrival.fallback_id),
+        }
+    }
+}
+
+/// The subject a handler's due retries are delivered on.
+pub fn retry_due_subject(prefix: &str, handler: &str) -> String {
+    format!("{prefix}.retry.due.{handler}")
+}
+
+/// The message that brings an event back after `delay`, with `error` added to its history. Each event has
+/// a schedule subject of its own, so that a schedule can be replaced or cancelled, never doubled.
+pub fn retry(
+    case: Case<'_>,
+    prefix: &str,
+    clock: RetryClock,
+    error: &AttemptError,
+    now_ms: u64,
+    delay: Duration,
+) -> Publication {
+    let handler = &case.handler.name;
+    let failed = case.arrival.attempt;
+    let due_ms = now_ms.saturating_add(millis(delay));
+    let due_subject = retry_due_subject(prefix, handler);
+    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(failed.get()));
+    let mut own = case_headers(case, error, failed.plus(1));
+    push(&mut own, headers::MSG_ID, msg_id);
+    let subject = match clock {
+        RetryClock::Schedules => {
+            push(&mut own, headers::SCHEDULE, format!("@at {}", rfc3339(due_ms)));
+            push(&mut own, headers::SCHEDULE_TARGET, due_subject);
+            let event_token = id::token(&id::derive(case.identity(), handler, Purpose::Retry(0)));
+            format!("{prefix}.retry.at.{handler}.{event_token}")
+        }
+        RetryClock::NotBefore => {
+            push(&mut own, headers::NOT_BEFORE, due_ms.to_string());
+            due_subject
+        }
+    };
+    Publication { subject, headers: with_original(own, &case.arrival.headers), payload: failed_payload(case, error) }
+}
+
+/// What a replay of the last attempt needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayInputs {
+    /// The random seed, as text.
+    pub seed: String,
+    /// The time that the handler saw, in milliseconds since the Unix epoch.
+    pub clock_ms: u64,
+}
+
+/// The dead letter of an event: its payload unchanged, its whole history, and why and when it was given up
+/// on.
+pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
+    let policy = &case.handler.dead_letter;
+    let mut own = case_headers(case, error, case.arrival.attempt);
+    push(&mut own, headers::MSG_ID, id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter));
+    push(&mut own, headers::REASON, error.kind.to_string());
+    push(&mut own, headers::DEAD_AT, &error.date);
+    push(&mut own, headers::COMPONENT, &error.component);
+    if let Some(replay) = replay {
+        push(&mut own, headers::SEED, &replay.seed);
+        push(&mut own, headers::CLOCK, replay.clock_ms.to_string());
+    }
+    if ttl {
+        push(&mut own, headers::TTL, format!("{}s", policy.max_age.as_secs().max(1)));
+    }
+    Publication {
+        subject: policy.subject.clone(),
+        headers: with_original(own, &case.arrival.headers),
+        payload: failed_payload(case, error),
+    }
+}
+
+/// Whether retries of a handler go through the retry stream. In broadcast mode each instance retries its own
+/// copy in place, since the stream is shared by all of them.
+pub fn retries_through_stream(handler: &Handler) -> bool {
+    handler.mode == Mode::Queue
+}
+
+/// The headers that retries and dead letters have in common.
+fn case_headers(case: Case<'_>, error: &AttemptError, attempt: Attempt) -> Headers {
+    let origin = &case.arrival.origin;
+    let history: History = case.arrival.history.clone().with(error.clone());
+    let mut own = Headers::new();
+    push(&mut own, headers::ORIGIN_STREAM, &origin.stream);
+    push(&mut own, headers::ORIGIN_SEQ, origin.sequence.to_string());
+    push(&mut own, headers::ORIGIN_SUBJECT, &origin.subject);
+    push(&mut own, headers::ORIGIN_TIME, origin.time_ms.to_string());
+    push(&mut own, headers::EVENT_ID, case.id());
+    push(&mut own, headers::HANDLER, &case.handler.name);
+    push(&mut own, headers::ATTEMPT, attempt.to_string());
+    push(&mut own, headers::ERRORS, history.to_json());
+    if history.dropped > 0 {
+        push(&mut own, headers::ERRORS_DROPPED, history.dropped.to_string());
+    }
+    let correlation_id = case.event.map(|event| &event.correlation_id).or(case.arrival.correlation_id.as_ref());
+    if let Some(id) = correlation_id {
+        push(&mut own, headers::CORRELATION_ID, id);
+    }
+    if let Some(id) = &case.arrival.causation_id {
+        push(&mut own, headers::CAUSATION_ID, id);
+    }
+    own
+}
+
+/// The original payload; a queue message's gets the error appended to its `error` array.
+fn failed_payload(case: Case<'_>, error: &AttemptError) -> Bytes {
+    let is_queue_message = case.event.is_some() && is_queue_format(case);
+    is_queue_message
+        .then(|| queue_message::with_error(&case.arrival.payload, error))
+        .flatten()
+        .unwrap_or_else(|| case.arrival.payload.clone())
+}
+
+/// Whether decoding took the payload for a queue message: then the event's payload is only a part of it.
+fn is_queue_format(case: Case<'_>) -> bool {
+    use crate::manifest::Format;
+    match case.handler.format {
+        Format::Queue => true,
+        Format::Auto => {
+            let whole = case.event.is_some_and(|event| event.payload.len() == case.arrival.payload.len());
+            !whole && queue_message::looks_like_one(&case.arrival.payload)
+        }
+        Format::Raw | Format::CloudEvents => false,
+    }
+}
+
+/// Our headers followed by the original message's. Where all together would be refused by the server, the
+/// largest of the original ones are left out, and how many is said.
+fn with_original(mut own: Headers, original: &Headers) -> Headers {
+    let mut kept: Vec<(String, String)> = original
+        .iter()
+        .filter(|(name, value)| headers::is_valid_name(name) && headers::is_valid_value(value))
+        .cloned()
+        .collect();
+    let budget = HEADER_BYTES_MAX.saturating_sub(headers::wire_bytes(&own));
+    while headers::wire_bytes(&kept) > budget {
+        let largest = (0..kept.len()).max_by_key(|&index| kept[index].0.len() + kept[index].1.len());
+        let Some(largest) = largest else { break };
+        kept.remove(largest);
+    }
+    if kept.len() < original.len() {
+        push(&mut own, headers::HEADERS_DROPPED, (original.len() - kept.len()).to_string());
+    }
+    own.extend(kept);
+    own
+}
+
+fn push(headers: &mut Headers, name: &str, value: impl Into<String>) {
+    headers.push((name.to_owned(), value.into()));
+}
+
+fn remove(headers: &mut Headers, name: &str) {
+    headers.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+}
+
+/// Percent-encodes a `CloudEvents` attribute for a header (HTTP binding, section 3.1.3.2): anything that is
+/// not visible ASCII, and the double quote and the percent sign.
+fn percent_encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_graphic() && byte != b'"' && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}

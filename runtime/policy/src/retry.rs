@@ -1,0 +1,108 @@
+//! How long to wait before the next attempt.
+
+use std::time::Duration;
+
+use crate::attempt::Attempt;
+use crate::id;
+use crate::manifest::{Backoff, RetryPolicy};
+
+/// The delay between the failure of `failed` and the next attempt, before jitter. Never above
+/// `policy.max`, never below the delay of an earlier attempt.
+pub fn backoff(policy: &RetryPolicy, failed: Attempt) -> Duration {
+    let factor = match policy.backoff {
+        Backoff::Constant => 1.0,
+        Backoff::Linear => f64::from(failed.get()),
+        Backoff::Exponential => policy.multiplier.powf(f64::from(failed.preceding())),
+    };
+    scale(policy.initial, factor).min(policy.max)
+}
+
+/// The delay with jitter: `fraction` (in `0.0..1.0`) is spread over `±policy.jitter`. Full-jitter schemes
+/// (see the AWS architecture blog, "Exponential Backoff And Jitter") would lose the lower bound that
+/// users set with `initial`, so the spread is proportional instead.
+pub fn delay(policy: &RetryPolicy, failed: Attempt, event_id: &str, handler: &str) -> Duration {
+    let base = backoff(policy, failed);
+    let fraction = id::fraction(event_id, handler, failed.get());
+    scale(base, 1.0 + policy.jitter * (2.0 * fraction - 1.0))
+}
+
+/// The delay that a handler's hint leads to: what the handler wishes, but no more than an hour or
+/// `policy.max`, whichever is longer.
+pub fn hinted(policy: &RetryPolicy, hint: Duration) -> Duration {
+    hint.min(policy.max.max(Duration::from_secs(3600)))
+}
+
+/// `duration * factor`, saturating: the product of two finite positive numbers may exceed what a
+/// `Duration` holds.
+fn scale(duration: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn policy() -> impl Strategy<Value = RetryPolicy> {
+        let backoff = prop_oneof![Just(Backoff::Constant), Just(Backoff::Linear), Just(Backoff::Exponential)];
+        (backoff, 0u64..10_000_000, 0u64..u64::from(u32::MAX), 1.0f64..1e6, 0.0f64..=1.0).prop_map(
+            |(backoff, initial, more, multiplier, jitter)| RetryPolicy {
+                max_attempts: 5,
+                backoff,
+                initial: Duration::from_millis(initial),
+                max: Duration::from_millis(initial + more),
+                multiplier,
+                jitter,
+            },
+        )
+    }
+
+    fn attempt() -> impl Strategy<Value = Attempt> {
+        (1u32..).prop_map(|number| Attempt::new(number).expect("from 1"))
+    }
+
+    #[test]
+    fn the_default_schedule_doubles_up_to_the_maximum() {
+        let policy = RetryPolicy {
+            max_attempts: 20,
+            backoff: Backoff::Exponential,
+            initial: Duration::from_millis(500),
+            max: Duration::from_secs(60),
+            multiplier: 2.0,
+            jitter: 0.0,
+        };
+        let schedule: Vec<_> =
+            (1..=9).map(|n| backoff(&policy, Attempt::new(n).expect("from 1")).as_millis()).collect();
+        assert_eq!(schedule, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+    }
+
+    proptest! {
+        #[test]
+        fn backoff_never_panics_and_stays_between_initial_and_max(policy in policy(), failed in attempt()) {
+            let delay = backoff(&policy, failed);
+            prop_assert!(delay <= policy.max);
+            prop_assert!(delay + Duration::from_nanos(1) >= policy.initial);
+        }
+
+        #[test]
+        fn backoff_never_shrinks(policy in policy(), failed in attempt()) {
+            prop_assert!(backoff(&policy, failed.plus(1)) >= backoff(&policy, failed));
+        }
+
+        #[test]
+        fn jitter_stays_within_its_share_and_repeats(policy in policy(), failed in attempt(), id in ".*") {
+            let base = backoff(&policy, failed).as_secs_f64();
+            let jittered = delay(&policy, failed, &id, "h");
+            prop_assert!(jittered.as_secs_f64() <= base * (1.0 + policy.jitter) + 1e-6);
+            prop_assert!(jittered.as_secs_f64() >= base * (1.0 - policy.jitter) - 1e-6);
+            prop_assert_eq!(jittered, delay(&policy, failed, &id, "h"));
+        }
+
+        #[test]
+        fn a_hint_is_honoured_within_bounds(policy in policy(), hint in any::<u32>()) {
+            let hint = Duration::from_millis(u64::from(hint));
+            let delay = hinted(&policy, hint);
+            prop_assert!(delay <= hint && (delay == hint || delay >= policy.max));
+        }
+    }
+}
