@@ -1,1 +1,13 @@
-//! tidemill host.
+//! tidemill runs WebAssembly event handlers on NATS `JetStream` and owns everything around the call.
+//!
+//! Decisions are made by the policy crate; this crate carries them out. `pipeline` holds the path of one
+//! event.
+
+pub mod broker;
+pub mod clock;
+pub mod fate;
+pub mod http;
+pub mod instance;
+pub mod invoker;
+pub mod pipeline;
+pub mod secrets;

@@ -1,0 +1,209 @@
+//! Connecting: options from the manifest, and what the events of the connection mean to us.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, ServerError};
+use thiserror::Error;
+use tidemill_policy::manifest::{Auth, SecretRef, Tls};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::secrets::{self, SecretError};
+
+/// After how long a denial is forgotten: an operator may have granted the permission since.
+const DENIAL_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// The state of a connection, as its events tell it.
+#[derive(Debug)]
+pub struct Link {
+    up: watch::Sender<bool>,
+    denials: RwLock<HashMap<String, (String, Instant)>>,
+    denied: Notify,
+    /// How often the connection was made anew.
+    pub reconnects: watch::Sender<u64>,
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link {
+            up: watch::Sender::new(false),
+            denials: RwLock::default(),
+            denied: Notify::new(),
+            reconnects: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Link {
+    /// Whether the connection is up.
+    pub fn is_up(&self) -> bool {
+        *self.up.borrow()
+    }
+
+    /// Why the server lately denied publishing on a subject.
+    pub fn denied(&self, subject: &str) -> Option<String> {
+        let denials = self.denials.read().unwrap_or_else(PoisonError::into_inner);
+        let (why, when) = denials.get(subject)?;
+        (when.elapsed() < DENIAL_AGE_MAX).then(|| why.clone())
+    }
+
+    /// Waits until the server denies publishing on a subject.
+    pub async fn until_denied(&self, subject: &str) -> String {
+        loop {
+            let next = self.denied.notified();
+            if let Some(why) = self.denied(subject) {
+                return why;
+            }
+            next.await;
+        }
+    }
+
+    fn on_event(&self, event: Event) {
+        match event {
+            Event::Connected => {
+                if !self.up.send_replace(true) {
+                    self.reconnects.send_modify(|count| *count += 1);
+                    tracing::info!("connected to NATS");
+                }
+                // Permissions may have changed with the connection.
+                self.denials.write().unwrap_or_else(PoisonError::into_inner).clear();
+            }
+            Event::Disconnected | Event::Closed => {
+                if self.up.send_replace(false) {
+                    tracing::warn!("lost the connection to NATS; events wait there until it is back");
+                }
+            }
+            Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
+            Event::SlowConsumer(_) => {
+                tracing::warn!("messages were dropped on their way in; the server delivers them again");
+            }
+            Event::ServerError(ServerError::Other(text)) => self.on_server_error(&text),
+            Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error"),
+            Event::ClientError(error) => tracing::debug!(%error, "the NATS client reports an error"),
+            Event::Draining => {}
+        }
+    }
+
+    /// The server answers a publication that it denies with an error beside it, in the form
+    /// `Permissions Violation for Publish to "subject"`.
+    fn on_server_error(&self, text: &str) {
+        let lower = text.to_ascii_lowercase();
+        let subject = text.split('"').nth(1).filter(|_| lower.contains("permissions violation for publish"));
+        let Some(subject) = subject else {
+            tracing::warn!(error = text, "the NATS server reports an error");
+            return;
+        };
+        let denial = (text.to_owned(), Instant::now());
+        let before = {
+            let mut denials = self.denials.write().unwrap_or_else(PoisonError::into_inner);
+            denials.retain(|_, (_, when)| when.elapsed() < DENIAL_AGE_MAX);
+            denials.insert(subject.to_owned(), denial)
+        };
+        if before.is_none() {
+            tracing::warn!(subject, "the NATS server denies publishing on a subject");
+        }
+        self.denied.notify_waiters();
+    }
+}
+
+/// Where to connect and as whom.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Server URLs.
+    pub urls: Vec<String>,
+    /// How to authenticate.
+    pub auth: Auth,
+    /// TLS files.
+    pub tls: Option<Tls>,
+    /// What relative paths are relative to.
+    pub base: PathBuf,
+}
+
+/// Why a connection cannot even be tried, or failed.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// A secret cannot be read.
+    #[error("[nats]: {0}")]
+    Secret(#[from] SecretError),
+    /// The credentials file is not one.
+    #[error("[nats] credentials: {0}")]
+    Credentials(std::io::Error),
+    /// The server cannot be reached, or refuses us.
+    #[error("cannot connect to NATS at {urls}: {source}")]
+    Unreachable {
+        /// The URLs tried.
+        urls: String,
+        /// What the client says.
+        source: async_nats::ConnectError,
+    },
+}
+
+/// Connects once.
+pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
+    let link = Arc::new(Link::default());
+    let observer = Arc::clone(&link);
+    let options = authenticate(ConnectOptions::new(), target)?
+        .name(name)
+        .connection_timeout(Duration::from_secs(5))
+        .ping_interval(Duration::from_secs(10))
+        .event_callback(move |event| {
+            observer.on_event(event);
+            std::future::ready(())
+        });
+    let options = encrypt(options, target);
+    let client = options
+        .connect(target.urls.as_slice())
+        .await
+        .map_err(|source| ConnectError::Unreachable { urls: target.urls.join(", "), source })?;
+    link.up.send_replace(true);
+    Ok((client, link))
+}
+
+/// Connects, and goes on trying until it works; says so once, and then every half minute.
+///
+/// # Errors
+/// Only what no waiting can cure: secrets that cannot be read.
+pub async fn connect_patiently(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
+    let mut delay = Duration::from_millis(100);
+    let mut said: Option<Instant> = None;
+    loop {
+        match connect(target, name).await {
+            Err(error @ ConnectError::Unreachable { .. }) => {
+                if said.is_none_or(|when| when.elapsed() > Duration::from_secs(30)) {
+                    tracing::warn!("{error}; trying again until it works");
+                    said = Some(Instant::now());
+                }
+            }
+            result => return result,
+        }
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(2));
+    }
+}
+
+fn authenticate(options: ConnectOptions, target: &Target) -> Result<ConnectOptions, ConnectError> {
+    let read = |secret: &SecretRef| secrets::read(secret, &target.base);
+    Ok(match &target.auth {
+        Auth::None => options,
+        Auth::Credentials(secret) => options.credentials(&read(secret)?).map_err(ConnectError::Credentials)?,
+        Auth::Nkey(secret) => options.nkey(read(secret)?),
+        Auth::Token(secret) => options.token(read(secret)?),
+        Auth::User { user, password } => options.user_and_password(user.clone(), read(password)?),
+    })
+}
+
+fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
+    let Some(tls) = &target.tls else { return options };
+    let file = |path: &Path| target.base.join(path);
+    options = options.require_tls(true);
+    if let Some(ca) = &tls.ca {
+        options = options.add_root_certificates(file(ca));
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        options = options.add_client_certificate(file(cert), file(key));
+    }
+    options
+}

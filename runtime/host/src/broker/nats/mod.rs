@@ -1,0 +1,121 @@
+//! NATS `JetStream` as the broker: connection, streams, consumers, publishing and settling.
+//!
+//! - [`connect`]: options, credentials, and what the connection's events mean.
+//! - [`streams`]: our own streams and the users' input streams.
+//! - [`consume`]: one durable pull consumer, its credit, and its recovery.
+//! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
+//! - [`publish`]: publishing with confirmation, and what a refusal means.
+//! - [`quarantine`]: messages that the client library cannot parse.
+//! - [`server`]: a private `nats-server` for `tidemill dev`.
+
+pub mod connect;
+pub mod consume;
+pub mod lease;
+pub mod publish;
+pub mod quarantine;
+pub mod server;
+pub mod streams;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::{Client, HeaderMap};
+use tidemill_policy::event::Headers;
+use tidemill_policy::publication::{Publication, RetryClock};
+
+use crate::broker::{Broker, PublishError, Settlement};
+use connect::Link;
+use lease::Lease;
+use publish::Routes;
+
+/// How long the server may take to confirm a publication or to answer a question.
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a server with `JetStream`, and what was found out about it.
+#[derive(Debug)]
+pub struct Nats {
+    /// The connection.
+    pub client: Client,
+    /// The `JetStream` context.
+    pub context: jetstream::Context,
+    /// The state of the connection.
+    pub link: Arc<Link>,
+    /// What the server can do.
+    pub features: Features,
+    /// Which subjects are stored by some stream.
+    routes: Routes,
+}
+
+/// What the server can do, as far as it matters to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// The API level that the server announces; 0 before 2.11.
+    pub api_level: u64,
+    /// How retries wait: settled when the retry stream is made and its configuration echoed.
+    pub retry_clock: RetryClock,
+    /// Whether messages may have a time to live of their own.
+    pub message_ttl: bool,
+}
+
+impl Nats {
+    /// Wraps a connection. What the server offers is found out when our streams are made.
+    pub fn new(client: Client, link: Arc<Link>) -> Nats {
+        let context = jetstream::context::ContextBuilder::new()
+            .timeout(CONFIRM_TIMEOUT)
+            .ack_timeout(CONFIRM_TIMEOUT)
+            .max_ack_inflight(4096)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        let features = Features { api_level: 0, retry_clock: RetryClock::NotBefore, message_ttl: false };
+        Nats { client, context, link, features, routes: Routes::default() }
+    }
+}
+
+impl Broker for Nats {
+    type Receipt = Lease;
+
+    async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        publish::publish(self, batch).await
+    }
+
+    async fn settle(&self, receipt: Lease, settlement: Settlement) {
+        let body = match settlement {
+            Settlement::Ack => "+ACK".into(),
+            Settlement::Nak { delay } if delay.is_zero() => "-NAK".into(),
+            Settlement::Nak { delay } => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
+            Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
+        };
+        // An error means that the connection is closed for good; then the server redelivers.
+        if let Err(error) = self.client.publish(receipt.reply().clone(), body).await {
+            tracing::debug!(%error, "could not settle a delivery");
+        }
+    }
+
+    fn retry_clock(&self) -> RetryClock {
+        self.features.retry_clock
+    }
+
+    fn message_ttl(&self) -> bool {
+        self.features.message_ttl
+    }
+}
+
+/// The client's headers as a list, sorted by name: the client keeps them in a hash map.
+fn headers_from(map: Option<HeaderMap>) -> Headers {
+    let mut list = Headers::new();
+    for (name, values) in map.iter().flat_map(HeaderMap::iter) {
+        list.extend(values.iter().map(|value| (name.to_string(), value.as_str().to_owned())));
+    }
+    list.sort_by(|a, b| a.0.cmp(&b.0));
+    list
+}
+
+/// A list of headers as the client wants them. Names and values that cannot be sent were refused before.
+fn headers_into(list: &Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in list {
+        map.append(name.as_str(), value.as_str());
+    }
+    map
+}

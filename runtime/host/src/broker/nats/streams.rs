@@ -1,0 +1,305 @@
+//! Streams: our own, which are made when they are missing, and the users' input streams, which are looked
+//! up. What a server does not know it ignores in silence, so what it echoes is compared with what was asked.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{CreateStreamError, GetStreamErrorKind, RequestErrorKind};
+use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, ErrorCode};
+use futures::TryStreamExt;
+use serde::Deserialize;
+use thiserror::Error;
+use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::publication::RetryClock;
+use tidemill_policy::subject;
+
+use super::{Features, Nats, publish};
+
+/// The API level from which the server holds back scheduled messages (2.12).
+const SCHEDULES_API_LEVEL: u64 = 2;
+/// The API level from which messages may have a time to live (2.11).
+const MESSAGE_TTL_API_LEVEL: u64 = 1;
+/// For how long our own streams recognise duplicates.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
+/// The most filters that are shown in an error.
+const SHOWN_MAX: usize = 8;
+
+/// Why the streams are not as the manifest needs them.
+#[derive(Debug, Error)]
+pub enum StreamError {
+    /// The server runs without `JetStream`.
+    #[error("JetStream is not enabled on the NATS server; start it with -js, or enable it for this account")]
+    NoJetStream,
+    /// The server did not answer.
+    #[error("the NATS server does not answer JetStream requests: {0}")]
+    NoAnswer(String),
+    /// A stream that a handler names does not exist.
+    #[error(
+        "handler.{handler}: stream {stream:?} does not exist; \
+         set create_stream = true, or create it: nats stream add {stream} --subjects {subjects:?}"
+    )]
+    Missing {
+        /// The handler.
+        handler: String,
+        /// The stream.
+        stream: String,
+        /// What it should store.
+        subjects: String,
+    },
+    /// No stream stores a handler's subject.
+    #[error(
+        "handler.{handler}: no stream stores subject {subject:?}; \
+         set stream and create_stream = true, or create one: nats stream add NAME --subjects {subject:?}"
+    )]
+    Unstored {
+        /// The handler.
+        handler: String,
+        /// The subject.
+        subject: String,
+    },
+    /// The subjects of a handler are in more than one stream.
+    #[error("handler.{handler}: its subjects are stored by several streams ({streams}); say which with stream")]
+    Ambiguous {
+        /// The handler.
+        handler: String,
+        /// The streams.
+        streams: String,
+    },
+    /// The handler's stream does not store its subject.
+    #[error(
+        "handler.{handler}: stream {stream:?} stores {stored}, but not subject {subject:?}; correct stream or subject"
+    )]
+    NotInStream {
+        /// The handler.
+        handler: String,
+        /// The stream.
+        stream: String,
+        /// The stream's subjects.
+        stored: String,
+        /// The subject.
+        subject: String,
+    },
+    /// A stream could not be made or changed.
+    #[error("cannot create or update stream {stream:?}: {why}")]
+    Refused {
+        /// The stream.
+        stream: String,
+        /// What the server says.
+        why: String,
+    },
+}
+
+/// A handler's input stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputStream {
+    /// Its name.
+    pub name: String,
+    /// When it was created, in seconds since the Unix epoch.
+    pub created_unix: i64,
+}
+
+/// The name of the retry stream.
+pub fn retry_stream(prefix: &str) -> String {
+    format!("{}_RETRY", prefix.to_ascii_uppercase())
+}
+
+/// The name of the dead-letter stream.
+pub fn dead_letter_stream(prefix: &str) -> String {
+    format!("{}_DEADLETTER", prefix.to_ascii_uppercase())
+}
+
+/// Asks for the server's API level; 0 where it announces none.
+pub async fn api_level(nats: &Nats) -> Result<u64, StreamError> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(default)]
+        api: Api,
+        error: Option<jetstream::Error>,
+    }
+    #[derive(Deserialize, Default)]
+    struct Api {
+        #[serde(default)]
+        level: u64,
+    }
+    let info: Info = nats.context.request("INFO", &()).await.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => StreamError::NoJetStream,
+        _ => StreamError::NoAnswer(error.to_string()),
+    })?;
+    match info.error {
+        None => Ok(info.api.level),
+        Some(error) => Err(match error.error_code() {
+            ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => StreamError::NoJetStream,
+            _ => StreamError::NoAnswer(error.to_string()),
+        }),
+    }
+}
+
+/// Makes our own streams, and finds out what the server offers.
+pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamError> {
+    let api_level = api_level(nats).await?;
+    let schedules = api_level >= SCHEDULES_API_LEVEL;
+    let message_ttl = api_level >= MESSAGE_TTL_API_LEVEL;
+    let prefix = &manifest.nats.prefix;
+    let own = |name: String, subjects: Vec<String>| Config {
+        name,
+        subjects,
+        storage: StorageType::File,
+        num_replicas: manifest.nats.replicas as usize,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_message_ttl: message_ttl,
+        allow_direct: true,
+        ..Config::default()
+    };
+    let retry = Config {
+        retention: RetentionPolicy::WorkQueue,
+        allow_message_schedules: schedules,
+        ..own(retry_stream(prefix), vec![format!("{prefix}.retry.at.>"), format!("{prefix}.retry.due.>")])
+    };
+    let echoed = ensure(nats, retry).await?;
+    let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
+    let echoed_dead_letter = ensure(nats, dead_letter).await?;
+    nats.features = Features {
+        api_level,
+        retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
+        message_ttl: echoed_dead_letter.allow_message_ttl,
+    };
+    Ok(())
+}
+
+/// The subjects of the dead-letter stream: our own, and those of handlers that no other stream stores.
+async fn dead_letter_subjects(nats: &Nats, manifest: &Manifest) -> Vec<String> {
+    let own = format!("{}.deadletter.>", manifest.nats.prefix);
+    let mut subjects = vec![own.clone()];
+    for handler in manifest.handlers.values() {
+        let wanted = &handler.dead_letter.subject;
+        let is_new = !subjects.iter().any(|subject| subject::covers(subject, wanted));
+        if is_new && publish::is_stored(nats, wanted).await == Some(false) {
+            subjects.push(wanted.clone());
+        }
+    }
+    subjects
+}
+
+/// Makes a stream, or adds to an existing one what it lacks; an operator's other settings stay. Returns the
+/// configuration that the server echoes.
+async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
+    let refused = |stream: &str, why: String| StreamError::Refused { stream: stream.to_owned(), why };
+    let present = match nats.context.get_stream(&wanted.name).await {
+        Ok(stream) => stream.get_info().await.map_err(|error| refused(&wanted.name, error.to_string()))?.config,
+        Err(error) if is_not_found(&error) => {
+            let name = wanted.name.clone();
+            let made = nats.context.create_stream(wanted).await.map_err(|error| refused(&name, explain(&error)))?;
+            return Ok(made.cached_info().config.clone());
+        }
+        Err(error) => return Err(refused(&wanted.name, error.to_string())),
+    };
+    let subjects: BTreeSet<_> = present.subjects.iter().chain(&wanted.subjects).cloned().collect();
+    let merged = Config {
+        subjects: minimal(subjects),
+        allow_message_schedules: present.allow_message_schedules || wanted.allow_message_schedules,
+        allow_message_ttl: present.allow_message_ttl || wanted.allow_message_ttl,
+        ..present.clone()
+    };
+    let same_subjects = merged.subjects.iter().collect::<BTreeSet<_>>() == present.subjects.iter().collect();
+    if same_subjects
+        && merged.allow_message_schedules == present.allow_message_schedules
+        && merged.allow_message_ttl == present.allow_message_ttl
+    {
+        return Ok(present);
+    }
+    let info = nats.context.update_stream(&merged).await.map_err(|error| refused(&merged.name, explain(&error)))?;
+    Ok(info.config)
+}
+
+/// The subjects without those that another one covers, which the server would refuse.
+fn minimal(subjects: BTreeSet<String>) -> Vec<String> {
+    let covered = |one: &String| subjects.iter().any(|other| other != one && subject::covers(other, one));
+    subjects.iter().filter(|one| !covered(one)).cloned().collect()
+}
+
+fn explain(error: &CreateStreamError) -> String {
+    let mut text = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        text = format!("{text}: {source}");
+    }
+    text
+}
+
+fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Finds the stream that a handler consumes, and makes it if the handler says so.
+pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
+    let name = match &handler.stream {
+        Some(name) => name.clone(),
+        None => stream_of(nats, handler).await?,
+    };
+    if handler.create_stream {
+        let wanted = Config {
+            name: name.clone(),
+            subjects: handler.subjects.clone(),
+            storage: StorageType::File,
+            allow_direct: true,
+            ..Config::default()
+        };
+        ensure(nats, wanted).await?;
+    }
+    let stream = match nats.context.get_stream(&name).await {
+        Ok(stream) => stream,
+        Err(error) if is_not_found(&error) => {
+            let subjects = handler.subjects.join(",");
+            return Err(StreamError::Missing { handler: handler.name.clone(), stream: name, subjects });
+        }
+        Err(error) => return Err(StreamError::NoAnswer(error.to_string())),
+    };
+    let info = stream.cached_info();
+    let stored = &info.config.subjects;
+    // A stream that is filled from other streams says nothing about its subjects.
+    let says_its_subjects = info.config.mirror.is_none() && info.config.sources.is_none();
+    for wanted in handler.subjects.iter().filter(|_| says_its_subjects) {
+        if !stored.iter().any(|one| subject::overlaps(one, wanted)) {
+            return Err(StreamError::NotInStream {
+                handler: handler.name.clone(),
+                stream: name,
+                stored: shorten(stored),
+                subject: wanted.clone(),
+            });
+        }
+    }
+    Ok(InputStream { name, created_unix: info.created.unix_timestamp() })
+}
+
+/// The one stream that stores a handler's subjects.
+async fn stream_of(nats: &Nats, handler: &Handler) -> Result<String, StreamError> {
+    let all: Vec<_> = nats
+        .context
+        .streams()
+        .map_ok(|stream| (stream.config.name, stream.config.subjects))
+        .try_collect()
+        .await
+        .map_err(|error| StreamError::NoAnswer(error.to_string()))?;
+    let mut names = BTreeSet::new();
+    for wanted in &handler.subjects {
+        let holders: Vec<_> =
+            all.iter().filter(|(_, stored)| stored.iter().any(|one| subject::overlaps(one, wanted))).collect();
+        if holders.is_empty() {
+            return Err(StreamError::Unstored { handler: handler.name.clone(), subject: wanted.clone() });
+        }
+        names.extend(holders.into_iter().map(|(name, _)| name.clone()));
+    }
+    if names.len() > 1 {
+        let streams = names.into_iter().collect::<Vec<_>>().join(", ");
+        return Err(StreamError::Ambiguous { handler: handler.name.clone(), streams });
+    }
+    names.pop_first().ok_or_else(|| StreamError::Unstored { handler: handler.name.clone(), subject: String::new() })
+}
+
+fn shorten(subjects: &[String]) -> String {
+    let mut text = subjects.iter().take(SHOWN_MAX).map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", ");
+    if subjects.len() > SHOWN_MAX {
+        text.push_str(", …");
+    }
+    text
+}

@@ -1,0 +1,376 @@
+//! One running tidemill: its handlers' components loaded, their consumers pulling, and their events in
+//! flight, from the start to the drained end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+use tidemill_policy::manifest::{Handler, Manifest, Mode};
+use tidemill_policy::publication::{RetryClock, retries_through_stream, retry_due_subject};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::nats::Nats;
+use crate::broker::nats::connect::{self, ConnectError, Target};
+use crate::broker::nats::consume::{self, ConsumerError, Spec};
+use crate::broker::nats::lease::Lease;
+use crate::broker::nats::streams::{self, InputStream, StreamError};
+use crate::broker::{Broker, Delivery, Settlement, Source};
+use crate::clock::Clock;
+use crate::fate::{self, Counters, Counts};
+use crate::invoker::Invoker;
+use crate::pipeline::{Pipeline, Stop};
+
+/// The least time for which the server waits for a sign of life before it delivers a message again.
+const ACK_WAIT_MIN: Duration = Duration::from_secs(30);
+/// The most messages in flight over all instances, as a multiple of one instance's share.
+const INSTANCES_MAX: i64 = 64;
+/// The most retries that wait by being handed back, on servers without schedules.
+const HANDED_BACK_MAX: i64 = 100_000;
+/// How long to wait before a server that does not answer is asked again.
+const NO_ANSWER_DELAY: Duration = Duration::from_secs(1);
+
+/// What an instance is started with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// Where NATS is.
+    pub target: Target,
+}
+
+/// Why an instance cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No connection can be tried.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The streams are not as the manifest needs them.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A consumer cannot be had.
+    #[error("handler.{handler}: {source}")]
+    Consumer {
+        /// The handler.
+        handler: String,
+        /// Why.
+        source: ConsumerError,
+    },
+}
+
+/// A handler with what runs it.
+#[derive(Debug)]
+pub struct Part<I> {
+    /// The policy.
+    pub handler: Arc<Handler>,
+    /// Runs the handler.
+    pub invoker: I,
+    /// The digest of its component.
+    pub component: String,
+}
+
+/// What an instance tells about itself.
+#[derive(Debug)]
+pub struct Status {
+    /// The instance's name.
+    pub name: String,
+    handlers: BTreeMap<String, HandlerStatus>,
+    nats: std::sync::OnceLock<Arc<connect::Link>>,
+    /// How many consumers are yet to be set up.
+    missing: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct HandlerStatus {
+    component: String,
+    counters: Counters,
+    in_flight: AtomicU64,
+}
+
+/// [`Status`] at one moment, as the API gives it.
+#[derive(Debug, Serialize)]
+pub struct StatusReport {
+    /// The instance's name.
+    pub instance: String,
+    /// Whether events are being consumed.
+    pub ready: bool,
+    /// Whether the connection to NATS is up.
+    pub connected: bool,
+    /// The handlers by name.
+    pub handlers: BTreeMap<String, HandlerReport>,
+}
+
+/// One handler in a [`StatusReport`].
+#[derive(Debug, Serialize)]
+pub struct HandlerReport {
+    /// The digest of its component.
+    pub component: String,
+    /// Events queued or running here.
+    pub in_flight: u64,
+    /// What became of its deliveries.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+impl Status {
+    /// The status of an instance that has not started yet.
+    pub fn new<I>(name: String, parts: &[Part<I>]) -> Status {
+        let handlers = parts.iter().map(|part| {
+            let status = HandlerStatus { component: part.component.clone(), ..HandlerStatus::default() };
+            (part.handler.name.clone(), status)
+        });
+        Status {
+            name,
+            handlers: handlers.collect(),
+            nats: std::sync::OnceLock::new(),
+            missing: AtomicU64::new(parts.len() as u64),
+        }
+    }
+
+    /// Whether the connection to NATS is up.
+    pub fn is_connected(&self) -> bool {
+        self.nats.get().is_some_and(|link| link.is_up())
+    }
+
+    /// Whether events are being consumed.
+    pub fn is_ready(&self) -> bool {
+        self.is_connected() && self.missing.load(Ordering::Relaxed) == 0
+    }
+
+    /// The status now.
+    pub fn report(&self) -> StatusReport {
+        let report = |status: &HandlerStatus| HandlerReport {
+            component: status.component.clone(),
+            in_flight: status.in_flight.load(Ordering::Relaxed),
+            counts: status.counters.counts(),
+        };
+        StatusReport {
+            instance: self.name.clone(),
+            ready: self.is_ready(),
+            connected: self.is_connected(),
+            handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
+        }
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains: no more is pulled, what has not started is handed back, and
+/// what is running has `runtime.drain` to end.
+///
+/// # Errors
+/// What keeps the instance from starting, and waiting cannot cure.
+pub async fn run<I: Invoker>(
+    settings: &Settings,
+    parts: Vec<Part<I>>,
+    status: Arc<Status>,
+    stop: CancellationToken,
+) -> Result<(), StartError> {
+    let started = async {
+        let nats = Arc::new(connect(settings, &status).await?);
+        let inputs = set_up(&nats, &parts).await?;
+        Ok::<_, StartError>((nats, inputs))
+    };
+    let (nats, inputs) = tokio::select! {
+        started = started => started?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let stop = Stop { requested: stop, overdue: CancellationToken::new() };
+    let in_flight = TaskTracker::new();
+    let mut consumers = Vec::new();
+    let mut specs = Vec::new();
+    for (part, input) in parts.into_iter().zip(inputs) {
+        let worker = Arc::new(Worker::new(settings, part, &nats, &status, stop.clone(), in_flight.clone()));
+        for spec in worker.specs(&input, settings, &nats) {
+            consume::ensure(&nats, &spec)
+                .await
+                .map_err(|source| StartError::Consumer { handler: worker.pipeline.handler.name.clone(), source })?;
+            specs.push(spec.clone());
+            let worker = Arc::clone(&worker);
+            let hand_over = move |delivery| Worker::start(&worker, delivery);
+            let run = consume::run(Arc::clone(&nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over);
+            consumers.push(tokio::spawn(run));
+        }
+        status.missing.fetch_sub(1, Ordering::Relaxed);
+    }
+    tracing::info!(handlers = status.handlers.len(), instance = %status.name, "ready");
+    for consumer in consumers {
+        if let Err(error) = consumer.await {
+            tracing::error!(%error, "a consumer's task ended unexpectedly");
+        }
+    }
+    drain(&nats, &in_flight, &stop, settings.manifest.runtime.drain).await;
+    for spec in specs.iter().filter(|spec| spec.broadcast) {
+        // Left behind, it goes by itself after a minute.
+        let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
+    }
+    Ok(())
+}
+
+async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartError> {
+    let (client, link) = connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name)).await?;
+    // Set once: `run` is called once for each status.
+    let _ = status.nats.set(Arc::clone(&link));
+    let mut nats = Nats::new(client, link);
+    while let Err(error) = streams::prepare(&mut nats, &settings.manifest).await {
+        wait_for_answer(error).await?;
+    }
+    if nats.features.retry_clock == RetryClock::NotBefore {
+        tracing::info!("the server has no message schedules (2.12 and later do); retries wait by being handed back");
+    }
+    Ok(nats)
+}
+
+/// Finds every handler's input stream; all that are missing are reported, and the first one returned.
+async fn set_up<I>(nats: &Nats, parts: &[Part<I>]) -> Result<Vec<InputStream>, StartError> {
+    let mut inputs = Vec::new();
+    let mut failed = None;
+    for part in parts {
+        loop {
+            match streams::input(nats, &part.handler).await {
+                Ok(input) => inputs.push(input),
+                Err(error @ StreamError::NoAnswer(_)) => {
+                    wait_for_answer(error).await?;
+                    continue;
+                }
+                Err(error) => {
+                    if let Some(earlier) = failed.replace(error) {
+                        tracing::error!("{earlier}");
+                    }
+                }
+            }
+            break;
+        }
+    }
+    failed.map_or(Ok(inputs), |error| Err(error.into()))
+}
+
+/// Waits where the server did not answer, which may pass; other errors do not.
+async fn wait_for_answer(error: StreamError) -> Result<(), StreamError> {
+    if !matches!(error, StreamError::NoAnswer(_)) {
+        return Err(error);
+    }
+    tracing::warn!("{error}; trying again until it does");
+    sleep(NO_ANSWER_DELAY).await;
+    Ok(())
+}
+
+/// Waits for the events in flight; those that take longer than `limit` are handed back.
+async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duration) {
+    in_flight.close();
+    if !in_flight.is_empty() {
+        tracing::info!(in_flight = in_flight.len(), "draining");
+    }
+    if timeout(limit, in_flight.wait()).await.is_err() {
+        tracing::warn!(in_flight = in_flight.len(), "the time to drain is over; handing back what is not finished");
+    }
+    stop.overdue.cancel();
+    in_flight.wait().await;
+    // Settlements are buffered. Where the connection is gone, the server delivers those events again.
+    if timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
+        tracing::warn!("could not send the last settlements; their events are delivered again");
+    }
+}
+
+/// Takes the deliveries of one handler through its pipeline, as many at once as its policy allows.
+struct Worker<I> {
+    pipeline: Pipeline<Nats, I>,
+    status: Arc<Status>,
+    slots: Semaphore,
+    in_flight: TaskTracker,
+}
+
+impl<I: Invoker> Worker<I> {
+    fn new(
+        settings: &Settings,
+        part: Part<I>,
+        nats: &Arc<Nats>,
+        status: &Arc<Status>,
+        stop: Stop,
+        in_flight: TaskTracker,
+    ) -> Worker<I> {
+        let slots = Semaphore::new(part.handler.concurrency as usize);
+        let pipeline = Pipeline {
+            handler: part.handler,
+            invoker: part.invoker,
+            broker: Arc::clone(nats),
+            prefix: settings.manifest.nats.prefix.clone(),
+            instance: status.name.clone(),
+            component: part.component,
+            clock: Clock::System,
+            stop,
+        };
+        Worker { pipeline, status: Arc::clone(status), slots, in_flight }
+    }
+
+    /// The consumers that a handler needs: one of its input, and one of its retries.
+    fn specs(&self, input: &InputStream, settings: &Settings, nats: &Nats) -> Vec<Spec> {
+        let handler = &self.pipeline.handler;
+        let broadcast = handler.mode == Mode::Broadcast;
+        let prefix = &settings.manifest.nats.prefix;
+        let credit = handler.concurrency.saturating_mul(2);
+        let share = i64::from(credit) * INSTANCES_MAX;
+        let first = Spec {
+            stream: input.name.clone(),
+            stream_created_unix: input.created_unix,
+            name: if broadcast { format!("{}-{}", handler.durable, self.status.name) } else { handler.durable.clone() },
+            filters: handler.subjects.clone(),
+            ack_wait: ack_wait(handler),
+            max_ack_pending: share,
+            credit,
+            broadcast,
+            source: Source::Input,
+        };
+        if !retries_through_stream(handler) {
+            return vec![first];
+        }
+        let retries = Spec {
+            stream: streams::retry_stream(prefix),
+            stream_created_unix: 0,
+            name: format!("{prefix}-{}-retry", handler.name),
+            filters: vec![retry_due_subject(prefix, &handler.name)],
+            max_ack_pending: match nats.features.retry_clock {
+                RetryClock::Schedules => share,
+                RetryClock::NotBefore => HANDED_BACK_MAX,
+            },
+            source: Source::Retry,
+            ..first.clone()
+        };
+        vec![first, retries]
+    }
+
+    /// Starts the work on a delivery. How many are started is bounded by the consumers' credit.
+    fn start(worker: &Arc<Worker<I>>, delivery: Delivery<Lease>) {
+        let task = Arc::clone(worker);
+        worker.in_flight.spawn(async move { task.work(delivery).await });
+    }
+
+    async fn work(&self, delivery: Delivery<Lease>) {
+        let name = self.pipeline.handler.name.as_str();
+        let Some(status) = self.status.handlers.get(name) else { return };
+        status.in_flight.fetch_add(1, Ordering::Relaxed);
+        let slot = tokio::select! {
+            biased;
+            () = self.pipeline.stop.requested.cancelled() => None,
+            slot = self.slots.acquire() => slot.ok(),
+        };
+        match slot {
+            None => self.pipeline.broker.settle(delivery.receipt, Settlement::Nak { delay: Duration::ZERO }).await,
+            Some(_slot) => {
+                let fate = self.pipeline.handle(delivery).await;
+                status.counters.record(&fate);
+                fate::log(name, &fate);
+            }
+        }
+        status.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How long the server waits before it takes a delivery for lost. While we live, leases are prolonged; this
+/// is how long it takes after we died.
+pub fn ack_wait(handler: &Handler) -> Duration {
+    (handler.limits.budget.timeout * 3 / 2).max(ACK_WAIT_MIN)
+}
