@@ -65,7 +65,15 @@ pub fn run<T: IntoOutputs>(
 /// `wasm32-unknown-unknown` has no standard error to which Rust's own hook could write.
 fn log_panics() {
     panic::set_hook(Box::new(|panic| {
-        log::log(log::Level::Critical, "panic", format_args!("{panic}"));
+        let message = panic.payload_as_str().unwrap_or("a panic without text");
+        match panic.location() {
+            Some(place) => log::log(
+                log::Level::Critical,
+                "panic",
+                format_args!("{message} ({place})"),
+            ),
+            None => log::log(log::Level::Critical, "panic", format_args!("{message}")),
+        }
     }));
 }
 

@@ -35,6 +35,18 @@ pub fn build() -> Result<PathBuf> {
     Ok(out)
 }
 
+/// Runs the unit tests of the JavaScript guests, under Node.js and without a host.
+///
+/// # Errors
+///
+/// If Node.js cannot be started or a test fails.
+pub fn test_javascript() -> Result<()> {
+    for folder in folders_with("handler.js")? {
+        process::stream(Command::new("node").arg("--test").current_dir(folder))?;
+    }
+    Ok(())
+}
+
 /// The guests' folders that hold a file of this name, in order of name.
 fn folders_with(file: &str) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();

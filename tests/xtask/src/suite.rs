@@ -16,7 +16,7 @@ use crate::{guests, paths, process, tools};
 /// If a step fails.
 pub fn run(args: &[String]) -> Result<()> {
     type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
-    let steps: [Step; 5] = [
+    let steps: [Step; 6] = [
         ("set up", &tools::setup),
         ("build the guests", &|| guests::build().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
@@ -32,6 +32,7 @@ pub fn run(args: &[String]) -> Result<()> {
                 "warnings",
             ])
         }),
+        ("test the JavaScript guests", &guests::test_javascript),
         ("run the tests", &|| cargo_test(args)),
     ];
     let mut times = Vec::new();

@@ -21,7 +21,7 @@
 //! | `fail-until:<n>` | asks for a retry in all attempts before the nth |
 //! | `echo` | copies payload and headers to `out.echo` |
 //! | `event` | describes the event as JSON on `out.event` |
-//! | `config:<key>` | returns the setting on `out.config`, without payload-bytes if there is none |
+//! | `config:<key>` | returns the setting on `out.config`, or an empty payload if there is none |
 //! | `clock` | returns time and random bytes as JSON on `out.clock` |
 //! | `count` | returns on `out.count` how many calls this instance has had |
 //!
