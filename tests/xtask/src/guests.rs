@@ -158,3 +158,22 @@ fn name(folder: &Path) -> String {
         .to_string_lossy()
         .into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{folders_with, name};
+
+    #[test]
+    fn guests_are_told_apart_by_their_files() {
+        let names = |file| {
+            let folders = folders_with(file).expect("the folders can be listed");
+            folders
+                .iter()
+                .map(|folder| name(folder))
+                .collect::<Vec<_>>()
+        };
+        assert!(names("Cargo.toml").contains(&"unruly".to_owned()));
+        assert!(names("handler.js").contains(&"loyalty-points".to_owned()));
+        assert!(!names("Cargo.toml").contains(&"loyalty-points".to_owned()));
+    }
+}

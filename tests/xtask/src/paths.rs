@@ -4,16 +4,11 @@ use std::path::{Path, PathBuf};
 
 /// The root of the checkout.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .components()
-        .fold(PathBuf::new(), |mut path, part| {
-            match part {
-                std::path::Component::ParentDir => drop(path.pop()),
-                part => path.push(part),
-            }
-            path
-        })
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors()
+        .nth(2)
+        .expect("tests/xtask lies two folders deep")
+        .to_owned()
 }
 
 /// Where everything that is made goes.
@@ -37,4 +32,12 @@ pub fn find_in_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_root_is_the_checkout() {
+        assert!(super::root().join("wit/handler.wit").is_file());
+    }
 }

@@ -62,3 +62,27 @@ fn collect(path: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
 fn file(step: &str) -> PathBuf {
     paths::tools().join("stamps").join(step)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::key_of;
+
+    #[test]
+    fn a_key_changes_with_content_and_name() {
+        let dir = std::env::temp_dir().join(format!("tidemill-stamp-{}", std::process::id()));
+        fs::create_dir_all(dir.join("inner")).expect("a folder can be made");
+        let key = || key_of(std::slice::from_ref(&dir)).expect("the folder can be read");
+        let mut keys = vec![key()];
+        for (name, content) in [("inner/a", "1"), ("inner/a", "2"), ("b", "2")] {
+            fs::write(dir.join(name), content).expect("a file can be written");
+            assert_eq!(key(), key());
+            keys.push(key());
+        }
+        fs::remove_dir_all(&dir).expect("the folder can be removed");
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 4);
+    }
+}

@@ -23,7 +23,7 @@ const BY_HAND: &str = "install nats-server 2.12 or newer by hand and put it in t
 /// If `TIDEMILL_NATS_SERVER` names something that does not run, or if none is found or can be fetched.
 pub fn nats_server() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("TIDEMILL_NATS_SERVER") {
-        let path = PathBuf::from(path);
+        let path = std::path::absolute(path).context("TIDEMILL_NATS_SERVER is empty")?;
         version(&path).context("TIDEMILL_NATS_SERVER does not name a NATS server that runs")?;
         return Ok(path);
     }

@@ -19,7 +19,8 @@ const DEBIAN_CARGO: &str = "/usr/bin/cargo";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 
 const BY_HAND: &str = "run `rustup target add wasm32-unknown-unknown`, or on Debian, as root, \
-                       `apt-get install rustc-web cargo-web rust-web-src`";
+                       `apt-get install rustc-web cargo-web rust-web-src` beside a toolchain of rustup, \
+                       of which the linker is used";
 
 /// What outer runs of cargo and rustup leave in the environment and another toolchain must not see.
 const FOREIGN: [&str; 7] = [
