@@ -44,18 +44,9 @@ pub fn handle(event: Event) -> Result<Output> {
         Some("hog") => misbehave::without_bound(),
         _ => {}
     }
-    let priced = price::price(
-        order.order_id,
-        order.customer_id,
-        &order.items,
-        order.coupon.as_deref(),
-    )
-    .map_err(|error| Failure::reject(error.to_string()))?;
-    log::info!(
-        "order {} costs {} cents",
-        priced.order_id,
-        priced.total_cents
-    );
+    let priced = price::price(order.order_id, order.customer_id, &order.items, order.coupon.as_deref())
+        .map_err(|error| Failure::reject(error.to_string()))?;
+    log::info!("order {} costs {} cents", priced.order_id, priced.total_cents);
     Ok(Output::json("order.priced", &priced)?.kind("order.priced"))
 }
 
@@ -79,8 +70,7 @@ mod tests {
                 {"sku": "mug", "quantity": 1, "unit_price_cents": 999},
             ],
         });
-        let output =
-            handle(testing::event("order.placed", order.to_string())).expect("it is valid");
+        let output = handle(testing::event("order.placed", order.to_string())).expect("it is valid");
         assert_eq!(output.subject, "order.priced");
         let priced: Value = serde_json::from_slice(&output.payload).expect("the output is JSON");
         let expected = json!({
@@ -96,16 +86,9 @@ mod tests {
 
     #[test]
     fn what_is_no_order_is_rejected() {
-        for payload in [
-            "",
-            "[]",
-            r#"{"order_id": "o-1", "customer_id": "c-1", "items": [{}]}"#,
-        ] {
+        for payload in ["", "[]", r#"{"order_id": "o-1", "customer_id": "c-1", "items": [{}]}"#] {
             let failure = handle(testing::event("order.placed", payload)).expect_err(payload);
-            assert!(
-                matches!(failure, Failure::Reject(_)),
-                "{payload}: {failure}"
-            );
+            assert!(matches!(failure, Failure::Reject(_)), "{payload}: {failure}");
         }
     }
 }

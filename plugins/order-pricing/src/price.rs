@@ -49,10 +49,7 @@ impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => write!(f, "the order has no items"),
-            Self::Item(sku) => write!(
-                f,
-                "the item {sku:?} needs a name and a quantity of at least 1"
-            ),
+            Self::Item(sku) => write!(f, "the item {sku:?} needs a name and a quantity of at least 1"),
             Self::Coupon(code) => write!(f, "there is no coupon {code:?}"),
             Self::TooLarge => write!(f, "the order's sum is too large"),
         }
@@ -76,18 +73,12 @@ pub(crate) fn price(
             return Err(Invalid::Item(item.sku.clone()));
         }
         let quantity = u64::from(item.quantity);
-        let line = item
-            .unit_price_cents
-            .checked_mul(quantity)
-            .ok_or(Invalid::TooLarge)?;
+        let line = item.unit_price_cents.checked_mul(quantity).ok_or(Invalid::TooLarge)?;
         subtotal_cents = subtotal_cents.checked_add(line).ok_or(Invalid::TooLarge)?;
         pieces = pieces.checked_add(quantity).ok_or(Invalid::TooLarge)?;
     }
     let percent = coupon.map_or(Ok(0), percent_off)?;
-    let discount_cents = subtotal_cents
-        .checked_mul(percent)
-        .ok_or(Invalid::TooLarge)?
-        / 100;
+    let discount_cents = subtotal_cents.checked_mul(percent).ok_or(Invalid::TooLarge)? / 100;
     Ok(Priced {
         order_id,
         customer_id,
@@ -112,11 +103,7 @@ mod tests {
     use super::{Invalid, Item, price};
 
     fn item(quantity: u32, unit_price_cents: u64) -> Item {
-        Item {
-            sku: "tea".to_owned(),
-            quantity,
-            unit_price_cents,
-        }
+        Item { sku: "tea".to_owned(), quantity, unit_price_cents }
     }
 
     fn total(items: &[Item], coupon: Option<&str>) -> Result<u64, Invalid> {
@@ -132,27 +119,11 @@ mod tests {
             (vec![item(1, 999)], Some("WELCOME10"), Ok(900)),
             (vec![item(1, 999)], Some("HALF"), Ok(500)),
             (vec![], None, Err(Invalid::Empty)),
-            (
-                vec![item(0, 100)],
-                None,
-                Err(Invalid::Item("tea".to_owned())),
-            ),
-            (
-                vec![item(1, 100)],
-                Some("FREE"),
-                Err(Invalid::Coupon("FREE".to_owned())),
-            ),
+            (vec![item(0, 100)], None, Err(Invalid::Item("tea".to_owned()))),
+            (vec![item(1, 100)], Some("FREE"), Err(Invalid::Coupon("FREE".to_owned()))),
             (vec![item(2, u64::MAX)], None, Err(Invalid::TooLarge)),
-            (
-                vec![item(1, u64::MAX), item(1, 1)],
-                None,
-                Err(Invalid::TooLarge),
-            ),
-            (
-                vec![item(1, u64::MAX)],
-                Some("HALF"),
-                Err(Invalid::TooLarge),
-            ),
+            (vec![item(1, u64::MAX), item(1, 1)], None, Err(Invalid::TooLarge)),
+            (vec![item(1, u64::MAX)], Some("HALF"), Err(Invalid::TooLarge)),
         ] {
             assert_eq!(total(&items, coupon), expected, "{items:?} {coupon:?}");
         }

@@ -35,34 +35,18 @@ struct MailSent<'a> {
 /// Rejects a malformed payload and a bad address; retries when the mail API refuses for now.
 #[allow(clippy::needless_pass_by_value, reason = "a handler owns its event")]
 pub fn handle(event: Event) -> Result<Output> {
-    let Registered {
-        user_id,
-        email,
-        name,
-    } = event.json()?;
+    let Registered { user_id, email, name } = event.json()?;
     if let Err(why) = address::check(&email) {
-        return Err(Failure::reject(format!(
-            "{email:?} is not a mail address: {why}"
-        )));
+        return Err(Failure::reject(format!("{email:?} is not a mail address: {why}")));
     }
     let from = config::require("from")?;
-    let mail = Mail {
-        id: format!("welcome-{}", event.id),
-        from,
-        to: email,
-        subject: format!("Welcome, {}!", name.trim()),
-    };
+    let mail =
+        Mail { id: format!("welcome-{}", event.id), from, to: email, subject: format!("Welcome, {}!", name.trim()) };
     mail_api::send(&mail, event.attempt).map_err(|Refused { status, message }| {
         Failure::retry(format!("the mail API refused: {message}")).code(status)
     })?;
     log::info!("welcomed user {user_id} as {}", mail.id);
-    let sent = MailSent {
-        message_id: &mail.id,
-        user_id,
-        from: &mail.from,
-        to: &mail.to,
-        subject: &mail.subject,
-    };
+    let sent = MailSent { message_id: &mail.id, user_id, from: &mail.from, to: &mail.to, subject: &mail.subject };
     Ok(Output::json("mail.sent", &sent)?.kind("mail.sent"))
 }
 
@@ -115,10 +99,7 @@ mod tests {
             event.attempt = attempt;
             let failure = handle(event.clone()).expect_err("the quota is exceeded");
             assert_eq!(failure.error().code, Some(429));
-            assert_eq!(
-                failure.error().message,
-                "the mail API refused: quota exceeded"
-            );
+            assert_eq!(failure.error().message, "the mail API refused: quota exceeded");
             assert!(matches!(failure, Failure::Retry { .. }));
         }
         event.attempt = 3;

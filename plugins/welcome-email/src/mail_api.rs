@@ -27,10 +27,7 @@ pub(crate) struct Refused {
 /// Sends a mail, or pretends to.
 pub(crate) fn send(mail: &Mail, attempt: u32) -> Result<(), Refused> {
     if attempt <= refusals(&mail.to) {
-        return Err(Refused {
-            status: 429,
-            message: "quota exceeded",
-        });
+        return Err(Refused { status: 429, message: "quota exceeded" });
     }
     Ok(())
 }

@@ -1,14 +1,7 @@
 //! What wit-bindgen makes of `wit/`: for those who want an interface that has no helper here.
 //!
 //! Natively every import in here panics when called; the helpers of the other modules do not.
-#![allow(
-    unsafe_code,
-    missing_docs,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic,
-    reason = "the code is generated"
-)]
+#![allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "the code is generated")]
 
 wit_bindgen::generate!({
     path: "../../wit",

@@ -15,7 +15,5 @@ pub fn unix_time() -> Duration {
 /// The time since the Unix epoch.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn unix_time() -> Duration {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default()
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }

@@ -20,9 +20,7 @@ pub fn get(key: &str) -> Result<Option<String>, Failure> {
 /// A retry that names the missing setting: an operator can add it before the attempts are used up.
 pub fn require(key: &str) -> Result<String, Failure> {
     get(key)?.ok_or_else(|| {
-        Failure::retry(format!(
-            "the setting {key:?} is missing; add it to the handler's config or secrets"
-        ))
+        Failure::retry(format!("the setting {key:?} is missing; add it to the handler's config or secrets"))
     })
 }
 
@@ -37,10 +35,7 @@ fn read(key: &str) -> Result<Option<String>, Failure> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-#[allow(
-    clippy::unnecessary_wraps,
-    reason = "the same signature as in WebAssembly"
-)]
+#[allow(clippy::unnecessary_wraps, reason = "the same signature as in WebAssembly")]
 fn read(key: &str) -> Result<Option<String>, Failure> {
     Ok(crate::testing::config_value(key))
 }
@@ -52,10 +47,7 @@ mod tests {
     #[test]
     fn a_missing_setting_can_be_added_later() {
         testing::set_config([("from", "hello@example.org")]);
-        assert_eq!(
-            config::get("from"),
-            Ok(Some("hello@example.org".to_owned()))
-        );
+        assert_eq!(config::get("from"), Ok(Some("hello@example.org".to_owned())));
         assert_eq!(config::get("to"), Ok(None));
         assert!(matches!(config::require("to"), Err(Failure::Retry { .. })));
     }

@@ -56,10 +56,7 @@ impl Event {
 
     /// The first header of this name; upper and lower case make no difference.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self
-            .headers
-            .iter()
-            .find(|(found, _)| found.eq_ignore_ascii_case(name))?;
+        let (_, value) = self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name))?;
         Some(value)
     }
 
@@ -109,9 +106,7 @@ mod tests {
     #[test]
     fn text_that_is_not_utf8_is_rejected() {
         let event = testing::event("a", b"ab\xff");
-        assert!(
-            matches!(event.text(), Err(Failure::Reject(error)) if error.message.contains("index 2"))
-        );
+        assert!(matches!(event.text(), Err(Failure::Reject(error)) if error.message.contains("index 2")));
     }
 
     #[test]

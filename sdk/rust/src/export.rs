@@ -67,11 +67,7 @@ fn log_panics() {
     panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without text");
         match panic.location() {
-            Some(place) => log::log(
-                log::Level::Critical,
-                "panic",
-                format_args!("{message} ({place})"),
-            ),
+            Some(place) => log::log(log::Level::Critical, "panic", format_args!("{message} ({place})")),
             None => log::log(log::Level::Critical, "panic", format_args!("{message}")),
         }
     }));

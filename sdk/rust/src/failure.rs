@@ -36,13 +36,7 @@ pub enum Failure {
 impl Failure {
     /// It may work later.
     pub fn retry(message: impl Into<String>) -> Self {
-        Self::Retry {
-            error: Error {
-                message: message.into(),
-                ..Error::default()
-            },
-            after: None,
-        }
+        Self::Retry { error: Error { message: message.into(), ..Error::default() }, after: None }
     }
 
     /// It may work after this time. More than 49 days are taken as 49 days.
@@ -52,10 +46,7 @@ impl Failure {
 
     /// It can never work.
     pub fn reject(message: impl Into<String>) -> Self {
-        Self::Reject(Error {
-            message: message.into(),
-            ..Error::default()
-        })
+        Self::Reject(Error { message: message.into(), ..Error::default() })
     }
 
     /// Sets the code, such as an HTTP status.
@@ -135,11 +126,7 @@ impl From<Failure> for types::Failure {
 
 impl From<Error> for types::Error {
     fn from(error: Error) -> Self {
-        Self {
-            code: error.code,
-            message: error.message,
-            detail: error.detail,
-        }
+        Self { code: error.code, message: error.message, detail: error.detail }
     }
 }
 
@@ -159,19 +146,14 @@ mod tests {
         fn parse(text: &str) -> Result<u8, Failure> {
             Ok(text.parse::<u8>()?)
         }
-        assert_eq!(
-            parse("x"),
-            Err(Failure::reject("invalid digit found in string"))
-        );
+        assert_eq!(parse("x"), Err(Failure::reject("invalid digit found in string")));
     }
 
     #[test]
     fn a_delay_is_rounded_down_to_milliseconds_and_clamped() {
-        for (delay, expected) in [
-            (Duration::from_micros(1999), 1),
-            (Duration::from_secs(2), 2000),
-            (Duration::MAX, u32::MAX),
-        ] {
+        for (delay, expected) in
+            [(Duration::from_micros(1999), 1), (Duration::from_secs(2), 2000), (Duration::MAX, u32::MAX)]
+        {
             let failure: types::Failure = Failure::retry_after("later", delay).into();
             assert!(matches!(failure, types::Failure::Retry((_, Some(ms))) if ms == expected));
         }

@@ -24,11 +24,7 @@ pub struct Output {
 impl Output {
     /// A message with this payload and no media type.
     pub fn new(subject: impl Into<String>, payload: impl Into<Vec<u8>>) -> Self {
-        Self {
-            subject: subject.into(),
-            payload: payload.into(),
-            ..Self::default()
-        }
+        Self { subject: subject.into(), payload: payload.into(), ..Self::default() }
     }
 
     /// A message with a JSON payload.
@@ -37,9 +33,8 @@ impl Output {
     ///
     /// A rejection, if `value` has no JSON form (such as a map whose keys are not strings).
     pub fn json(subject: impl Into<String>, value: &impl Serialize) -> Result<Self, Failure> {
-        let payload = serde_json::to_vec(value).map_err(|error| {
-            Failure::reject(format!("an output cannot be written as JSON: {error}"))
-        })?;
+        let payload = serde_json::to_vec(value)
+            .map_err(|error| Failure::reject(format!("an output cannot be written as JSON: {error}")))?;
         Ok(Self::new(subject, payload).content_type("application/json"))
     }
 
@@ -119,9 +114,7 @@ mod tests {
 
     #[test]
     fn json_outputs_say_so() -> crate::Result<()> {
-        let output = Output::json("a.b", &[1, 2])?
-            .kind("a.b")
-            .header("Tenant", "acme");
+        let output = Output::json("a.b", &[1, 2])?.kind("a.b").header("Tenant", "acme");
         assert_eq!(output.payload, b"[1,2]");
         assert_eq!(output.content_type.as_deref(), Some("application/json"));
         assert_eq!(output.kind.as_deref(), Some("a.b"));

@@ -29,9 +29,7 @@ pub fn event(subject: &str, payload: impl AsRef<[u8]>) -> Event {
 
 /// Replaces all settings that [`config::get`](crate::config::get) sees in this thread.
 pub fn set_config<'a>(settings: impl IntoIterator<Item = (&'a str, &'a str)>) {
-    let settings = settings
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
     CONFIG.set(settings.collect());
 }
 

@@ -52,8 +52,7 @@ fn folders_with(file: &str) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for home in HOMES {
         let home = paths::root().join(home);
-        let entries =
-            fs::read_dir(&home).with_context(|| format!("cannot list {}", home.display()))?;
+        let entries = fs::read_dir(&home).with_context(|| format!("cannot list {}", home.display()))?;
         for entry in entries {
             let folder = entry?.path();
             if folder.join(file).is_file() {
@@ -67,10 +66,7 @@ fn folders_with(file: &str) -> Result<Vec<PathBuf>> {
 
 fn build_rust(folders: &[PathBuf], out: &Path) -> Result<()> {
     let key = rust_key(folders)?;
-    let results: Vec<_> = folders
-        .iter()
-        .map(|folder| wasm_file(folder, out))
-        .collect();
+    let results: Vec<_> = folders.iter().map(|folder| wasm_file(folder, out)).collect();
     if stamp::is_fresh("guests-rust", &key) && results.iter().all(|file| file.is_file()) {
         return Ok(());
     }
@@ -89,16 +85,7 @@ fn build_rust(folders: &[PathBuf], out: &Path) -> Result<()> {
 fn cargo_build(builder: &RustBuilder, folders: &[PathBuf], target_dir: &Path) -> Command {
     let mut cargo = builder.cargo_build();
     cargo.current_dir(paths::root());
-    cargo
-        .args([
-            "--locked",
-            "--jobs",
-            "2",
-            "--profile",
-            PROFILE,
-            "--target-dir",
-        ])
-        .arg(target_dir);
+    cargo.args(["--locked", "--jobs", "2", "--profile", PROFILE, "--target-dir"]).arg(target_dir);
     for folder in folders {
         cargo.args(["--package", &name(folder)]);
     }
@@ -108,9 +95,7 @@ fn cargo_build(builder: &RustBuilder, folders: &[PathBuf], target_dir: &Path) ->
 /// Everything that the Rust guests are made of. Cargo would find out too, but takes a second to.
 fn rust_key(folders: &[PathBuf]) -> Result<String> {
     let root = paths::root();
-    let mut inputs: Vec<_> = ["Cargo.toml", "Cargo.lock", "sdk/rust", "wit"]
-        .map(|name| root.join(name))
-        .into();
+    let mut inputs: Vec<_> = ["Cargo.toml", "Cargo.lock", "sdk/rust", "wit"].map(|name| root.join(name)).into();
     inputs.extend_from_slice(folders);
     stamp::key_of(&inputs)
 }
@@ -152,11 +137,7 @@ fn wasm_file(folder: &Path, out: &Path) -> PathBuf {
 }
 
 fn name(folder: &Path) -> String {
-    folder
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -167,10 +148,7 @@ mod tests {
     fn guests_are_told_apart_by_their_files() {
         let names = |file| {
             let folders = folders_with(file).expect("the folders can be listed");
-            folders
-                .iter()
-                .map(|folder| name(folder))
-                .collect::<Vec<_>>()
+            folders.iter().map(|folder| name(folder)).collect::<Vec<_>>()
         };
         assert!(names("Cargo.toml").contains(&"unruly".to_owned()));
         assert!(names("handler.js").contains(&"loyalty-points".to_owned()));

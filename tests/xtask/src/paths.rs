@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 /// The root of the checkout.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors()
-        .nth(2)
-        .expect("tests/xtask lies two folders deep")
-        .to_owned()
+    here.ancestors().nth(2).expect("tests/xtask lies two folders deep").to_owned()
 }
 
 /// Where everything that is made goes.
@@ -29,9 +26,7 @@ pub fn guests() -> PathBuf {
 /// Finds `program` in the `PATH`.
 pub fn find_in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 #[cfg(test)]

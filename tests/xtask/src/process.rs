@@ -18,10 +18,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 pub fn stream(command: &mut Command) -> Result<()> {
     let name = name(command);
     println!("    $ {}", line(command));
-    let mut child = command
-        .stdin(Stdio::null())
-        .spawn()
-        .with_context(|| format!("cannot start {name}"))?;
+    let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot start {name}"))?;
     let (ended, watch) = mpsc::channel::<()>();
     let heartbeat = thread::spawn(move || {
         let start = Instant::now();
@@ -46,10 +43,7 @@ pub fn stream(command: &mut Command) -> Result<()> {
 /// If it cannot be started or does not end with success; the error holds what it printed on standard error.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = name(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {name}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{name} failed ({}): {}", output.status, said.trim());
@@ -68,8 +62,5 @@ fn name(command: &Command) -> String {
 
 fn line(command: &Command) -> String {
     let words = command.get_args().map(|word| word.to_string_lossy());
-    std::iter::once(command.get_program().to_string_lossy())
-        .chain(words)
-        .collect::<Vec<_>>()
-        .join(" ")
+    std::iter::once(command.get_program().to_string_lossy()).chain(words).collect::<Vec<_>>().join(" ")
 }

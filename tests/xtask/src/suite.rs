@@ -21,16 +21,7 @@ pub fn run(args: &[String]) -> Result<()> {
         ("build the guests", &|| guests::build().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
         ("check the lints", &|| {
-            cargo(&[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--jobs",
-                "2",
-                "--",
-                "-D",
-                "warnings",
-            ])
+            cargo(&["clippy", "--workspace", "--all-targets", "--jobs", "2", "--", "-D", "warnings"])
         }),
         ("test the JavaScript guests", &guests::test_javascript),
         ("run the tests", &|| cargo_test(args)),

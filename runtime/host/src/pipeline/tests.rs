@@ -92,13 +92,7 @@ impl Scene {
     async fn deliver(&self, headers: &[(&str, &str)], source: Source, delivered: u32) -> Vec<Told> {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
-        let position = Position {
-            stream: "IN".into(),
-            stream_created_unix: 1,
-            sequence: 7,
-            stored_ms: 5,
-            delivered,
-        };
+        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
         self.pipeline.handle(Delivery { message, position, source, receipt: () }).await;
         self.told()
     }
@@ -144,7 +138,9 @@ fn summary(told: &[Told]) -> String {
             }
             Told::Settle(Settlement::Ack) => "ack".into(),
             Told::Settle(Settlement::Nak { delay }) => format!("nak {} ms", delay.as_millis()),
-            Told::Settle(Settlement::Term { reason }) => format!("term {}", reason.split(':').next().unwrap_or_default()),
+            Told::Settle(Settlement::Term { reason }) => {
+                format!("term {}", reason.split(':').next().unwrap_or_default())
+            }
         });
     }
     parts.join(" | ")

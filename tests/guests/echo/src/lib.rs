@@ -19,9 +19,6 @@ mod tests {
 
     #[test]
     fn copies() {
-        assert_eq!(
-            super::handle(testing::event("a", "hi")),
-            Ok(Output::new("out.echo", "hi"))
-        );
+        assert_eq!(super::handle(testing::event("a", "hi")), Ok(Output::new("out.echo", "hi")));
     }
 }

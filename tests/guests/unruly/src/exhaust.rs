@@ -24,9 +24,7 @@ pub(crate) fn without_bound() -> ! {
 }
 
 pub(crate) fn grow(bytes: usize) -> Vec<Output> {
-    let mut kept = KEPT
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut kept = KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     kept.push(black_box(vec![1; bytes]));
     Vec::new()
 }
@@ -77,9 +75,7 @@ pub(crate) fn sleep(ms: usize) -> Vec<Output> {
 }
 
 pub(crate) fn outputs(count: usize) -> Vec<Output> {
-    (0..count)
-        .map(|index| Output::new("out.many", index.to_string()))
-        .collect()
+    (0..count).map(|index| Output::new("out.many", index.to_string())).collect()
 }
 
 pub(crate) fn huge_output(bytes: usize) -> Vec<Output> {

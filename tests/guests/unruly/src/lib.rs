@@ -48,23 +48,13 @@ pub fn handle(event: Event) -> Result {
         return result;
     }
     match (command, argument) {
-        ("retry", "") => Err(Failure::retry("asked for")
-            .code(503)
-            .detail("nothing is wrong")),
-        ("retry", delay) => Err(Failure::retry_after(
-            "asked for",
-            Duration::from_millis(delay.parse()?),
-        )),
-        ("reject", _) => Err(Failure::reject("asked for")
-            .code(422)
-            .detail("nothing is wrong")),
-        ("fail-until", attempt) if event.attempt < attempt.parse()? => Err(Failure::retry(
-            format!("attempt {} is before {attempt}", event.attempt),
-        )),
-        ("fail-until", _) => Ok(vec![Output::new(
-            "out.fail-until",
-            event.attempt.to_string(),
-        )]),
+        ("retry", "") => Err(Failure::retry("asked for").code(503).detail("nothing is wrong")),
+        ("retry", delay) => Err(Failure::retry_after("asked for", Duration::from_millis(delay.parse()?))),
+        ("reject", _) => Err(Failure::reject("asked for").code(422).detail("nothing is wrong")),
+        ("fail-until", attempt) if event.attempt < attempt.parse()? => {
+            Err(Failure::retry(format!("attempt {} is before {attempt}", event.attempt)))
+        }
+        ("fail-until", _) => Ok(vec![Output::new("out.fail-until", event.attempt.to_string())]),
         ("echo", _) => Ok(vec![observe::echo(event)]),
         ("event", _) => Ok(vec![observe::event(&event)?]),
         ("config", key) => Ok(vec![observe::config(key)?]),
@@ -79,10 +69,7 @@ fn misbehave(command: &str, argument: &str) -> Option<Result> {
     Some(match command {
         "loop" => exhaust::forever(),
         "alloc" => exhaust::without_bound(),
-        "recurse" => Ok(vec![Output::new(
-            "out.recurse",
-            exhaust::recurse(0).to_string(),
-        )]),
+        "recurse" => Ok(vec![Output::new("out.recurse", exhaust::recurse(0).to_string())]),
         "panic" => panic!("asked to panic"),
         "trap" => exhaust::outer_of_the_trap(),
         "abort" => std::process::abort(),
@@ -99,9 +86,7 @@ fn misbehave(command: &str, argument: &str) -> Option<Result> {
 }
 
 fn number(argument: &str) -> Result<usize> {
-    argument
-        .parse()
-        .map_err(|_| Failure::reject(format!("{argument:?} is no number")))
+    argument.parse().map_err(|_| Failure::reject(format!("{argument:?} is no number")))
 }
 
 handler!(handle);
@@ -126,19 +111,10 @@ mod tests {
 
     #[test]
     fn failures_are_as_asked_for() {
-        assert!(matches!(
-            handle(command("retry")),
-            Err(Failure::Retry { after: None, .. })
-        ));
-        assert!(matches!(
-            handle(command("retry:20")),
-            Err(Failure::Retry { after: Some(_), .. })
-        ));
+        assert!(matches!(handle(command("retry")), Err(Failure::Retry { after: None, .. })));
+        assert!(matches!(handle(command("retry:20")), Err(Failure::Retry { after: Some(_), .. })));
         for payload in ["reject", "dance", "outputs:many", ""] {
-            assert!(
-                matches!(handle(command(payload)), Err(Failure::Reject(_))),
-                "{payload}"
-            );
+            assert!(matches!(handle(command(payload)), Err(Failure::Reject(_))), "{payload}");
         }
     }
 
@@ -155,10 +131,7 @@ mod tests {
         let mut event = command("echo");
         event.headers.push(("Tenant".into(), "acme".into()));
         let outputs = handle(event.clone()).expect("it succeeds");
-        assert_eq!(
-            (&outputs[0].payload, &outputs[0].headers),
-            (&event.payload, &event.headers)
-        );
+        assert_eq!((&outputs[0].payload, &outputs[0].headers), (&event.payload, &event.headers));
     }
 
     #[test]
@@ -174,9 +147,7 @@ mod tests {
     fn calls_are_counted() {
         let count = || -> u64 {
             let outputs = handle(command("count")).expect("it succeeds");
-            String::from_utf8_lossy(&outputs[0].payload)
-                .parse()
-                .expect("it is a number")
+            String::from_utf8_lossy(&outputs[0].payload).parse().expect("it is a number")
         };
         assert!(count() < count());
     }

@@ -13,10 +13,7 @@ pub(crate) fn count_call() -> u64 {
 }
 
 pub(crate) fn echo(event: Event) -> Output {
-    Output {
-        headers: event.headers,
-        ..Output::new("out.echo", event.payload)
-    }
+    Output { headers: event.headers, ..Output::new("out.echo", event.payload) }
 }
 
 pub(crate) fn event(event: &Event) -> Result<Output> {

@@ -4,12 +4,7 @@ use tidemill_sdk::Output;
 
 #[cfg(target_arch = "wasm32")]
 mod bindings {
-    #![allow(
-        unsafe_code,
-        missing_docs,
-        unreachable_pub,
-        reason = "the code is generated"
-    )]
+    #![allow(unsafe_code, missing_docs, unreachable_pub, reason = "the code is generated")]
 
     wit_bindgen::generate!({
         path: ["../../../wit/deps/io.wit", "wit"],

@@ -43,14 +43,7 @@ pub fn componentize_qjs() -> Result<PathBuf> {
     // this version) were never published. `npm install` keeps to its versions and checksums too.
     process::stream(
         Command::new("npm")
-            .args([
-                "install",
-                "--no-save",
-                "--no-audit",
-                "--no-fund",
-                "--loglevel=error",
-                "--prefix",
-            ])
+            .args(["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error", "--prefix"])
             .arg(&dir),
     )
     .context(BY_HAND)?;

@@ -36,8 +36,7 @@ pub fn setup() -> Result<()> {
 fn lock() -> Result<File> {
     let dir = paths::tools();
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let file =
-        File::create(dir.join("lock")).context("cannot create the lock file of the tools")?;
+    let file = File::create(dir.join("lock")).context("cannot create the lock file of the tools")?;
     file.lock().context("cannot lock the tools")?;
     Ok(file)
 }

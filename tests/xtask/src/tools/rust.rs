@@ -23,15 +23,8 @@ const BY_HAND: &str = "run `rustup target add wasm32-unknown-unknown`, or on Deb
                        of which the linker is used";
 
 /// What outer runs of cargo and rustup leave in the environment and another toolchain must not see.
-const FOREIGN: [&str; 7] = [
-    "CARGO",
-    "RUSTUP_TOOLCHAIN",
-    "RUSTC",
-    "RUSTC_WRAPPER",
-    "RUSTFLAGS",
-    "CARGO_ENCODED_RUSTFLAGS",
-    "LD_LIBRARY_PATH",
-];
+const FOREIGN: [&str; 7] =
+    ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTC_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "LD_LIBRARY_PATH"];
 
 /// A way to compile Rust for WebAssembly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,9 +85,7 @@ fn debian_cargo(linker: &Path) -> Command {
     if let Ok(path) = std::env::join_paths(dirs) {
         command.env("PATH", path);
     }
-    command
-        .env("RUSTC", DEBIAN_RUSTC)
-        .env("RUSTC_BOOTSTRAP", "1");
+    command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
     command
 }
 
@@ -124,18 +115,11 @@ pub fn rust_builder() -> Result<RustBuilder> {
     if debian && find(&sysroot, rustup, debian).is_none() {
         install_debian_packages().context(BY_HAND)?;
     }
-    find(&sysroot, rustup, debian)
-        .with_context(|| format!("no way to compile Rust for WebAssembly; {BY_HAND}"))
+    find(&sysroot, rustup, debian).with_context(|| format!("no way to compile Rust for WebAssembly; {BY_HAND}"))
 }
 
 fn find(sysroot: &Path, rustup: bool, debian: bool) -> Option<RustBuilder> {
-    let has = |target: &&str| {
-        sysroot
-            .join("lib/rustlib")
-            .join(target)
-            .join("lib")
-            .is_dir()
-    };
+    let has = |target: &&str| sysroot.join("lib/rustlib").join(target).join("lib").is_dir();
     if rustup && let Some(target) = [PLAIN, WASIP2].into_iter().find(has) {
         return Some(RustBuilder::Rustup { target });
     }
@@ -151,16 +135,12 @@ fn sysroot() -> Result<PathBuf> {
 /// The folder of a rustup toolchain that holds `rust-lld`, whatever the host's triple is.
 fn linker_folder(sysroot: &Path) -> Option<PathBuf> {
     let targets = std::fs::read_dir(sysroot.join("lib/rustlib")).ok()?;
-    targets
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-        .find(|bin| bin.join("rust-lld").is_file())
+    targets.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).find(|bin| bin.join("rust-lld").is_file())
 }
 
 fn has_debian_packages() -> bool {
     let sources = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
-    [DEBIAN_CARGO, DEBIAN_RUSTC, sources]
-        .iter()
-        .all(|file| Path::new(file).is_file())
+    [DEBIAN_CARGO, DEBIAN_RUSTC, sources].iter().all(|file| Path::new(file).is_file())
 }
 
 /// Tries in silence: where rustup has no network, Debian's packages are the normal way and no failure.
@@ -170,9 +150,7 @@ fn add_rustup_target() {
     }
     println!("    asking rustup for {PLAIN}");
     let mut rustup = Command::new("rustup");
-    rustup
-        .args(["target", "add", PLAIN])
-        .env("RUSTUP_MAX_RETRIES", "0");
+    rustup.args(["target", "add", PLAIN]).env("RUSTUP_MAX_RETRIES", "0");
     if process::output(&mut rustup).is_err() {
         println!("    rustup cannot download it");
     }
@@ -196,12 +174,6 @@ fn install_debian_packages() -> Result<()> {
         process::stream(&mut command)
     };
     apt(&["update", "-qq"])?;
-    let flags = [
-        "install",
-        "-y",
-        "-qq",
-        "--no-install-recommends",
-        "-oDpkg::Use-Pty=0",
-    ];
+    let flags = ["install", "-y", "-qq", "--no-install-recommends", "-oDpkg::Use-Pty=0"];
     apt(&[&flags[..], &DEBIAN_PACKAGES[..]].concat())
 }
