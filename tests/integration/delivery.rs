@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use tidemill::broker::nats::streams::StreamError;
+use futures::StreamExt;
+use tidemill::broker::nats::consume;
 use tidemill::instance::StartError;
 use tidemill_policy::headers;
 use tidemill_policy::history::{AttemptError, Kind};
 use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Stored, World, completed, eventually, output, reject, retry, run_at, start_server};
 
@@ -32,7 +34,8 @@ async fn world() -> World {
 #[tokio::test]
 async fn outputs_are_stored_once_even_if_the_event_is_delivered_again() {
     let world = world().await;
-    let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.id), output("out.b", "2")])).ready().await;
+    let running =
+        world.run(MANIFEST, |event| completed(&[output("out.a", &event.id), output("out.b", "2")])).ready().await;
     world.publish("in.x", &[(headers::MSG_ID, "e1"), ("X-Own", "1"), ("traceparent", "00-a-b-01")], "payload").await;
     let stored = world.wait_for("OUT", 2).await;
     assert_eq!((stored[0].subject.as_str(), stored[0].payload.as_slice()), ("out.a", b"e1".as_slice()));
@@ -47,7 +50,8 @@ async fn outputs_are_stored_once_even_if_the_event_is_delivered_again() {
 
     // Everything is delivered again to a new consumer; the outputs' ids are the same.
     world.context.delete_consumer_from_stream("tidemill-h", "IN").await.expect("deleted");
-    let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.id), output("out.b", "2")])).ready().await;
+    let running =
+        world.run(MANIFEST, |event| completed(&[output("out.a", &event.id), output("out.b", "2")])).ready().await;
     running.wait_for_calls(1).await;
     world.wait_until_settled("IN", "tidemill-h").await;
     assert_eq!(world.messages("OUT").await.len(), 2);
@@ -69,7 +73,10 @@ async fn a_failing_event_is_retried_with_its_history_and_then_handled() {
     world.wait_for("OUT", 1).await;
     for (event, attempt) in events.iter().zip(1..) {
         assert_eq!(event.attempt.get(), attempt);
-        assert_eq!((&event.id, &event.subject, &event.payload), (&events[0].id, &events[0].subject, &events[0].payload));
+        assert_eq!(
+            (&event.id, &event.subject, &event.payload),
+            (&events[0].id, &events[0].subject, &events[0].payload)
+        );
         assert!(event.headers.contains(&("X-Own".into(), "kept".into())));
     }
     world.wait_until_settled("TIDEMILL_RETRY", "tidemill-h-retry").await;
@@ -90,7 +97,11 @@ async fn an_event_that_goes_on_failing_is_kept_with_its_whole_history_and_its_pa
     assert_eq!(letter.subject, "tidemill.deadletter.h");
     assert_eq!(letter.payload, b"\x00\xffraw");
     let kept: Vec<_> = history(letter).into_iter().map(|error| (error.attempt, error.kind, error.message)).collect();
-    let expected = [(1, Kind::Retry, "failure 1".into()), (2, Kind::Retry, "failure 2".into()), (3, Kind::Retry, "failure 3".into())];
+    let expected = [
+        (1, Kind::Retry, "failure 1".into()),
+        (2, Kind::Retry, "failure 2".into()),
+        (3, Kind::Retry, "failure 3".into()),
+    ];
     assert_eq!(kept, expected);
     let header = |name: &str| letter.headers[name].as_str();
     assert_eq!(header(headers::ORIGIN_STREAM), "IN");
@@ -124,7 +135,10 @@ async fn an_output_that_no_stream_stores_ends_in_the_dead_letters_and_stores_no_
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
     let errors = history(&letters[0]);
     assert_eq!(errors.len(), 3, "an operator may add the stream, so it is tried again");
-    assert!(errors.iter().all(|error| error.kind == Kind::Output && error.message.contains("\"nowhere\"")), "{errors:?}");
+    assert!(
+        errors.iter().all(|error| error.kind == Kind::Output && error.message.contains("\"nowhere\"")),
+        "{errors:?}"
+    );
     assert!(world.messages("OUT").await.is_empty());
     running.drain().await.expect("drains");
 }
@@ -216,7 +230,10 @@ async fn a_message_that_the_client_cannot_parse_is_dead_lettered_and_others_go_o
     let errors = history(&letters[0]);
     assert_eq!(errors[0].kind, Kind::Undecodable);
     assert!(errors[0].message.contains("UTF-8"), "{errors:?}");
-    assert_eq!((letters[0].payload.as_slice(), letters[0].headers[headers::ORIGIN_SUBJECT].as_str()), (b"data".as_slice(), "in.bad"));
+    assert_eq!(
+        (letters[0].payload.as_slice(), letters[0].headers[headers::ORIGIN_SUBJECT].as_str()),
+        (b"data".as_slice(), "in.bad")
+    );
     world.publish("in.good", &[], "p").await;
     let stored = world.wait_for("OUT", 1).await;
     assert_eq!(stored[0].payload, b"in.good");
@@ -304,7 +321,8 @@ async fn no_more_than_concurrency_events_run_at_once() {
         world.publish(&format!("in.{n}"), &[], "p").await;
     }
     running.wait_for_calls(2).await;
-    let consumer = world.context.get_stream("IN").await.expect("stream").consumer_info("tidemill-h").await.expect("info");
+    let consumer =
+        world.context.get_stream("IN").await.expect("stream").consumer_info("tidemill-h").await.expect("info");
     assert!(consumer.num_ack_pending <= 4, "no more is pulled than is reserved: {}", consumer.num_ack_pending);
     assert_eq!(running.seen().len(), 2);
     running.open_gate();
@@ -327,17 +345,41 @@ async fn a_handler_without_its_stream_does_not_start_and_says_how_to_make_it() {
     world.stream("A", &["in.a"]).await;
     world.stream("B", &["in.b"]).await;
     check("[handler.h]\nsubject = \"in.>\"\n", "several streams (A, B)").await;
-    let _ = StreamError::NoJetStream;
 }
 
 #[tokio::test]
-async fn events_of_a_handler_that_outlives_ack_wait_are_not_delivered_twice() {
-    // Leases are prolonged every quarter of ack_wait, so a server that hears nothing would deliver again.
+async fn a_delivery_is_kept_alive_for_as_long_as_it_is_worked_on() {
+    let world = world().await;
+    let (nats, spec) = world.consumer(Duration::from_secs(1)).await;
+    let mut prolongations = world.client.subscribe("$JS.ACK.IN.>").await.expect("subscribed");
+    let (stop, settled) = (CancellationToken::new(), CancellationToken::new());
+    let (hand_over, mut deliveries) = tokio::sync::mpsc::unbounded_channel();
+    let run = consume::run(nats, spec, stop.clone(), settled.clone(), move |delivery| {
+        hand_over.send(delivery).expect("the test listens");
+    });
+    let consumer = tokio::spawn(run);
+    world.publish("in.x", &[], "p").await;
+    let delivery = deliveries.recv().await.expect("a delivery");
+    // Five prolongations take longer than the server would wait.
+    for _ in 0..5 {
+        let message = prolongations.next().await.expect("a message");
+        assert_eq!(message.payload, "+WPI");
+    }
+    let stream = world.context.get_stream("IN").await.expect("stream");
+    let info = stream.consumer_info("c").await.expect("info");
+    assert_eq!((info.num_ack_pending, info.num_redelivered), (1, 0));
+    drop(delivery);
+    stop.cancel();
+    consumer.await.expect("ends");
+    settled.cancel();
+}
+
+#[tokio::test]
+async fn the_consumer_lets_the_host_and_not_the_server_limit_attempts() {
     let world = world().await;
     let running = world.run(MANIFEST, |_| completed(&[])).ready().await;
     let stream = world.context.get_stream("IN").await.expect("stream");
     let info = stream.consumer_info("tidemill-h").await.expect("info");
-    assert_eq!(info.config.ack_wait, Duration::from_secs(30));
-    assert_eq!(info.config.max_deliver, -1);
+    assert_eq!((info.config.ack_wait, info.config.max_deliver), (Duration::from_secs(30), -1));
     running.drain().await.expect("drains");
 }

@@ -1,4 +1,4 @@
 //! Integration tests: the host against a real `nats-server` and real components.
 
-mod support;
 mod delivery;
+mod support;

@@ -11,7 +11,9 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap};
 use futures::StreamExt;
 use tempfile::TempDir;
-use tidemill::broker::nats::connect::Target;
+use tidemill::broker::nats::Nats;
+use tidemill::broker::nats::connect::{Link, Target};
+use tidemill::broker::nats::consume::{self, Spec};
 use tidemill::broker::nats::server::{Server, executable};
 use tidemill::instance::{self, Part, Settings, StartError, Status};
 use tidemill::invoker::{Invoker, Report};
@@ -115,6 +117,25 @@ impl World {
         .await;
     }
 
+    /// Makes a consumer `c` on stream `IN`.
+    pub async fn consumer(&self, ack_wait: Duration) -> (Arc<Nats>, Spec) {
+        let link = Arc::new(Link::default());
+        let nats = Arc::new(Nats::new(self.client.clone(), link));
+        let spec = Spec {
+            stream: "IN".into(),
+            stream_created_unix: 0,
+            name: "c".into(),
+            filters: vec!["in.>".into()],
+            ack_wait,
+            max_ack_pending: 100,
+            credit: 2,
+            broadcast: false,
+            source: tidemill::broker::Source::Input,
+        };
+        consume::ensure(&nats, &spec).await.expect("a consumer");
+        (nats, spec)
+    }
+
     /// Starts an instance in which every handler follows `script`.
     pub fn run(&self, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
         run_at(&self.server.url, manifest, script)
@@ -127,7 +148,8 @@ pub async fn start_server(folder: &Path, port: Option<u16>, extra: &str) -> Serv
 
 fn stored(message: async_nats::Message) -> Stored {
     let headers = message.headers.unwrap_or_default();
-    let headers = headers.iter().flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.to_string())));
+    let headers =
+        headers.iter().flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.to_string())));
     Stored { subject: message.subject.to_string(), headers: headers.collect(), payload: message.payload.to_vec() }
 }
 
@@ -174,7 +196,11 @@ pub fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outcome + Se
     let parts: Vec<_> = manifest
         .handlers
         .values()
-        .map(|handler| Part { handler: Arc::new(handler.clone()), invoker: invoker.clone(), component: "digest".into() })
+        .map(|handler| Part {
+            handler: Arc::new(handler.clone()),
+            invoker: invoker.clone(),
+            component: "digest".into(),
+        })
         .collect();
     let target = Target {
         urls: vec![url.to_owned()],
