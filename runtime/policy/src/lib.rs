@@ -9,3 +9,4 @@ pub mod budget;
 pub mod event;
 pub mod manifest;
 pub mod outcome;
+pub mod subject;
