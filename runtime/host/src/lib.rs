@@ -1,1 +1,3 @@
 //! tidemill host.
+
+pub mod invoker;
