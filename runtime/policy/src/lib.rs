@@ -16,11 +16,8 @@ pub mod history;
 pub mod id;
 pub mod manifest;
 pub mod outcome;
-<<<<<<< HEAD
 pub mod output;
 pub mod publication;
 pub mod queue_message;
 pub mod retry;
-=======
->>>>>>> manifest
 pub mod subject;

@@ -238,14 +238,7 @@ mod tests {
         let mut all = vec!["a".to_owned(), "b".to_owned()];
         let mut longest = all.clone();
         for _ in 1..tokens_max {
-<<<<<<< HEAD
             longest = longest.iter().flat_map(|s| [format!("{s}.a"), format!("{s}.b")]).collect();
-=======
-            longest = longest
-                .iter()
-                .flat_map(|s| [format!("{s}.a"), format!("{s}.b")])
-                .collect();
->>>>>>> manifest
             all.extend(longest.iter().cloned());
         }
         all

@@ -16,20 +16,11 @@ pub(super) fn nats(layers: &Layers, report: &mut Report) {
     let given = |path: &str| layers.find(path).is_some();
     together(layers, "user", "password", report);
     together(layers, "tls.cert", "tls.key", report);
-    let mut ways: Vec<&str> = ["credentials", "nkey", "token"]
-        .into_iter()
-        .filter(|p| given(p))
-        .collect();
+    let mut ways: Vec<&str> = ["credentials", "nkey", "token"].into_iter().filter(|p| given(p)).collect();
     ways.extend(["user", "password"].into_iter().find(|path| given(path)));
     if let [_, .., last] = ways[..] {
-        let message = format!(
-            "several ways to authenticate are given: {}",
-            quoted(ways.iter().copied())
-        );
-        report.error(
-            layers.span(last),
-            Complaint::new(message).hint("keep exactly one of them"),
-        );
+        let message = format!("several ways to authenticate are given: {}", quoted(ways.iter().copied()));
+        report.error(layers.span(last), Complaint::new(message).hint("keep exactly one of them"));
     }
 }
 
@@ -40,10 +31,7 @@ fn together(layers: &Layers, first: &str, second: &str, report: &mut Report) {
         _ => return,
     };
     let message = format!("\"{present}\" is given without \"{absent}\"");
-    report.error(
-        layers.span(present),
-        Complaint::new(message).hint(format!("add \"{absent}\"")),
-    );
+    report.error(layers.span(present), Complaint::new(message).hint(format!("add \"{absent}\"")));
 }
 
 /// Checks one handler; `layers` are the tables it was resolved from.
@@ -55,14 +43,8 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     publish(layers, prefix, report);
     for (name, leaf) in layers.entries("secrets") {
         if handler.config.contains_key(name) {
-            let message = format!(
-                "\"{name}\" is in both \"config\" and \"secrets\" of handler {:?}",
-                handler.name
-            );
-            report.error(
-                leaf.span,
-                Complaint::new(message).hint("the handler sees both as one: rename one of them"),
-            );
+            let message = format!("\"{name}\" is in both \"config\" and \"secrets\" of handler {:?}", handler.name);
+            report.error(leaf.span, Complaint::new(message).hint("the handler sees both as one: rename one of them"));
         }
     }
 }
@@ -70,19 +52,18 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
 fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
     if layers.find("subject").is_none() {
         let message = format!("handler {:?} has no \"subject\"", handler.name);
-        report.error(
-            layers.span,
-            Complaint::new(message).hint("add subject = \"…\", which events it handles"),
-        );
+        report.error(layers.span, Complaint::new(message).hint("add subject = \"…\", which events it handles"));
     }
     let subjects = layers.list("subject");
     for (index, (text, span)) in subjects.iter().enumerate() {
         let mut earlier = subjects[..index].iter();
         if let Some(other) = earlier.position(|(other, _)| subject::overlaps(text, other)) {
             let message = format!("\"subject\" overlaps with entry {} of the list", other + 1);
-            report.error(*span, Complaint::new(message).hint(
-                "JetStream refuses filters that overlap: keep the wider one, or make two handlers",
-            ));
+            report.error(
+                *span,
+                Complaint::new(message)
+                    .hint("JetStream refuses filters that overlap: keep the wider one, or make two handlers"),
+            );
         }
         let retry = retry_space(prefix);
         let reached = match handler.stream {
@@ -91,11 +72,7 @@ fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Repor
         };
         if reached {
             let message = format!("\"subject\" reaches into \"{retry}\", which is our own");
-            report.error(
-                *span,
-                Complaint::new(message)
-                    .hint("name narrower subjects, or the \"stream\" to consume"),
-            );
+            report.error(*span, Complaint::new(message).hint("name narrower subjects, or the \"stream\" to consume"));
         }
     }
 }
@@ -107,14 +84,8 @@ fn stream(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report)
         report.error(layers.span("stream"), Complaint::new(message));
     }
     if handler.create_stream && layers.find("stream").is_none() {
-        let message = format!(
-            "\"create_stream\" is set, but handler {:?} has no \"stream\"",
-            handler.name
-        );
-        report.error(
-            layers.span("create_stream"),
-            Complaint::new(message).hint("add stream = \"NAME\""),
-        );
+        let message = format!("\"create_stream\" is set, but handler {:?} has no \"stream\"", handler.name);
+        report.error(layers.span("create_stream"), Complaint::new(message).hint("add stream = \"NAME\""));
     }
 }
 
@@ -132,10 +103,7 @@ fn retry(handler: &Handler, layers: &Layers, report: &mut Report) {
         Some(_) => "retry.initial",
         None => "retry.max",
     };
-    report.error(
-        layers.span(blamed),
-        Complaint::new(message).hint("lower the one or raise the other"),
-    );
+    report.error(layers.span(blamed), Complaint::new(message).hint("lower the one or raise the other"));
 }
 
 fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
@@ -144,24 +112,15 @@ fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Re
         return;
     }
     let target = &handler.dead_letter.subject;
-    let span = if layers.find(path).is_some() {
-        layers.span(path)
-    } else {
-        layers.span("subject")
-    };
-    if handler
-        .subjects
-        .iter()
-        .any(|own| subject::matches(own, target))
-    {
+    let span = if layers.find(path).is_some() { layers.span(path) } else { layers.span("subject") };
+    if handler.subjects.iter().any(|own| subject::matches(own, target)) {
         let message = format!(
             "handler {:?} would consume its own dead letters, and dead-letter those again without end",
             handler.name,
         );
         report.error(
             span,
-            Complaint::new(message)
-                .hint("choose a \"dead_letter.subject\" that its own \"subject\" does not select"),
+            Complaint::new(message).hint("choose a \"dead_letter.subject\" that its own \"subject\" does not select"),
         );
     }
     let retry = retry_space(prefix);
@@ -177,23 +136,13 @@ fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
         let own = [retry_space(prefix), format!("{prefix}.deadletter.>")];
         if let Some(own) = own.iter().find(|own| subject::overlaps(own, text)) {
             let message = format!("\"allow.publish\" reaches into \"{own}\", which is our own");
-            report.error(
-                *span,
-                Complaint::new(message).hint("grant narrower subjects"),
-            );
+            report.error(*span, Complaint::new(message).hint("grant narrower subjects"));
         }
-        let others = granted
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != index);
-        let mut wider = others.filter(|(other, (pattern, _))| {
-            subject::covers(pattern, text) && (*other < index || pattern != text)
-        });
+        let others = granted.iter().enumerate().filter(|(other, _)| *other != index);
+        let mut wider = others
+            .filter(|(other, (pattern, _))| subject::covers(pattern, text) && (*other < index || pattern != text));
         if let Some((other, _)) = wider.next() {
-            let message = format!(
-                "\"allow.publish\" grants this with entry {} already",
-                other + 1
-            );
+            let message = format!("\"allow.publish\" grants this with entry {} already", other + 1);
             report.warning(*span, Complaint::new(message).hint("remove it"));
         }
     }
@@ -205,22 +154,14 @@ fn retry_space(prefix: &str) -> String {
 }
 
 /// Checks that no handler in `taken` has the same durable consumer, and adds this one.
-pub(super) fn durable(
-    handler: &Handler,
-    layers: &Layers,
-    taken: &mut BTreeMap<String, String>,
-    report: &mut Report,
-) {
+pub(super) fn durable(handler: &Handler, layers: &Layers, taken: &mut BTreeMap<String, String>, report: &mut Report) {
     if !layers.sound(&["durable"]) {
         return;
     }
     let Some(other) = taken.insert(handler.durable.clone(), handler.name.clone()) else {
         return;
     };
-    let message = format!(
-        "handlers {other:?} and {:?} have the same \"durable\"",
-        handler.name
-    );
+    let message = format!("handlers {other:?} and {:?} have the same \"durable\"", handler.name);
     report.error(
         layers.span("durable"),
         Complaint::new(message).hint("give each its own: they would take each other's events"),
@@ -232,24 +173,14 @@ pub(super) fn whole(raw: &Raw, followed: &BTreeSet<&str>, report: &mut Report) {
     for (name, policy) in &raw.policies {
         if !followed.contains(name.as_str()) {
             let message = format!("no handler follows policy {name:?}");
-            report.warning(
-                policy.span,
-                Complaint::new(message).hint(format!("add policy = \"{name}\" to one")),
-            );
+            report.warning(policy.span, Complaint::new(message).hint(format!("add policy = \"{name}\" to one")));
         }
     }
     if raw.handlers.is_empty() {
         let hint = "add [handler.<name>], or a file <name>.toml to the plugins folder";
-        report.warning(
-            Span::default(),
-            Complaint::new("there is no handler").hint(hint),
-        );
+        report.warning(Span::default(), Complaint::new("there is no handler").hint(hint));
     }
-    let tables = raw
-        .policies
-        .values()
-        .chain(raw.handlers.values())
-        .chain([&raw.defaults]);
+    let tables = raw.policies.values().chain(raw.handlers.values()).chain([&raw.defaults]);
     for table in tables {
         without_effect(&table.layer, report);
     }
@@ -257,19 +188,12 @@ pub(super) fn whole(raw: &Raw, followed: &BTreeSet<&str>, report: &mut Report) {
 
 /// Warns of values that another value of the same table makes meaningless.
 fn without_effect(layer: &Layer, report: &mut Report) {
-    let is = |path: &str, name: &str| matches!(layer.get(path), Some(leaf) if leaf.value == Value::Text(name.to_owned()));
+    let is =
+        |path: &str, name: &str| matches!(layer.get(path), Some(leaf) if leaf.value == Value::Text(name.to_owned()));
     let constant = is("retry.backoff", "constant") || is("retry.backoff", "linear");
     let pairs = [
-        (
-            constant,
-            "retry.multiplier",
-            "\"retry.backoff\" is not \"exponential\"",
-        ),
-        (
-            is("isolation", "event"),
-            "limits.reuse",
-            "\"isolation\" is \"event\"",
-        ),
+        (constant, "retry.multiplier", "\"retry.backoff\" is not \"exponential\""),
+        (is("isolation", "event"), "limits.reuse", "\"isolation\" is \"event\""),
     ];
     for (meaningless, path, reason) in pairs {
         if let (true, Some(leaf)) = (meaningless, layer.get(path)) {

@@ -57,11 +57,7 @@ impl fmt::Display for Problem {
         };
         let line = self.line.to_string();
         let margin = " ".repeat(line.len());
-        let caret = format!(
-            "{}{}",
-            " ".repeat(self.caret_start),
-            "^".repeat(self.caret_length)
-        );
+        let caret = format!("{}{}", " ".repeat(self.caret_start), "^".repeat(self.caret_length));
         writeln!(f, "{severity}: {}", self.message)?;
         writeln!(f, "{margin}--> {}:{}:{}", self.file, self.line, self.column)?;
         writeln!(f, "{margin} |")?;
@@ -118,17 +114,11 @@ pub(super) struct Complaint {
 
 impl Complaint {
     pub(super) fn new(message: impl Into<String>) -> Complaint {
-        Complaint {
-            message: message.into(),
-            hint: None,
-        }
+        Complaint { message: message.into(), hint: None }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Complaint {
-        Complaint {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Complaint { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -148,19 +138,11 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn error(&mut self, span: Span, complaint: Complaint) {
-        self.found.push(Found {
-            span,
-            severity: Severity::Error,
-            complaint,
-        });
+        self.found.push(Found { span, severity: Severity::Error, complaint });
     }
 
     pub(super) fn warning(&mut self, span: Span, complaint: Complaint) {
-        self.found.push(Found {
-            span,
-            severity: Severity::Warning,
-            complaint,
-        });
+        self.found.push(Found { span, severity: Severity::Warning, complaint });
     }
 
     /// Never shows the text of `span`.
@@ -169,9 +151,7 @@ impl Report {
     }
 
     pub(super) fn has_errors(&self) -> bool {
-        self.found
-            .iter()
-            .any(|found| found.severity == Severity::Error)
+        self.found.iter().any(|found| found.severity == Severity::Error)
     }
 
     /// Looks up the places; `files` are the paths and texts that the spans' numbers mean.
@@ -185,33 +165,16 @@ impl Report {
             let (path, text) = files.get(found.span.file)?;
             Some(locate(found, path, text, &self.redacted))
         });
-        Problems {
-            problems: problems.collect(),
-            omitted,
-        }
+        Problems { problems: problems.collect(), omitted }
     }
 }
 
 fn locate(found: &Found, path: &str, text: &str, redacted: &[Span]) -> Problem {
     let start = text.floor_char_boundary(found.span.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-    let line_end = text[start..]
-        .find('\n')
-        .map_or(text.len(), |newline| start + newline);
-    let end = text
-        .floor_char_boundary(found.span.end)
-        .clamp(start, line_end);
-    let shown = |from: usize, to: usize| {
-        show(
-            text,
-            Span {
-                file: found.span.file,
-                start: from,
-                end: to,
-            },
-            redacted,
-        )
-    };
+    let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
+    let end = text.floor_char_boundary(found.span.end).clamp(start, line_end);
+    let shown = |from: usize, to: usize| show(text, Span { file: found.span.file, start: from, end: to }, redacted);
     let whole = shown(line_start, line_end);
     let caret = shown(line_start, start).chars().count();
     let length = shown(line_start, end).chars().count().saturating_sub(caret);
@@ -270,10 +233,7 @@ fn shorten(line: String, caret: usize) -> (String, usize) {
 }
 
 /// The candidate most like `word`, if one is like enough to be what was meant.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let distance = |candidate: &&str| strsim::osa_distance(&word, &candidate.to_lowercase());
     let best = candidates.into_iter().min_by_key(distance)?;
@@ -283,11 +243,7 @@ pub(super) fn nearest<'a>(
 
 /// Names in quotes with commas between them.
 pub(super) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names
-        .into_iter()
-        .map(|name| format!("\"{name}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.into_iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -298,10 +254,7 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found_only_if_it_is_near() {
-        assert_eq!(
-            nearest("concurency", ["config", "concurrency"]),
-            Some("concurrency")
-        );
+        assert_eq!(nearest("concurency", ["config", "concurrency"]), Some("concurrency"));
         assert_eq!(nearest("Mode", ["mode", "format"]), Some("mode"));
         assert_eq!(nearest("subject", ["stream", "durable"]), None);
         assert_eq!(nearest("x", []), None);

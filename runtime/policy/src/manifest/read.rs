@@ -67,16 +67,9 @@ pub(super) struct Raw {
 
 /// Reads the document of the main file.
 pub(super) fn main_file(document: &DeTable, raw: &mut Raw, report: &mut Report, env: Env) {
-    let mut reader = Reader {
-        file: 0,
-        env,
-        report,
-    };
+    let mut reader = Reader { file: 0, env, report };
     for (name, value) in document {
-        match SECTIONS
-            .iter()
-            .find(|section| section.name == name.get_ref())
-        {
+        match SECTIONS.iter().find(|section| section.name == name.get_ref()) {
             Some(section) => reader.section(section, name, value, raw),
             None => {
                 let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
@@ -87,18 +80,8 @@ pub(super) fn main_file(document: &DeTable, raw: &mut Raw, report: &mut Report, 
 }
 
 /// Reads a drop-in: the body of one handler table.
-pub(super) fn drop_in(
-    document: &DeTable,
-    file: usize,
-    name: &str,
-    raw: &mut Raw,
-    report: &mut Report,
-    env: Env,
-) {
-    let span = Span {
-        file,
-        ..Span::default()
-    };
+pub(super) fn drop_in(document: &DeTable, file: usize, name: &str, raw: &mut Raw, report: &mut Report, env: Env) {
+    let span = Span { file, ..Span::default() };
     let mut reader = Reader { file, env, report };
     let layer = reader.body(document, HANDLER_BODY, name);
     reader.add_handler(name, Named { layer, span }, raw);
@@ -108,16 +91,9 @@ pub(super) fn drop_in(
 pub(super) fn built_in(keys: &'static [Key]) -> Layer {
     let mut layer = Layer::new();
     let mut report = Report::default();
-    let mut reader = Reader {
-        file: 0,
-        env: &|_| None,
-        report: &mut report,
-    };
+    let mut reader = Reader { file: 0, env: &|_| None, report: &mut report };
     reader.built_in(keys, "", &mut layer);
-    debug_assert!(
-        !report.has_errors(),
-        "a default in the key table is not valid: {report:?}"
-    );
+    debug_assert!(!report.has_errors(), "a default in the key table is not valid: {report:?}");
     layer
 }
 
@@ -129,11 +105,7 @@ struct Body {
     section: &'static str,
 }
 
-const HANDLER_BODY: Body = Body {
-    keys: HANDLER,
-    place: Place::Handler,
-    section: "handler",
-};
+const HANDLER_BODY: Body = Body { keys: HANDLER, place: Place::Handler, section: "handler" };
 
 struct Reader<'a> {
     file: usize,
@@ -144,25 +116,11 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn span<T>(&self, spanned: &Spanned<T>) -> Span {
         let range = spanned.span();
-        Span {
-            file: self.file,
-            start: range.start,
-            end: range.end,
-        }
+        Span { file: self.file, start: range.start, end: range.end }
     }
 
-    fn section(
-        &mut self,
-        section: &Section,
-        name: &Spanned<DeString>,
-        value: &Spanned<DeValue>,
-        raw: &mut Raw,
-    ) {
-        let body = Body {
-            keys: section.keys,
-            place: section.place,
-            section: section.name,
-        };
+    fn section(&mut self, section: &Section, name: &Spanned<DeString>, value: &Spanned<DeValue>, raw: &mut Raw) {
+        let body = Body { keys: section.keys, place: section.place, section: section.name };
         let DeValue::Table(table) = value.get_ref() else {
             self.wrong_type(section.name, value, Complaint::new("must be a table"));
             return;
@@ -182,18 +140,12 @@ impl Reader<'_> {
         }
     }
 
-    fn named(
-        &mut self,
-        body: Body,
-        name: &Spanned<DeString>,
-        value: &Spanned<DeValue>,
-        raw: &mut Raw,
-    ) {
+    fn named(&mut self, body: Body, name: &Spanned<DeString>, value: &Spanned<DeValue>, raw: &mut Raw) {
         let span = self.span(name);
         let DeValue::Table(table) = value.get_ref() else {
             let path = format!("{}.{}", body.section, name.get_ref());
-            let complaint = Complaint::new("must be a table")
-                .hint(format!("write [{}.<name>] above the keys", body.section));
+            let complaint =
+                Complaint::new("must be a table").hint(format!("write [{}.<name>] above the keys", body.section));
             self.wrong_type(&path, value, complaint);
             return;
         };
@@ -214,9 +166,8 @@ impl Reader<'_> {
             let message = format!("there are two handlers named \"{name}\"");
             self.report.error(
                 span,
-                Complaint::new(message).hint(
-                    "rename one of them: a file in the plugins folder is named like its handler",
-                ),
+                Complaint::new(message)
+                    .hint("rename one of them: a file in the plugins folder is named like its handler"),
             );
         }
     }
@@ -250,13 +201,7 @@ impl Reader<'_> {
             if let (Kind::Table(keys), DeValue::Table(inner)) = (key.kind, value.get_ref()) {
                 let (body, prefix) = (Body { keys, ..body }, format!("{path}."));
                 self.table(inner, body, &prefix, &format!("{path:?} of {title}"), layer);
-                layer.insert(
-                    path,
-                    Leaf {
-                        value: Value::Table,
-                        span,
-                    },
-                );
+                layer.insert(path, Leaf { value: Value::Table, span });
                 continue;
             }
             let value = self.value(key.kind, &path, value);
@@ -298,32 +243,15 @@ impl Reader<'_> {
 
     fn complain(&mut self, path: &str, span: Span, complaint: Complaint) -> Value {
         let message = format!("\"{path}\" {}", complaint.message);
-        self.report.error(
-            span,
-            Complaint {
-                message,
-                ..complaint
-            },
-        );
+        self.report.error(span, Complaint { message, ..complaint });
         Value::Invalid
     }
 
     fn wrong_type(&mut self, path: &str, value: &Spanned<DeValue>, complaint: Complaint) -> Value {
         let found = value.get_ref().type_str();
-        let article = if found.starts_with(['a', 'i']) {
-            "an"
-        } else {
-            "a"
-        };
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
         let message = format!("{}, not {article} {found}", complaint.message);
-        self.complain(
-            path,
-            self.span(value),
-            Complaint {
-                message,
-                ..complaint
-            },
-        )
+        self.complain(path, self.span(value), Complaint { message, ..complaint })
     }
 
     fn value(&mut self, kind: Kind, path: &str, value: &Spanned<DeValue>) -> Value {
@@ -338,21 +266,17 @@ impl Reader<'_> {
                     _ => self.complain(path, span, refused),
                 }
             }
-            (Kind::Number { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => {
-                match number(value.get_ref()) {
-                    Some(number) if (min..=max).contains(&number) => Value::Number(number),
-                    _ => self.complain(path, span, refused),
-                }
-            }
+            (Kind::Number { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => match number(value.get_ref()) {
+                Some(number) if (min..=max).contains(&number) => Value::Number(number),
+                _ => self.complain(path, span, refused),
+            },
             (Kind::List(form) | Kind::OneOrMore(form), DeValue::Array(array)) => {
                 self.list(kind, form, path, array, span)
             }
-            (Kind::OneOrMore(form), DeValue::String(text)) => {
-                match self.text(form, path, text, span) {
-                    Value::Text(text) => Value::List(vec![(text, span)]),
-                    _ => Value::Invalid,
-                }
-            }
+            (Kind::OneOrMore(form), DeValue::String(text)) => match self.text(form, path, text, span) {
+                Value::Text(text) => Value::List(vec![(text, span)]),
+                _ => Value::Invalid,
+            },
             (Kind::Settings | Kind::Secrets, DeValue::Table(table)) => self.map(kind, path, table),
             _ => {
                 let hint = type_hint(kind, value.get_ref());
@@ -421,13 +345,7 @@ impl Reader<'_> {
                 && let Ok(value) = DeValue::parse(text)
             {
                 let value = self.value(key.kind, &path, &value);
-                layer.insert(
-                    path,
-                    Leaf {
-                        value,
-                        span: Span::default(),
-                    },
-                );
+                layer.insert(path, Leaf { value, span: Span::default() });
             }
         }
     }
@@ -440,9 +358,7 @@ fn fitting(body: Body) -> impl Iterator<Item = &'static Key> {
 /// The path of the key `word` in one of the tables among `keys`.
 fn nested(word: &str, keys: &[Key]) -> Option<String> {
     keys.iter().find_map(|key| match key.kind {
-        Kind::Table(inner) if inner.iter().any(|key| key.name == word) => {
-            Some(format!("{}.{word}", key.name))
-        }
+        Kind::Table(inner) if inner.iter().any(|key| key.name == word) => Some(format!("{}.{word}", key.name)),
         _ => None,
     })
 }
@@ -458,25 +374,16 @@ fn number(value: &DeValue) -> Option<f64> {
 /// What to write instead of a value of the wrong type.
 fn type_hint(kind: Kind, value: &DeValue) -> Option<String> {
     match (kind, value) {
-        (Kind::Text(Text::Duration { .. }), DeValue::Integer(integer)) => {
-            units::not_a_duration(integer.as_str()).hint
-        }
-        (Kind::Text(Text::Size { .. }), DeValue::Integer(integer)) => {
-            units::not_a_size(integer.as_str()).hint
-        }
+        (Kind::Text(Text::Duration { .. }), DeValue::Integer(integer)) => units::not_a_duration(integer.as_str()).hint,
+        (Kind::Text(Text::Size { .. }), DeValue::Integer(integer)) => units::not_a_size(integer.as_str()).hint,
         (Kind::Bool | Kind::Integer { .. } | Kind::Number { .. }, DeValue::String(_)) => {
             Some("write it without quotes".to_owned())
         }
         (Kind::List(_), DeValue::String(_)) => Some("put it in brackets: [\"…\"]".to_owned()),
-        (Kind::Text(Text::Choice(names)), _) => {
-            Some(format!("write one of {}", quoted(names.iter().copied())))
-        }
+        (Kind::Text(Text::Choice(names)), _) => Some(format!("write one of {}", quoted(names.iter().copied()))),
         (Kind::Table(keys), _) => {
             let names = keys.iter().map(|key| key.name);
-            Some(format!(
-                "known keys: {}",
-                names.collect::<Vec<_>>().join(", ")
-            ))
+            Some(format!("known keys: {}", names.collect::<Vec<_>>().join(", ")))
         }
         _ => None,
     }

@@ -43,13 +43,8 @@ pub fn json_schema() -> Json {
 
 fn table(keys: &[Key], place: Place) -> Json {
     let fitting = || keys.iter().filter(|key| key.fits(place));
-    let required: Vec<&str> = fitting()
-        .filter(|key| key.required)
-        .map(|key| key.name)
-        .collect();
-    let properties: Map<String, Json> = fitting()
-        .map(|key| (key.name.to_owned(), property(key, place)))
-        .collect();
+    let required: Vec<&str> = fitting().filter(|key| key.required).map(|key| key.name).collect();
+    let properties: Map<String, Json> = fitting().map(|key| (key.name.to_owned(), property(key, place))).collect();
     let mut table = json!({
         "type": "object",
         "additionalProperties": false,
@@ -125,9 +120,7 @@ fn text(form: Text) -> Json {
 fn json_of(text: &str) -> Json {
     let table = toml::from_str::<toml::Table>(&format!("value = {text}"));
     let value = table.ok().and_then(|mut table| table.remove("value"));
-    value
-        .and_then(|value| serde_json::to_value(value).ok())
-        .unwrap_or(Json::Null)
+    value.and_then(|value| serde_json::to_value(value).ok()).unwrap_or(Json::Null)
 }
 
 /// The reference of the manifest in Markdown: for each table its keys with type, default and meaning.
@@ -160,10 +153,7 @@ fn shared_keys(keys: &[Key], place: Place) -> String {
             excluded.push(format!("`{path}`"));
         }
     });
-    format!(
-        "Any key of `[handler.<name>]` except {}.\n\n",
-        excluded.join(", ")
-    )
+    format!("Any key of `[handler.<name>]` except {}.\n\n", excluded.join(", "))
 }
 
 fn paths(keys: &[Key], prefix: &str, visit: &mut impl FnMut(&str, &Key)) {
