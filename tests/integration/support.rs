@@ -26,10 +26,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How long a condition may take to come true, on a machine that is busy with other things.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `probe` gives something.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = probe().await {
@@ -41,28 +41,28 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe:
 }
 
 /// A private server and a connection to it. Dropping it kills the server.
-pub struct World {
-    pub server: Server,
-    pub client: Client,
-    pub context: Context,
-    pub folder: TempDir,
+pub(crate) struct World {
+    pub(crate) server: Server,
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    pub(crate) folder: TempDir,
 }
 
 /// A message as it is stored.
 #[derive(Debug, Clone)]
-pub struct Stored {
-    pub subject: String,
-    pub headers: BTreeMap<String, String>,
-    pub payload: Vec<u8>,
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl World {
-    pub async fn start() -> World {
+    pub(crate) async fn start() -> World {
         World::start_with("").await
     }
 
     /// Starts a server with additional configuration.
-    pub async fn start_with(extra: &str) -> World {
+    pub(crate) async fn start_with(extra: &str) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let server = start_server(folder.path(), None, extra).await;
         let client = async_nats::connect(&server.url).await.expect("a connection");
@@ -70,13 +70,13 @@ impl World {
         World { server, client, context, folder }
     }
 
-    pub async fn stream(&self, name: &str, subjects: &[&str]) {
+    pub(crate) async fn stream(&self, name: &str, subjects: &[&str]) {
         let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
         let config = jetstream::stream::Config { name: name.into(), subjects, ..Default::default() };
         self.context.create_stream(config).await.expect("a stream");
     }
 
-    pub async fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: impl Into<bytes::Bytes>) {
+    pub(crate) async fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: impl Into<bytes::Bytes>) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(*name, *value);
@@ -86,7 +86,7 @@ impl World {
     }
 
     /// All messages of a stream.
-    pub async fn messages(&self, stream: &str) -> Vec<Stored> {
+    pub(crate) async fn messages(&self, stream: &str) -> Vec<Stored> {
         let stream = self.context.get_stream(stream).await.expect("the stream");
         let count = stream.cached_info().state.messages;
         if count == 0 {
@@ -98,7 +98,7 @@ impl World {
     }
 
     /// Waits until a stream holds `count` messages, and returns them.
-    pub async fn wait_for(&self, stream: &str, count: u64) -> Vec<Stored> {
+    pub(crate) async fn wait_for(&self, stream: &str, count: u64) -> Vec<Stored> {
         eventually(&format!("{count} messages in {stream}"), || async {
             let mut stream = self.context.get_stream(stream).await.ok()?;
             (stream.info().await.ok()?.state.messages >= count).then_some(())
@@ -108,7 +108,7 @@ impl World {
     }
 
     /// Waits until nothing is left for a consumer to do.
-    pub async fn wait_until_settled(&self, stream: &str, consumer: &str) {
+    pub(crate) async fn wait_until_settled(&self, stream: &str, consumer: &str) {
         eventually(&format!("consumer {consumer} has settled all"), || async {
             let stream = self.context.get_stream_no_info(stream).await.ok()?;
             let info = stream.consumer_info(consumer).await.ok()?;
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Makes a consumer `c` on stream `IN`.
-    pub async fn consumer(&self, ack_wait: Duration) -> (Arc<Nats>, Spec) {
+    pub(crate) async fn consumer(&self, ack_wait: Duration) -> (Arc<Nats>, Spec) {
         let link = Arc::new(Link::default());
         let nats = Arc::new(Nats::new(self.client.clone(), link));
         let spec = Spec {
@@ -137,12 +137,12 @@ impl World {
     }
 
     /// Starts an instance in which every handler follows `script`.
-    pub fn run(&self, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
+    pub(crate) fn run(&self, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
         run_at(&self.server.url, manifest, script)
     }
 }
 
-pub async fn start_server(folder: &Path, port: Option<u16>, extra: &str) -> Server {
+pub(crate) async fn start_server(folder: &Path, port: Option<u16>, extra: &str) -> Server {
     Server::start(&executable(None), folder, port, extra).await.expect("a nats-server; run cargo xtask setup")
 }
 
@@ -157,7 +157,7 @@ type Script = Arc<dyn Fn(&Event) -> Outcome + Send + Sync>;
 
 /// A handler that does what a closure says.
 #[derive(Clone)]
-pub struct Scripted {
+pub(crate) struct Scripted {
     script: Script,
     seen: Arc<Mutex<Vec<Event>>>,
     gate: Arc<tokio::sync::Semaphore>,
@@ -173,15 +173,15 @@ impl Invoker for Scripted {
 }
 
 /// An instance that runs in this process.
-pub struct Running {
-    pub status: Arc<Status>,
-    pub stop: CancellationToken,
+pub(crate) struct Running {
+    pub(crate) status: Arc<Status>,
+    pub(crate) stop: CancellationToken,
     seen: Arc<Mutex<Vec<Event>>>,
     gate: Arc<tokio::sync::Semaphore>,
     task: JoinHandle<Result<(), StartError>>,
 }
 
-pub fn parse(manifest: &str) -> Manifest {
+pub(crate) fn parse(manifest: &str) -> Manifest {
     let source = Source { path: "tidemill.toml", text: manifest };
     match manifest::parse(source, &[], &|_| None) {
         Ok(parsed) => parsed.manifest,
@@ -189,7 +189,7 @@ pub fn parse(manifest: &str) -> Manifest {
     }
 }
 
-pub fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
+pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
     let manifest = parse(manifest);
     let (seen, gate) = (Arc::default(), Arc::new(tokio::sync::Semaphore::new(1_000)));
     let invoker = Scripted { script: Arc::new(script), seen: Arc::clone(&seen), gate: Arc::clone(&gate) };
@@ -220,43 +220,43 @@ pub fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outcome + Se
 }
 
 impl Running {
-    pub async fn ready(self) -> Running {
+    pub(crate) async fn ready(self) -> Running {
         let status = Arc::clone(&self.status);
         eventually("the instance is ready", || async { status.is_ready().then_some(()) }).await;
         self
     }
 
     /// The events that the handler was called with, in order.
-    pub fn seen(&self) -> Vec<Event> {
+    pub(crate) fn seen(&self) -> Vec<Event> {
         self.seen.lock().expect("not poisoned").clone()
     }
 
-    pub async fn wait_for_calls(&self, count: usize) -> Vec<Event> {
+    pub(crate) async fn wait_for_calls(&self, count: usize) -> Vec<Event> {
         eventually(&format!("{count} calls"), || async { (self.seen().len() >= count).then(|| self.seen()) }).await
     }
 
     /// Holds up every handler until [`Running::open_gate`].
-    pub async fn close_gate(&self) {
+    pub(crate) async fn close_gate(&self) {
         self.gate.acquire_many(1_000).await.expect("never closed").forget();
     }
 
-    pub fn open_gate(&self) {
+    pub(crate) fn open_gate(&self) {
         self.gate.add_permits(1_000);
     }
 
     /// Asks it to stop, and waits until it has drained.
-    pub async fn drain(self) -> Result<(), StartError> {
+    pub(crate) async fn drain(self) -> Result<(), StartError> {
         self.stop.cancel();
         self.task.await.expect("no panic")
     }
 
     /// Waits until it ends by itself.
-    pub async fn end(self) -> Result<(), StartError> {
+    pub(crate) async fn end(self) -> Result<(), StartError> {
         tokio::time::timeout(DEADLINE, self.task).await.expect("ends by itself").expect("no panic")
     }
 }
 
-pub fn output(subject: &str, payload: &str) -> Output {
+pub(crate) fn output(subject: &str, payload: &str) -> Output {
     let (kind, content_type) = (None, None);
     Output {
         subject: subject.into(),
@@ -267,14 +267,14 @@ pub fn output(subject: &str, payload: &str) -> Output {
     }
 }
 
-pub fn completed(outputs: &[Output]) -> Outcome {
+pub(crate) fn completed(outputs: &[Output]) -> Outcome {
     Outcome::Completed(outputs.to_vec())
 }
 
-pub fn retry(message: &str) -> Outcome {
+pub(crate) fn retry(message: &str) -> Outcome {
     Outcome::Retry { error: HandlerError { message: message.into(), ..HandlerError::default() }, delay: None }
 }
 
-pub fn reject(message: &str) -> Outcome {
+pub(crate) fn reject(message: &str) -> Outcome {
     Outcome::Rejected(HandlerError { message: message.into(), ..HandlerError::default() })
 }
