@@ -189,7 +189,7 @@ impl Kind {
             Kind::Text(text) => text.describe(),
             Kind::Bool => "true or false".to_owned(),
             Kind::Integer { min, max } if max > i64::MAX as u64 => {
-                format!("a whole number from {min}")
+                format!("a whole number of at least {min}")
             }
             Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Number { min, max } => format!("a number from {min} to {max}"),
@@ -215,7 +215,7 @@ impl Text {
             Text::Listen => "\"host:port\" or \"off\"".to_owned(),
             Text::Secret => "a reference, \"env:NAME\" or \"file:path\"".to_owned(),
             Text::Subject => "a subject without wildcards".to_owned(),
-            Text::Pattern => "a subject, wildcards allowed".to_owned(),
+            Text::Pattern => "a subject pattern".to_owned(),
             Text::Choice(names) => {
                 format!("one of {}", super::problem::quoted(names.iter().copied()))
             }
@@ -233,8 +233,8 @@ impl Text {
     }
 }
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 const MIB: u64 = 1 << 20;
 
 const fn duration(min: Duration, max: Duration) -> Kind {

@@ -72,16 +72,14 @@ pub(super) fn main_file(document: &DeTable, raw: &mut Raw, report: &mut Report, 
         env,
         report,
     };
+    let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
     for (name, value) in document {
         match SECTIONS
             .iter()
             .find(|section| section.name == name.get_ref())
         {
             Some(section) => reader.section(section, name, value, raw),
-            None => {
-                let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
-                reader.unknown(name, "at the top of the manifest", &names, &[]);
-            }
+            None => reader.unknown(name, "at the top of the manifest", &names, &[]),
         }
     }
 }
@@ -382,9 +380,10 @@ impl Reader<'_> {
                 entries.push((text, self.span(entry)));
             }
         }
-        match entries.len() == array.len() {
-            true => Value::List(entries),
-            false => Value::Invalid,
+        if entries.len() == array.len() {
+            Value::List(entries)
+        } else {
+            Value::Invalid
         }
     }
 

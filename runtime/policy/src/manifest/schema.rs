@@ -18,13 +18,14 @@ pub fn json_schema() -> Json {
     for section in SECTIONS {
         let mut table = table(section.keys, section.place);
         let reference = json!({ "$ref": format!("#/$defs/{}", section.name) });
-        let mut property = match section.place.is_named() {
-            true => json!({
+        let mut property = if section.place.is_named() {
+            json!({
                 "type": "object",
                 "propertyNames": { "pattern": NAME_PATTERN },
                 "additionalProperties": reference,
-            }),
-            false => reference,
+            })
+        } else {
+            reference
         };
         property["description"] = json!(section.help);
         table["description"] = json!(section.help);
@@ -134,9 +135,10 @@ fn json_of(text: &str) -> Json {
 pub fn reference_markdown() -> String {
     let mut text = String::new();
     for section in SECTIONS {
-        let title = match section.place.is_named() {
-            true => format!("{}.<name>", section.name),
-            false => section.name.to_owned(),
+        let title = if section.place.is_named() {
+            format!("{}.<name>", section.name)
+        } else {
+            section.name.to_owned()
         };
         let _ = write!(text, "### `[{title}]`\n\n{}\n\n", section.help);
         if matches!(section.place, Place::Policy | Place::Defaults) {
