@@ -332,6 +332,35 @@ mod tests {
         assert_eq!(line.chars().count(), EXCERPT_CHARS_MAX + 2);
     }
 
+    #[test]
+    fn a_program_is_given_the_same_as_a_person() {
+        let mut report = Report::default();
+        report.warning(
+            Span {
+                file: 0,
+                start: 2,
+                end: 5,
+            },
+            Complaint::new("odd"),
+        );
+        let problems = report.finish(&[("t.toml", "\n\tabc")]);
+        let expected = serde_json::json!({
+            "problems": [{
+                "severity": "warning",
+                "file": "t.toml",
+                "line": 2,
+                "column": 2,
+                "text": "    abc",
+                "caret_start": 4,
+                "caret_length": 3,
+                "message": "odd",
+                "hint": null,
+            }],
+            "omitted": 0,
+        });
+        assert_eq!(serde_json::to_value(&problems).ok(), Some(expected));
+    }
+
     proptest! {
         #[test]
         fn any_span_of_any_text_is_rendered(
