@@ -85,9 +85,10 @@ fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Repor
             ));
         }
         let retry = retry_space(prefix);
-        let reached = match handler.stream {
-            Some(_) => subject::covers(&retry, text),
-            None => subject::overlaps(&retry, text),
+        let reached = if layers.find("stream").is_some() {
+            subject::covers(&retry, text)
+        } else {
+            subject::overlaps(&retry, text)
         };
         if reached {
             let message = format!("\"subject\" reaches into \"{retry}\", which is our own");
@@ -143,7 +144,7 @@ fn retry(handler: &Handler, layers: &Layers, report: &mut Report) {
 
 fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
     let path = "dead_letter.subject";
-    if !layers.sound(&["dead_letter", path]) {
+    if !layers.sound(&["dead_letter", path, "stream"]) {
         return;
     }
     let span = layers
