@@ -38,8 +38,8 @@ const SIZE_UNITS: &[&str] = &["B", "KiB", "MiB", "GiB", "KB", "MB", "GB"];
 
 const DAY_SECONDS: u64 = 86_400;
 
-const DURATION_HINT: &str = "write a number and a unit (ms, s, m, h, d or w), such as \"500ms\" or \"1m 30s\"";
-const SIZE_HINT: &str = "write a number and a unit (B, KiB, MiB, GiB, or KB, MB, GB), such as \"64MiB\"";
+const DURATION_UNITS_HINT: &str = "units are ms, s, m, h, d and w, as in \"500ms\" or \"1m 30s\"";
+const SIZE_UNITS_HINT: &str = "units are B, KiB, MiB, GiB, KB, MB and GB, as in \"64MiB\"";
 
 /// The regular expression of the schema for durations.
 pub(super) fn duration_pattern() -> String {
@@ -66,7 +66,7 @@ pub(super) fn not_a_duration(text: &str) -> Complaint {
     let known = nearest(unit, DURATION_UNITS.iter().map(|(name, _)| *name));
     let short = DURATION_UNITS.iter().find(|(name, _)| Some(*name) == known).map(|(_, short)| *short);
     let short = if unit.is_empty() { Some("s") } else { short };
-    propose("must be a duration with a unit", number, short, DURATION_HINT)
+    propose("must be a duration with a unit", number, short, DURATION_UNITS_HINT)
 }
 
 /// Reads a size such as `64MiB`, in bytes.
@@ -87,7 +87,7 @@ pub(super) fn not_a_size(text: &str) -> Complaint {
         "" => Some("MiB"),
         unit => nearest(unit, SIZE_UNITS.iter().copied()),
     };
-    propose("must be a size with a unit", number, known, SIZE_HINT)
+    propose("must be a size with a unit", number, known, SIZE_UNITS_HINT)
 }
 
 fn propose(message: &str, number: &str, unit: Option<&str>, hint: &str) -> Complaint {
@@ -119,7 +119,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// A size as the manifest writes it.
 pub(super) fn show_size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let exact = units.iter().find(|(_, factor)| bytes > 0 && bytes % factor == 0);
+    let exact = units.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     exact.map_or(format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 

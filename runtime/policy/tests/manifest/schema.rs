@@ -28,7 +28,7 @@ fn leaves() -> Vec<Leaf> {
 fn walk(table: &Value, path: &[String], found: &mut Vec<Leaf>) {
     assert_eq!(table["additionalProperties"], Value::Bool(false), "{path:?} is not closed");
     for (name, property) in table["properties"].as_object().unwrap() {
-        let path = [path, &[name.clone()]].concat();
+        let path = [path, std::slice::from_ref(name)].concat();
         let described = property["description"].as_str().is_some_and(|text| !text.is_empty());
         assert!(described, "{path:?} has no description");
         if property.get("properties").is_some() {
