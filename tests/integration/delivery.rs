@@ -122,7 +122,9 @@ async fn a_rejected_event_goes_to_the_handlers_own_dead_letter_subject_at_once()
     world.publish("in.x", &[], "p").await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
     assert_eq!(letters[0].subject, "failed.h");
-    assert_eq!(letters[0].headers[headers::TTL], "3600s");
+    // Servers before 2.11 cannot expire single messages, and would not understand the header.
+    let expires = world.client.server_info().version.as_str() >= "2.11";
+    assert_eq!(letters[0].headers.get(headers::TTL).map(String::as_str), expires.then_some("3600s"));
     running.drain().await.expect("drains");
 }
 

@@ -11,3 +11,4 @@ pub mod instance;
 pub mod invoker;
 pub mod pipeline;
 pub mod secrets;
+pub mod status;

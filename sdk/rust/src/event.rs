@@ -27,7 +27,7 @@ pub struct Event {
     pub attempt: u32,
     /// After how many failed attempts the event goes to the dead letters.
     pub max_attempts: u32,
-    /// The message's headers in the order received; a name may occur more than once.
+    /// The message's headers, sorted by name; a name may occur more than once.
     pub headers: Vec<(String, String)>,
     /// The event's data, unchanged.
     pub payload: Vec<u8>,

@@ -159,6 +159,12 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
     let echoed = ensure(nats, retry).await?;
     let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
     let echoed_dead_letter = ensure(nats, dead_letter).await?;
+    if !echoed_dead_letter.allow_message_ttl {
+        tracing::warn!(
+            "the server cannot expire single messages (2.11 and later can): dead_letter.max_age has no effect, \
+             dead letters are kept until somebody removes them"
+        );
+    }
     nats.features = Features {
         api_level,
         retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
