@@ -12,3 +12,4 @@ mod loading;
 mod logs;
 mod outcomes;
 mod setup;
+mod wat;

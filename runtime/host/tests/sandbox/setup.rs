@@ -91,6 +91,11 @@ pub(crate) fn unruly_with(change: impl FnOnce(&mut Handler), settings: &[(&str, 
     WasmHandler::load(&ENGINE, &guest("unruly"), &entry, settings).expect("the guest can be loaded")
 }
 
+/// A handler from bytes, with the usual entry.
+pub(crate) fn handler(file: &[u8]) -> WasmHandler {
+    WasmHandler::from_bytes(&ENGINE, file, &entry(), BTreeMap::new()).expect("it can be loaded")
+}
+
 pub(crate) fn event(payload: &str) -> Event {
     Event {
         id: "event-1".into(),

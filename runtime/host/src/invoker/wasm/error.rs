@@ -97,9 +97,9 @@ pub enum Problem {
         /// What there is too much of.
         what: &'static str,
         /// How much it has.
-        found: u64,
+        found: u32,
         /// How much it may have.
-        max: u64,
+        max: u32,
     },
     /// It does not compile.
     #[error("is corrupt, or uses what this tidemill does not support: {0}")]

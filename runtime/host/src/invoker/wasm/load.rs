@@ -16,7 +16,7 @@ use super::engine::Engine;
 use super::error::{LoadError, Problem};
 use super::handler::WasmHandler;
 use super::inspect::{self, ComponentBytes, Inspection};
-use super::limiter::{MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use super::limiter::{MEMORIES_MAX, TABLES_MAX};
 use super::link::State;
 use super::offer::{self, SERVED};
 use super::pool::Pool;
@@ -108,11 +108,9 @@ fn check_size(component: &Component, bytes: &ComponentBytes<'_>, memory_limit: u
     let Some(required) = component.resources_required() else {
         return Ok(());
     };
-    for (what, found, max) in [
-        ("memories", required.num_memories.into(), MEMORIES_MAX.into()),
-        ("tables", required.num_tables.into(), TABLES_MAX.into()),
-        ("elements in a table", required.max_initial_table_size.unwrap_or(0), TABLE_ELEMENTS_MAX as u64),
-    ] {
+    for (what, found, max) in
+        [("memories", required.num_memories, MEMORIES_MAX), ("tables", required.num_tables, TABLES_MAX)]
+    {
         if found > max {
             return Err(Problem::TooMany { what, found, max });
         }
