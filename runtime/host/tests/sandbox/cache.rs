@@ -13,7 +13,7 @@ use crate::setup::{engine, entry, event, guest, output};
 
 /// Loads the guest with a new engine, runs it once, and returns the files in the cache.
 async fn load_and_list(cache: &Path) -> Vec<PathBuf> {
-    let engine = engine(Some(cache.to_owned()));
+    let engine = engine(4, Some(cache.to_owned()));
     let handler = WasmHandler::load(&engine, &guest("unruly"), &entry(), BTreeMap::new()).unwrap();
     assert_eq!(output(&handler.invoke(event("echo")).await), "echo");
     let entries = fs::read_dir(cache).into_iter().flatten();

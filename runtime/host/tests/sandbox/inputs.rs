@@ -70,7 +70,7 @@ async fn a_replay_leaves_the_idle_instances_alone() {
 
 /// Asks for everything that a guest could have from its host, and returns how much there is: variables,
 /// arguments, a working directory, folders; and whether a socket was refused, and with which error.
-const CURIOUS: &str = r#"
+const CURIOUS: &str = r"
     (call $environment (i32.const 256))
     (i32.store8 (i32.const 512) (i32.load (i32.const 260)))
     (call $arguments (i32.const 256))
@@ -83,7 +83,7 @@ const CURIOUS: &str = r#"
     (i32.store8 (i32.const 516) (i32.load8_u (i32.const 256)))
     (i32.store8 (i32.const 517) (i32.load8_u (i32.const 260)))
     (i32.store8 (i32.const 511) (i32.const 6))
-"#;
+";
 
 const CURIOUS_IMPORTS: &str = r#"
     (import "wasi:cli/environment@0.2.3" "get-environment" (func $environment (param i32)))

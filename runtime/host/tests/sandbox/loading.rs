@@ -196,6 +196,12 @@ fn code_that_is_not_valid() {
 }
 
 #[test]
+fn guests_that_need_a_garbage_collector() {
+    let problem = refusal(&wat::guest("(type $pair (struct (field i64)))", "")).to_string();
+    assert!(problem.contains("without the gc feature"), "{problem}");
+}
+
+#[test]
 fn files_that_cannot_be_read() {
     let load = |file: &Path| {
         WasmHandler::load(&ENGINE, file, &entry(), BTreeMap::new()).err().expect("it cannot be loaded").to_string()

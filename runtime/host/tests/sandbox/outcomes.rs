@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tidemill_policy::outcome::{HandlerError, Outcome};
 
-use crate::setup::{ENDLESS, EVER, MIB, output, run, stack, trapped, unruly};
+use crate::setup::{ENDLESS, EVER, MIB, handler, output, run, stack, trapped, unruly};
+use crate::wat;
 
 #[tokio::test]
 async fn outputs_are_returned_as_they_are() {
@@ -198,4 +199,17 @@ async fn a_budget_too_small_to_start_is_reported_as_such() {
         entry.limits.budget.timeout = EVER;
     });
     assert!(matches!(run(&handler, "echo").await.outcome, Outcome::Completed(_)));
+}
+
+#[tokio::test]
+async fn exceptions_pile_up_within_the_memory_limit() {
+    let handler = handler(&wat::guest(
+        "(tag $oops)",
+        "(loop $again
+            (block $caught (try_table (catch $oops $caught) (throw $oops)))
+            (br $again))",
+    ));
+    let report = run(&handler, "").await;
+    assert!(matches!(report.outcome, Outcome::OutOfMemory(_)), "{report:?}");
+    assert!(report.usage.memory_peak_bytes <= 16 * MIB);
 }

@@ -20,14 +20,14 @@ pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// More fuel than any test burns before its deadline, and the other way round.
 pub(crate) const ENDLESS: u64 = 1 << 50;
-pub(crate) const EVER: Duration = Duration::from_secs(600);
+pub(crate) const EVER: Duration = Duration::from_mins(10);
 
 /// One engine for all tests of the binary, as in a process.
-pub(crate) static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(None));
+pub(crate) static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(256, None));
 
-pub(crate) fn engine(cache_dir: Option<PathBuf>) -> Engine {
-    let options = EngineOptions { invocations: 32, cache_dir };
-    Engine::new(&options).expect("the machine has room for 32 invocations")
+pub(crate) fn engine(invocations: u32, cache_dir: Option<PathBuf>) -> Engine {
+    let options = EngineOptions { invocations, cache_dir };
+    Engine::new(&options).expect("the machine has room for the engine")
 }
 
 /// The folder of the guests.

@@ -1,6 +1,6 @@
 //! The time of day and the random numbers that one invocation sees, both repeatable.
 //!
-//! Everything follows from a seed and a time: the time stands still, and the numbers are ChaCha12
+//! Everything follows from a seed and a time: the time stands still, and the numbers are `ChaCha12`
 //! streams of the seed. No system clock and no system randomness are read here, so that a replay with
 //! the same two values sees the same.
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::component::Linker;
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::cache::Cache;
 use super::limiter::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
@@ -26,6 +26,14 @@ pub const TICK: Duration = Duration::from_millis(5);
 
 /// The longest wasm call stack that is kept of an invocation that was cut short.
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+
+/// How much of an instance's memory stays with the process for the next one, and is reset by copying
+/// instead of by unmapping: halves the cost of a fresh instance. Only where the kernel says which pages
+/// are dirty, since it would take longer otherwise.
+const KEEP_RESIDENT_MEMORY_BYTES: usize = 2 * 1024 * 1024;
+
+/// The same for tables, which are small enough to be reset whole.
+const KEEP_RESIDENT_TABLE_BYTES: usize = 64 * 1024;
 
 /// Settings of an [`Engine`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,10 +143,15 @@ fn config(options: &EngineOptions) -> Config {
         .total_stacks(instances)
         .max_memories_per_module(MEMORIES_MAX)
         .max_tables_per_module(TABLES_MAX)
-        .table_elements(TABLE_ELEMENTS_MAX);
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .table_keep_resident(KEEP_RESIDENT_TABLE_BYTES);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(KEEP_RESIDENT_MEMORY_BYTES);
+    }
     let mut config = Config::new();
     config
         .wasm_component_model(true)
+        .wasm_gc(false) // there is no collector in this build, so garbage would only pile up
         .concurrency_support(false)
         .consume_fuel(true)
         .epoch_interruption(true)

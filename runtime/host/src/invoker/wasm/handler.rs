@@ -23,7 +23,7 @@ use super::transcript::Transcript;
 use crate::invoker::{Invoker, Report, Seed};
 
 /// The longest deadline, which stands for none.
-const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 
 /// A component that handles events, with its limits and its idle instances. Made by [`WasmHandler::load`].
 pub struct WasmHandler {
@@ -101,7 +101,7 @@ impl WasmHandler {
     }
 
     /// An idle instance, if one may and can be reused; else a new one.
-    fn instance(&self, reusable: bool, deadline: Instant) -> Box<Instance> {
+    fn instance(&self, reusable: bool, deadline: Instant) -> Instance {
         if let Some(idle) = reusable.then(|| self.pool.take()).flatten() {
             return idle;
         }
@@ -114,7 +114,7 @@ impl WasmHandler {
             deadline,
         );
         let engine = self.engine.wasmtime();
-        Box::new(Instance::new(engine, state, &self.budget))
+        Instance::new(engine, state, &self.budget)
     }
 
     /// Whether an instance that has succeeded may take another event.

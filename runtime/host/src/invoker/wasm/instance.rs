@@ -26,7 +26,7 @@ impl Instance {
     pub(super) fn new(engine: &wasmtime::Engine, state: State, budget: &Budget) -> Instance {
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_callback(on_tick);
+        store.epoch_deadline_callback(|store| on_tick(&store));
         store.set_hostcall_fuel(outcome::transfer_bytes_max(budget));
         Instance { store, plugin: None, calls: 0 }
     }
@@ -81,7 +81,7 @@ impl Instance {
 
 /// Called while the guest is running, when a tick has passed since the call or the last tick: ends the
 /// invocation or lets other tasks run.
-fn on_tick(store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+fn on_tick(store: &StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
     if Instant::now() >= store.data().deadline {
         return Err(DeadlinePassed.into());
     }

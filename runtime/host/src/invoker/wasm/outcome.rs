@@ -129,7 +129,12 @@ pub(super) fn of_error(
     if let Some(exhausted) = error.downcast_ref::<MemoryExhausted>() {
         return Outcome::OutOfMemory(interruption(exhausted.to_string()));
     }
-    if error.downcast_ref::<Trap>() == Some(&Trap::OutOfFuel) {
+    let trap = error.downcast_ref::<Trap>();
+    if trap == Some(&Trap::AllocationTooLarge) {
+        let message = "threw more exceptions than its memory holds (`limits.memory`)";
+        return Outcome::OutOfMemory(interruption(message.to_owned()));
+    }
+    if trap == Some(&Trap::OutOfFuel) {
         let fuel = budget.fuel;
         let message = format!("burnt all of its {fuel} units of fuel (`limits.fuel`)");
         return Outcome::OutOfFuel(interruption(message));
@@ -188,7 +193,7 @@ fn push_frame(text: &mut String, frame: &FrameInfo) {
     };
     let module = frame.module().name().unwrap_or("unnamed module");
     let module = truncate(module.to_owned(), NAME_BYTES_MAX);
-    text.push_str(&format!("{function} ({module})"));
+    write!(text, "{function} ({module})").ok();
     if let Some(offset) = frame.module_offset() {
         write!(text, " at {offset:#x}").ok();
     }

@@ -10,7 +10,7 @@ use super::instance::Instance;
 pub(super) struct Pool {
     engine: Engine,
     capacity: usize,
-    idle: Mutex<Vec<Box<Instance>>>,
+    idle: Mutex<Vec<Instance>>,
 }
 
 impl Pool {
@@ -20,7 +20,7 @@ impl Pool {
     }
 
     /// Takes the instance that was used last.
-    pub(super) fn take(&self) -> Option<Box<Instance>> {
+    pub(super) fn take(&self) -> Option<Instance> {
         let instance = self.idle().pop();
         if instance.is_some() {
             self.engine.release_idle(1);
@@ -29,7 +29,7 @@ impl Pool {
     }
 
     /// Keeps an instance for later, or drops it if there is no room.
-    pub(super) fn put(&self, instance: Box<Instance>) {
+    pub(super) fn put(&self, instance: Instance) {
         if !self.engine.reserve_idle() {
             return;
         }
@@ -51,7 +51,7 @@ impl Pool {
         self.engine.release_idle(count);
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Box<Instance>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Instance>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
