@@ -1,210 +1,148 @@
-//! The manifest (`tidemill.toml`) after parsing, expansion and validation: every default is filled in,
-//! every name resolved, every unit converted.
+//! The manifest (`tidemill.toml` and the drop-ins beside the plugins): from text to resolved values.
+//!
+//! [`parse`] reports everything that is wrong in all files at once. It goes in steps, one module each:
+//! the sources are parsed as TOML, walked along the key tables (`keys`, `read`), merged by precedence
+//! (`layers`), turned into a [`Manifest`] (`resolve`) and checked as a whole (`check`). The JSON schema
+//! and the reference are made from the same key tables.
+//!
+//! Nothing here touches a file or the environment: the caller hands in texts and a look-up.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Duration;
+mod check;
+mod expand;
+mod keys;
+mod layers;
+mod problem;
+mod read;
+mod redact;
+mod resolve;
+mod resolved;
+mod schema;
+mod texts;
+mod units;
 
-use crate::budget::Budget;
+pub use expand::Env;
+pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
+pub use resolved::{
+    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode,
+    Nats, RetryPolicy, Runtime, SecretRef, Tls,
+};
+pub use schema::{json_schema, reference_markdown};
 
-/// A whole manifest.
+use toml::de::DeTable;
+
+use problem::{Complaint, Report, Span};
+use read::Raw;
+
+/// The largest source, in bytes.
+pub const SOURCE_BYTES_MAX: usize = 1 << 20;
+
+/// One file of a manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// How to name the file in problems. The stem of a drop-in's path is the name of its handler.
+    pub path: &'a str,
+    /// What it holds.
+    pub text: &'a str,
+}
+
+/// A manifest that can be used.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Manifest {
-    /// How to reach NATS, and how our own streams are named and kept.
-    pub nats: Nats,
-    /// Settings of the process.
-    pub runtime: Runtime,
-    /// The handlers by name.
-    pub handlers: BTreeMap<String, Handler>,
+pub struct Parsed {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// What is probably not meant as it is written; no errors among them.
+    pub warnings: Problems,
 }
 
-/// `[nats]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nats {
-    /// Server URLs; empty where the manifest names none.
-    pub urls: Vec<String>,
-    /// How to authenticate.
-    pub auth: Auth,
-    /// TLS files, where TLS is configured.
-    pub tls: Option<Tls>,
-    /// The first part of the names of our own streams, buckets and subjects.
-    pub prefix: String,
-    /// Replicas of our own streams.
-    pub replicas: u32,
+/// Parses a manifest: `main` is `tidemill.toml`, each of `drop_ins` the body of one handler table. `env`
+/// looks up the variables that strings refer to; it is not asked for secrets.
+///
+/// # Errors
+///
+/// All problems of all files, at least one of which is an error.
+pub fn parse(main: Source, drop_ins: &[Source], env: Env) -> Result<Parsed, Problems> {
+    let mut report = Report::default();
+    let mut raw = Raw::default();
+    let mut complete = true;
+    match document(main.text, 0, &mut report) {
+        Some(document) => read::main_file(&document, &mut raw, &mut report, env),
+        None => complete = false,
+    }
+    for (index, drop_in) in drop_ins.iter().enumerate() {
+        let file = index + 1;
+        let name = stem(drop_in.path);
+        if let Err(complaint) = texts::check_name(name) {
+            let message = format!("the file's name {name:?} {}", complaint.message);
+            let span = Span {
+                file,
+                ..Span::default()
+            };
+            report.error(
+                span,
+                Complaint {
+                    message,
+                    ..complaint
+                },
+            );
+        }
+        match document(drop_in.text, file, &mut report) {
+            Some(document) => read::drop_in(&document, file, name, &mut raw, &mut report, env),
+            None => complete = false,
+        }
+    }
+    let manifest = complete.then(|| resolve::manifest(&raw, &mut report));
+    let failed = report.has_errors();
+    let sources = std::iter::once(&main).chain(drop_ins);
+    let files: Vec<_> = sources.map(|source| (source.path, source.text)).collect();
+    let problems = report.finish(&files);
+    match manifest {
+        Some(manifest) if !failed => Ok(Parsed {
+            manifest,
+            warnings: problems,
+        }),
+        _ => Err(problems),
+    }
 }
 
-/// How to authenticate with NATS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Auth {
-    /// No authentication.
-    None,
-    /// A credentials file (JWT and seed).
-    Credentials(SecretRef),
-    /// An `NKey` seed.
-    Nkey(SecretRef),
-    /// A token.
-    Token(SecretRef),
-    /// User name and password.
-    User {
-        /// The user name.
-        user: String,
-        /// The password.
-        password: SecretRef,
-    },
+/// Parses the TOML of file number `file`, or reports why that is impossible.
+fn document<'a>(text: &'a str, file: usize, report: &mut Report) -> Option<DeTable<'a>> {
+    if text.len() > SOURCE_BYTES_MAX {
+        let message = format!(
+            "a manifest has at most {}",
+            units::show_size(SOURCE_BYTES_MAX as u64)
+        );
+        report.error(
+            Span {
+                file,
+                ..Span::default()
+            },
+            Complaint::new(message),
+        );
+        return None;
+    }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    redact::document(document.get_ref(), file, report);
+    if errors.is_empty() {
+        return Some(document.into_inner());
+    }
+    redact::broken_text(text, file, report);
+    for error in errors {
+        let range = error.span().unwrap_or_default();
+        let span = Span {
+            file,
+            start: range.start,
+            end: range.end,
+        };
+        report.error(
+            span,
+            Complaint::new(format!("not valid TOML: {}", error.message())),
+        );
+    }
+    None
 }
 
-/// `nats.tls`: paths are relative to the manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Tls {
-    /// Certificate authorities to trust, PEM.
-    pub ca: Option<PathBuf>,
-    /// The client certificate, PEM.
-    pub cert: Option<PathBuf>,
-    /// The client certificate's key, PEM.
-    pub key: Option<PathBuf>,
-}
-
-/// Where a secret comes from. The value itself is never part of a manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretRef {
-    /// `env:NAME`.
-    Env(String),
-    /// `file:path`, relative to the manifest.
-    File(PathBuf),
-}
-
-/// `[runtime]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runtime {
-    /// The folder of components and drop-in manifests, relative to the manifest.
-    pub plugins: PathBuf,
-    /// Where to serve health and status; `None` for `"off"`.
-    pub listen: Option<String>,
-    /// How long to wait for events in flight when stopping.
-    pub drain: Duration,
-    /// Where compiled components are kept, relative to the manifest; `None` for the user's cache folder.
-    pub cache: Option<PathBuf>,
-}
-
-/// One handler: a component and its whole policy.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Handler {
-    /// The handler's name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, starting with a letter.
-    pub name: String,
-    /// The component's file; a relative path is relative to `runtime.plugins`.
-    pub component: PathBuf,
-    /// The subjects (wildcards allowed) whose events it handles; never empty.
-    pub subjects: Vec<String>,
-    /// The stream to consume; `None` for the one that holds the subjects.
-    pub stream: Option<String>,
-    /// Whether to create `stream` if it is missing.
-    pub create_stream: bool,
-    /// The durable consumer's name; the default is `<prefix>-<handler>`.
-    pub durable: String,
-    /// Who gets an event if there are several instances.
-    pub mode: Mode,
-    /// How the payload is encoded.
-    pub format: Format,
-    /// How many events are handled at once in this process.
-    pub concurrency: u32,
-    /// Settings for the handler.
-    pub config: BTreeMap<String, String>,
-    /// Secrets for the handler.
-    pub secrets: BTreeMap<String, SecretRef>,
-    /// Whether instances are reused.
-    pub isolation: Isolation,
-    /// What an invocation may use.
-    pub limits: Limits,
-    /// What to do about failures.
-    pub retry: RetryPolicy,
-    /// Where events go that are given up on.
-    pub dead_letter: DeadLetterPolicy,
-    /// What the handler may reach.
-    pub allow: Allow,
-}
-
-/// `mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Each event is handled by one of the instances.
-    Queue,
-    /// Each event is handled by every instance that is running when it arrives.
-    Broadcast,
-}
-
-/// `format`: how messages are decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Recognise CloudEvents and queue messages; anything else is raw.
-    Auto,
-    /// The payload is the data, headers are headers.
-    Raw,
-    /// CloudEvents, in binary or structured mode; anything else is undecodable.
-    CloudEvents,
-    /// Queue messages; anything else is undecodable.
-    Queue,
-}
-
-/// `isolation`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isolation {
-    /// An instance serves many events, one after the other.
-    Handler,
-    /// Each event gets a fresh instance.
-    Event,
-}
-
-/// `limits`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// The bounds of one invocation.
-    pub budget: Budget,
-    /// The largest payload, in bytes, that is given to the handler.
-    pub payload_bytes: u64,
-    /// After how many events an instance is replaced.
-    pub reuse: u32,
-}
-
-/// `retry`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RetryPolicy {
-    /// After how many failed attempts an event goes to the dead letters; at least 1.
-    pub max_attempts: u32,
-    /// How the delay grows.
-    pub backoff: Backoff,
-    /// The delay after the first failure.
-    pub initial: Duration,
-    /// The longest delay; at least `initial`.
-    pub max: Duration,
-    /// The factor from one delay to the next (exponential only); at least 1.
-    pub multiplier: f64,
-    /// The share of a delay that is varied at random: 0.2 spreads over 80 % to 120 %. From 0 to 1.
-    pub jitter: f64,
-}
-
-/// `retry.backoff`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backoff {
-    /// Always `initial`.
-    Constant,
-    /// `initial`, twice `initial`, three times `initial`, …
-    Linear,
-    /// `initial` times `multiplier` to the power of the failures before.
-    Exponential,
-}
-
-/// `dead_letter`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetterPolicy {
-    /// The subject dead letters are published on; the default is `<prefix>.deadletter.<handler>`.
-    pub subject: String,
-    /// How long they are kept.
-    pub max_age: Duration,
-}
-
-/// `allow`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Allow {
-    /// The subjects (wildcards allowed) that outputs may be published on.
-    pub publish: Vec<String>,
+/// The name of a drop-in's handler: its file's name without folder and extension.
+fn stem(path: &str) -> &str {
+    let file = path.rsplit(['/', '\\']).next().unwrap_or(path);
+    file.strip_suffix(".toml").unwrap_or(file)
 }

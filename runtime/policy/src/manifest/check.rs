@@ -1,0 +1,280 @@
+//! What values mean together: contradictions, loops, names that clash, and settings without effect.
+//!
+//! A check stays silent where one of its values has been refused already.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::layers::Layers;
+use super::problem::{Complaint, Report, Span, quoted};
+use super::read::{Layer, Raw, Value};
+use super::resolved::Handler;
+use super::units::show_duration;
+use crate::subject;
+
+/// Checks `[nats]`.
+pub(super) fn nats(layers: &Layers, report: &mut Report) {
+    let given = |path: &str| layers.find(path).is_some();
+    together(layers, "user", "password", report);
+    together(layers, "tls.cert", "tls.key", report);
+    let mut ways: Vec<&str> = ["credentials", "nkey", "token"]
+        .into_iter()
+        .filter(|p| given(p))
+        .collect();
+    ways.extend(["user", "password"].into_iter().find(|path| given(path)));
+    if let [_, .., last] = ways[..] {
+        let message = format!(
+            "several ways to authenticate are given: {}",
+            quoted(ways.iter().copied())
+        );
+        report.error(
+            layers.span(last),
+            Complaint::new(message).hint("keep exactly one of them"),
+        );
+    }
+}
+
+fn together(layers: &Layers, first: &str, second: &str, report: &mut Report) {
+    let (present, absent) = match (layers.find(first), layers.find(second)) {
+        (Some(_), None) => (first, second),
+        (None, Some(_)) => (second, first),
+        _ => return,
+    };
+    let message = format!("\"{present}\" is given without \"{absent}\"");
+    report.error(
+        layers.span(present),
+        Complaint::new(message).hint(format!("add \"{absent}\"")),
+    );
+}
+
+/// Checks one handler; `layers` are the tables it was resolved from.
+pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
+    subjects(handler, layers, prefix, report);
+    stream(handler, layers, prefix, report);
+    retry(handler, layers, report);
+    dead_letter(handler, layers, prefix, report);
+    publish(layers, prefix, report);
+    for (name, leaf) in layers.entries("secrets") {
+        if handler.config.contains_key(name) {
+            let message = format!(
+                "\"{name}\" is in both \"config\" and \"secrets\" of handler {:?}",
+                handler.name
+            );
+            report.error(
+                leaf.span,
+                Complaint::new(message).hint("the handler sees both as one: rename one of them"),
+            );
+        }
+    }
+}
+
+fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
+    if layers.find("subject").is_none() {
+        let message = format!("handler {:?} has no \"subject\"", handler.name);
+        report.error(
+            layers.span,
+            Complaint::new(message).hint("add subject = \"…\", which events it handles"),
+        );
+    }
+    let subjects = layers.list("subject");
+    for (index, (text, span)) in subjects.iter().enumerate() {
+        let mut earlier = subjects[..index].iter();
+        if let Some(other) = earlier.position(|(other, _)| subject::overlaps(text, other)) {
+            let message = format!("\"subject\" overlaps with entry {} of the list", other + 1);
+            report.error(*span, Complaint::new(message).hint(
+                "JetStream refuses filters that overlap: keep the wider one, or make two handlers",
+            ));
+        }
+        let retry = retry_space(prefix);
+        let reached = match handler.stream {
+            Some(_) => subject::covers(&retry, text),
+            None => subject::overlaps(&retry, text),
+        };
+        if reached {
+            let message = format!("\"subject\" reaches into \"{retry}\", which is our own");
+            report.error(
+                *span,
+                Complaint::new(message)
+                    .hint("name narrower subjects, or the \"stream\" to consume"),
+            );
+        }
+    }
+}
+
+fn stream(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
+    let own = format!("{}_RETRY", prefix.to_uppercase());
+    if handler.stream.as_deref() == Some(own.as_str()) {
+        let message = format!("\"stream\" must not be \"{own}\", which is our own");
+        report.error(layers.span("stream"), Complaint::new(message));
+    }
+    if handler.create_stream && layers.find("stream").is_none() {
+        let message = format!(
+            "\"create_stream\" is set, but handler {:?} has no \"stream\"",
+            handler.name
+        );
+        report.error(
+            layers.span("create_stream"),
+            Complaint::new(message).hint("add stream = \"NAME\""),
+        );
+    }
+}
+
+fn retry(handler: &Handler, layers: &Layers, report: &mut Report) {
+    let (initial, max) = (handler.retry.initial, handler.retry.max);
+    if initial <= max || !layers.sound(&["retry", "retry.initial", "retry.max"]) {
+        return;
+    }
+    let message = format!(
+        "\"retry.initial\" ({}) is longer than \"retry.max\" ({})",
+        show_duration(initial),
+        show_duration(max),
+    );
+    let blamed = match layers.find("retry.initial") {
+        Some(_) => "retry.initial",
+        None => "retry.max",
+    };
+    report.error(
+        layers.span(blamed),
+        Complaint::new(message).hint("lower the one or raise the other"),
+    );
+}
+
+fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
+    let path = "dead_letter.subject";
+    if !layers.sound(&["dead_letter", path]) {
+        return;
+    }
+    let target = &handler.dead_letter.subject;
+    let span = if layers.find(path).is_some() {
+        layers.span(path)
+    } else {
+        layers.span("subject")
+    };
+    if handler
+        .subjects
+        .iter()
+        .any(|own| subject::matches(own, target))
+    {
+        let message = format!(
+            "handler {:?} would consume its own dead letters, and dead-letter those again without end",
+            handler.name,
+        );
+        report.error(
+            span,
+            Complaint::new(message)
+                .hint("choose a \"dead_letter.subject\" that its own \"subject\" does not select"),
+        );
+    }
+    let retry = retry_space(prefix);
+    if subject::matches(&retry, target) {
+        let message = format!("\"{path}\" reaches into \"{retry}\", which is our own");
+        report.error(span, Complaint::new(message));
+    }
+}
+
+fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
+    let granted = layers.list("allow.publish");
+    for (index, (text, span)) in granted.iter().enumerate() {
+        let own = [retry_space(prefix), format!("{prefix}.deadletter.>")];
+        if let Some(own) = own.iter().find(|own| subject::overlaps(own, text)) {
+            let message = format!("\"allow.publish\" reaches into \"{own}\", which is our own");
+            report.error(
+                *span,
+                Complaint::new(message).hint("grant narrower subjects"),
+            );
+        }
+        let others = granted
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != index);
+        let mut wider = others.filter(|(other, (pattern, _))| {
+            subject::covers(pattern, text) && (*other < index || pattern != text)
+        });
+        if let Some((other, _)) = wider.next() {
+            let message = format!(
+                "\"allow.publish\" grants this with entry {} already",
+                other + 1
+            );
+            report.warning(*span, Complaint::new(message).hint("remove it"));
+        }
+    }
+}
+
+/// The subjects of events that wait for their next attempt.
+fn retry_space(prefix: &str) -> String {
+    format!("{prefix}.retry.>")
+}
+
+/// Checks that no handler in `taken` has the same durable consumer, and adds this one.
+pub(super) fn durable(
+    handler: &Handler,
+    layers: &Layers,
+    taken: &mut BTreeMap<String, String>,
+    report: &mut Report,
+) {
+    if !layers.sound(&["durable"]) {
+        return;
+    }
+    let Some(other) = taken.insert(handler.durable.clone(), handler.name.clone()) else {
+        return;
+    };
+    let message = format!(
+        "handlers {other:?} and {:?} have the same \"durable\"",
+        handler.name
+    );
+    report.error(
+        layers.span("durable"),
+        Complaint::new(message).hint("give each its own: they would take each other's events"),
+    );
+}
+
+/// Checks what concerns no single handler; `followed` are the policies in use.
+pub(super) fn whole(raw: &Raw, followed: &BTreeSet<&str>, report: &mut Report) {
+    for (name, policy) in &raw.policies {
+        if !followed.contains(name.as_str()) {
+            let message = format!("no handler follows policy {name:?}");
+            report.warning(
+                policy.span,
+                Complaint::new(message).hint(format!("add policy = \"{name}\" to one")),
+            );
+        }
+    }
+    if raw.handlers.is_empty() {
+        let hint = "add [handler.<name>], or a file <name>.toml to the plugins folder";
+        report.warning(
+            Span::default(),
+            Complaint::new("there is no handler").hint(hint),
+        );
+    }
+    let tables = raw
+        .policies
+        .values()
+        .chain(raw.handlers.values())
+        .chain([&raw.defaults]);
+    for table in tables {
+        without_effect(&table.layer, report);
+    }
+}
+
+/// Warns of values that another value of the same table makes meaningless.
+fn without_effect(layer: &Layer, report: &mut Report) {
+    let is = |path: &str, name: &str| matches!(layer.get(path), Some(leaf) if leaf.value == Value::Text(name.to_owned()));
+    let constant = is("retry.backoff", "constant") || is("retry.backoff", "linear");
+    let pairs = [
+        (
+            constant,
+            "retry.multiplier",
+            "\"retry.backoff\" is not \"exponential\"",
+        ),
+        (
+            is("isolation", "event"),
+            "limits.reuse",
+            "\"isolation\" is \"event\"",
+        ),
+    ];
+    for (meaningless, path, reason) in pairs {
+        if let (true, Some(leaf)) = (meaningless, layer.get(path)) {
+            let message = format!("\"{path}\" has no effect, since {reason}");
+            report.warning(leaf.span, Complaint::new(message).hint("remove it"));
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The manifest (`tidemill.toml`) after parsing, expansion and validation: every default is filled in,
+//! every name resolved, every unit converted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::budget::Budget;
+
+/// Declares an enum whose values have a name in the manifest, so that reader, schema, reference and
+/// output take the names from one place.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$value_doc])* $value,)*
+        }
+
+        impl $name {
+            /// All values, in the order of [`Self::NAMES`].
+            pub const ALL: &[Self] = &[$(Self::$value),*];
+            /// The names of all values.
+            pub const NAMES: &[&str] = &[$($text),*];
+
+            /// The value's name in the manifest.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$value => $text,)*
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+    };
+}
+
+/// A whole manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Manifest {
+    /// How to reach NATS, and how our own streams are named and kept.
+    pub nats: Nats,
+    /// Settings of the process.
+    pub runtime: Runtime,
+    /// The handlers by name.
+    pub handlers: BTreeMap<String, Handler>,
+}
+
+/// `[nats]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nats {
+    /// Server URLs; empty where the manifest names none.
+    pub urls: Vec<String>,
+    /// How to authenticate.
+    pub auth: Auth,
+    /// TLS files, where TLS is configured.
+    pub tls: Option<Tls>,
+    /// The first part of the names of our own streams, buckets and subjects.
+    pub prefix: String,
+    /// Replicas of our own streams.
+    pub replicas: u32,
+}
+
+/// How to authenticate with NATS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// No authentication.
+    None,
+    /// A credentials file (JWT and seed).
+    Credentials(SecretRef),
+    /// An `NKey` seed.
+    Nkey(SecretRef),
+    /// A token.
+    Token(SecretRef),
+    /// User name and password.
+    User {
+        /// The user name.
+        user: String,
+        /// The password.
+        password: SecretRef,
+    },
+}
+
+/// `nats.tls`: paths are relative to the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// Certificate authorities to trust, PEM.
+    pub ca: Option<PathBuf>,
+    /// The client certificate, PEM.
+    pub cert: Option<PathBuf>,
+    /// The client certificate's key, PEM.
+    pub key: Option<PathBuf>,
+}
+
+/// Where a secret comes from. The value itself is never part of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretRef {
+    /// `env:NAME`.
+    Env(String),
+    /// `file:path`, relative to the manifest.
+    File(PathBuf),
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SecretRef::Env(name) => write!(f, "env:{name}"),
+            SecretRef::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+/// `[runtime]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Runtime {
+    /// The folder of components and drop-in manifests, relative to the manifest.
+    pub plugins: PathBuf,
+    /// Where to serve health and status; `None` for `"off"`.
+    pub listen: Option<String>,
+    /// How long to wait for events in flight when stopping.
+    pub drain: Duration,
+    /// Where compiled components are kept, relative to the manifest; `None` for the user's cache folder.
+    pub cache: Option<PathBuf>,
+}
+
+/// One handler: a component and its whole policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Handler {
+    /// The handler's name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, starting with a letter.
+    pub name: String,
+    /// The component's file; a relative path is relative to `runtime.plugins`.
+    pub component: PathBuf,
+    /// The subjects (wildcards allowed) whose events it handles; never empty.
+    pub subjects: Vec<String>,
+    /// The stream to consume; `None` for the one that holds the subjects.
+    pub stream: Option<String>,
+    /// Whether to create `stream` if it is missing.
+    pub create_stream: bool,
+    /// The durable consumer's name; the default is `<prefix>-<handler>`.
+    pub durable: String,
+    /// Who gets an event if there are several instances.
+    pub mode: Mode,
+    /// How the payload is encoded.
+    pub format: Format,
+    /// How many events are handled at once in this process.
+    pub concurrency: u32,
+    /// Settings for the handler.
+    pub config: BTreeMap<String, String>,
+    /// Secrets for the handler.
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// Whether instances are reused.
+    pub isolation: Isolation,
+    /// What an invocation may use.
+    pub limits: Limits,
+    /// What to do about failures.
+    pub retry: RetryPolicy,
+    /// Where events go that are given up on.
+    pub dead_letter: DeadLetterPolicy,
+    /// What the handler may reach.
+    pub allow: Allow,
+}
+
+choice! {
+    /// `mode`.
+    Mode {
+        /// Each event is handled by one of the instances.
+        Queue = "queue",
+        /// Each event is handled by every instance that is running when it arrives.
+        Broadcast = "broadcast",
+    }
+}
+
+choice! {
+    /// `format`: how messages are decoded.
+    Format {
+        /// Recognise CloudEvents and queue messages; anything else is raw.
+        Auto = "auto",
+        /// The payload is the data, headers are headers.
+        Raw = "raw",
+        /// CloudEvents, in binary or structured mode; anything else is undecodable.
+        CloudEvents = "cloudevents",
+        /// Queue messages; anything else is undecodable.
+        Queue = "queue",
+    }
+}
+
+choice! {
+    /// `isolation`.
+    Isolation {
+        /// An instance serves many events, one after the other.
+        Handler = "handler",
+        /// Each event gets a fresh instance.
+        Event = "event",
+    }
+}
+
+/// `limits`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The bounds of one invocation.
+    pub budget: Budget,
+    /// The largest payload, in bytes, that is given to the handler.
+    pub payload_bytes: u64,
+    /// After how many events an instance is replaced.
+    pub reuse: u32,
+}
+
+/// `retry`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryPolicy {
+    /// After how many failed attempts an event goes to the dead letters; at least 1.
+    pub max_attempts: u32,
+    /// How the delay grows.
+    pub backoff: Backoff,
+    /// The delay after the first failure.
+    pub initial: Duration,
+    /// The longest delay; at least `initial`.
+    pub max: Duration,
+    /// The factor from one delay to the next (exponential only); at least 1.
+    pub multiplier: f64,
+    /// The share of a delay that is varied at random: 0.2 spreads over 80 % to 120 %. From 0 to 1.
+    pub jitter: f64,
+}
+
+choice! {
+    /// `retry.backoff`.
+    Backoff {
+        /// Always `initial`.
+        Constant = "constant",
+        /// `initial`, twice `initial`, three times `initial`, …
+        Linear = "linear",
+        /// `initial` times `multiplier` to the power of the failures before.
+        Exponential = "exponential",
+    }
+}
+
+/// `dead_letter`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterPolicy {
+    /// The subject dead letters are published on; the default is `<prefix>.deadletter.<handler>`.
+    pub subject: String,
+    /// How long they are kept.
+    pub max_age: Duration,
+}
+
+/// `allow`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Allow {
+    /// The subjects (wildcards allowed) that outputs may be published on.
+    pub publish: Vec<String>,
+}

@@ -1,0 +1,131 @@
+//! Writes a resolved manifest as TOML, every key explicitly.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Runtime, SecretRef, Tls};
+
+pub(crate) fn render(manifest: &Manifest) -> String {
+    let handlers: Map<String, Value> = manifest
+        .handlers
+        .iter()
+        .map(|(name, each)| (name.clone(), handler(each)))
+        .collect();
+    let whole = json!({
+        "nats": nats(&manifest.nats),
+        "runtime": runtime(&manifest.runtime),
+        "handler": handlers,
+    });
+    toml::to_string(&whole).unwrap()
+}
+
+fn nats(nats: &Nats) -> Value {
+    let mut table = json!({ "prefix": nats.prefix, "replicas": nats.replicas });
+    if !nats.urls.is_empty() {
+        table["url"] = json!(nats.urls);
+    }
+    match &nats.auth {
+        Auth::None => {}
+        Auth::Credentials(reference) => table["credentials"] = secret(reference),
+        Auth::Nkey(reference) => table["nkey"] = secret(reference),
+        Auth::Token(reference) => table["token"] = secret(reference),
+        Auth::User { user, password } => {
+            table["user"] = text(user);
+            table["password"] = secret(password);
+        }
+    }
+    if let Some(tls) = &nats.tls {
+        table["tls"] = tls_files(tls);
+    }
+    table
+}
+
+fn tls_files(tls: &Tls) -> Value {
+    let mut table = json!({});
+    for (key, file) in [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)] {
+        if let Some(file) = file {
+            table[key] = path(file);
+        }
+    }
+    table
+}
+
+fn runtime(runtime: &Runtime) -> Value {
+    let mut table = json!({
+        "plugins": path(&runtime.plugins),
+        "listen": runtime.listen.as_deref().unwrap_or("off"),
+        "drain": duration(runtime.drain),
+    });
+    if let Some(cache) = &runtime.cache {
+        table["cache"] = path(cache);
+    }
+    table
+}
+
+fn handler(handler: &Handler) -> Value {
+    let (budget, limits, retry) = (&handler.limits.budget, &handler.limits, &handler.retry);
+    let mut table = json!({
+        "component": path(&handler.component),
+        "subject": handler.subjects,
+        "create_stream": handler.create_stream,
+        "durable": handler.durable,
+        "mode": handler.mode.name(),
+        "format": handler.format.name(),
+        "concurrency": handler.concurrency,
+        "config": map(&handler.config, |value| text(value)),
+        "secrets": map(&handler.secrets, secret),
+        "isolation": handler.isolation.name(),
+        "limits": {
+            "timeout": duration(budget.timeout),
+            "fuel": budget.fuel,
+            "memory": format!("{}B", budget.memory_bytes),
+            "payload": format!("{}B", limits.payload_bytes),
+            "outputs": budget.outputs,
+            "output_bytes": format!("{}B", budget.output_bytes),
+            "reuse": limits.reuse,
+        },
+        "retry": {
+            "max_attempts": retry.max_attempts,
+            "backoff": retry.backoff.name(),
+            "initial": duration(retry.initial),
+            "max": duration(retry.max),
+            "multiplier": retry.multiplier,
+            "jitter": retry.jitter,
+        },
+        "dead_letter": {
+            "subject": handler.dead_letter.subject,
+            "max_age": duration(handler.dead_letter.max_age),
+        },
+        "allow": { "publish": handler.allow.publish },
+    });
+    if let Some(stream) = &handler.stream {
+        table["stream"] = json!(stream);
+    }
+    table
+}
+
+fn map<T>(entries: &BTreeMap<String, T>, value: impl Fn(&T) -> Value) -> Value {
+    entries
+        .iter()
+        .map(|(name, entry)| (name.clone(), value(entry)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+fn text(text: &str) -> Value {
+    json!(text.replace("${", "$${"))
+}
+
+fn path(path: &Path) -> Value {
+    text(path.to_str().unwrap())
+}
+
+fn secret(reference: &SecretRef) -> Value {
+    text(&reference.to_string())
+}
+
+fn duration(duration: Duration) -> Value {
+    json!(format!("{}ms", duration.as_millis()))
+}

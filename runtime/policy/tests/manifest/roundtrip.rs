@@ -1,0 +1,367 @@
+//! Properties: what is written is read back, and nothing makes the parser panic.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::{collection, option, sample};
+use tidemill_policy::budget::Budget;
+use tidemill_policy::manifest::{
+    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode,
+    Nats, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
+};
+
+use crate::render::render;
+
+fn parsed(text: &str) -> Result<Parsed, Problems> {
+    parse(
+        Source {
+            path: "tidemill.toml",
+            text,
+        },
+        &[],
+        &|_| None,
+    )
+}
+
+fn millis(range: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Duration> {
+    range.prop_map(Duration::from_millis)
+}
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    "[a-zA-Z0-9_/. ü$-]{1,20}".prop_map(PathBuf::from)
+}
+
+fn secret() -> impl Strategy<Value = SecretRef> {
+    prop_oneof![
+        "[A-Z_][A-Z0-9_]{0,8}".prop_map(SecretRef::Env),
+        path().prop_map(SecretRef::File),
+    ]
+}
+
+fn auth() -> impl Strategy<Value = Auth> {
+    prop_oneof![
+        Just(Auth::None),
+        secret().prop_map(Auth::Credentials),
+        secret().prop_map(Auth::Nkey),
+        secret().prop_map(Auth::Token),
+        ("[a-z${}]{1,8}", secret()).prop_map(|(user, password)| Auth::User { user, password }),
+    ]
+}
+
+fn tls() -> impl Strategy<Value = Tls> {
+    (option::of(path()), option::of((path(), path()))).prop_map(|(ca, pair)| {
+        let (cert, key) = pair.unzip();
+        Tls { ca, cert, key }
+    })
+}
+
+fn nats() -> impl Strategy<Value = Nats> {
+    let url = "(nats://|tls://)?[a-z]{1,8}(\\.[a-z]{1,3})?:[1-9][0-9]{1,3}";
+    (
+        collection::vec(url, 0..3),
+        auth(),
+        option::of(tls()),
+        "[a-z]{1,8}",
+        1..=5_u32,
+    )
+        .prop_map(|(urls, auth, tls, prefix, replicas)| Nats {
+            urls,
+            auth,
+            tls,
+            prefix,
+            replicas,
+        })
+}
+
+fn runtime() -> impl Strategy<Value = Runtime> {
+    let listen = "(127\\.0\\.0\\.1|localhost|\\[::1\\]):[1-9][0-9]{1,3}";
+    (
+        path(),
+        option::of(listen),
+        millis(0..=3_600_000),
+        option::of(path()),
+    )
+        .prop_map(|(plugins, listen, drain, cache)| Runtime {
+            plugins,
+            listen,
+            drain,
+            cache,
+        })
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let budget = (
+        millis(10..=3_600_000),
+        1..=i64::MAX as u64,
+        (64 << 10)..=(4_u64 << 30),
+        0..=10_000_u32,
+        0..=(256_u64 << 20),
+    )
+        .prop_map(
+            |(timeout, fuel, memory_bytes, outputs, output_bytes)| Budget {
+                timeout,
+                fuel,
+                memory_bytes,
+                outputs,
+                output_bytes,
+            },
+        );
+    (budget, 1..=(64_u64 << 20), 1..=1_000_000_000_u32).prop_map(
+        |(budget, payload_bytes, reuse)| Limits {
+            budget,
+            payload_bytes,
+            reuse,
+        },
+    )
+}
+
+fn retry() -> impl Strategy<Value = RetryPolicy> {
+    let month_ms = 30 * 86_400_000;
+    (
+        1..=1000_u32,
+        sample::select(Backoff::ALL),
+        (millis(0..=month_ms), millis(0..=month_ms)),
+        1.0..1000.0_f64,
+        0.0..1.0_f64,
+    )
+        .prop_map(
+            |(max_attempts, backoff, (one, other), multiplier, jitter)| RetryPolicy {
+                max_attempts,
+                backoff,
+                initial: one.min(other),
+                max: one.max(other),
+                multiplier,
+                jitter,
+            },
+        )
+}
+
+/// The keys of a handler that say which one it is. Subjects start with different letters for each of
+/// their uses, so that they cannot collide.
+#[derive(Debug, Clone)]
+struct Identity {
+    component: PathBuf,
+    subjects: Vec<String>,
+    stream: Option<String>,
+    durable: Option<String>,
+    dead_letters: String,
+}
+
+fn identity() -> impl Strategy<Value = Identity> {
+    let subjects =
+        collection::btree_set("s[a-z]{1,5}(\\.\\*\\.x|\\.>)?", 1..4).prop_map(|subjects| {
+            let number = |(index, subject)| format!("s{index}.{subject}");
+            subjects.into_iter().enumerate().map(number).collect()
+        });
+    (
+        path(),
+        subjects,
+        option::of("[A-Z]{1,8}"),
+        option::of("[a-z-]{1,8}"),
+        "d[a-z]{1,5}(\\.x)?",
+    )
+        .prop_map(
+            |(component, subjects, stream, durable, dead_letters)| Identity {
+                component,
+                subjects,
+                stream,
+                durable,
+                dead_letters,
+            },
+        )
+}
+
+fn handler() -> impl Strategy<Value = Handler> {
+    let modes = (
+        sample::select(Mode::ALL),
+        sample::select(Format::ALL),
+        sample::select(Isolation::ALL),
+        any::<bool>(),
+        1..=4096_u32,
+    );
+    let maps = (
+        collection::btree_map("c[a-z .]{0,5}", any::<String>(), 0..3),
+        collection::btree_map("s[a-z-]{0,5}", secret(), 0..3),
+        collection::vec("p[a-z]{1,5}(\\.\\*|\\.>)?", 0..3),
+    );
+    let policies = (limits(), retry(), millis(1000..=86_400_000_000));
+    (identity(), modes, maps, policies).prop_map(|(identity, modes, maps, policies)| {
+        let (mode, format, isolation, create, concurrency) = modes;
+        let (config, secrets, publish) = maps;
+        let (limits, retry, max_age) = policies;
+        Handler {
+            name: String::new(),
+            component: identity.component,
+            subjects: identity.subjects,
+            create_stream: create && identity.stream.is_some(),
+            stream: identity.stream,
+            durable: identity.durable.unwrap_or_default(),
+            mode,
+            format,
+            concurrency,
+            config,
+            secrets,
+            isolation,
+            limits,
+            retry,
+            dead_letter: DeadLetterPolicy {
+                subject: identity.dead_letters,
+                max_age,
+            },
+            allow: Allow { publish },
+        }
+    })
+}
+
+fn manifest() -> impl Strategy<Value = Manifest> {
+    let handlers = collection::btree_map("[a-z][a-z0-9_-]{0,8}", handler(), 0..4);
+    (nats(), runtime(), handlers).prop_map(|(nats, runtime, mut handlers)| {
+        // A prefix of its own keeps the generated subjects out of our own space.
+        let nats = Nats {
+            prefix: format!("own-{}", nats.prefix),
+            ..nats
+        };
+        for (name, handler) in &mut handlers {
+            handler.name.clone_from(name);
+            handler.durable = format!("{}-{name}", handler.durable);
+        }
+        let mut durables = BTreeMap::new();
+        for handler in handlers.values_mut() {
+            let seen = durables.entry(handler.durable.clone()).or_insert(0);
+            *seen += 1;
+            if *seen > 1 {
+                handler.durable = format!("{}_{seen}", handler.durable);
+            }
+        }
+        Manifest {
+            nats,
+            runtime,
+            handlers,
+        }
+    })
+}
+
+/// Pieces of a manifest, so that noise gets past the first token.
+fn noise() -> impl Strategy<Value = String> {
+    let pieces = [
+        "[handler.mail]",
+        "[handler]",
+        "[defaults]",
+        "[policy.p]",
+        "[nats]",
+        "subject",
+        "retry",
+        "limits",
+        "timeout",
+        "url",
+        "secrets",
+        "config",
+        "policy",
+        "=",
+        ".",
+        "\n",
+        "\"",
+        "'",
+        "\"\"\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "5",
+        "-1",
+        "1e400",
+        "nan",
+        "0x",
+        "true",
+        "${",
+        "${A:-",
+        "$${",
+        "mail.>",
+        "*",
+        "5s",
+        "64MiB",
+        "env:",
+        "ü",
+        "\u{0}",
+        "\r\n",
+        "#",
+        " ",
+        "\t",
+        "2024-01-01",
+    ];
+    collection::vec(prop_oneof![4 => sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => any::<String>()], 0..40)
+        .prop_map(|pieces| pieces.concat())
+}
+
+/// Uses all that a caller may use of an answer.
+fn look_at(answer: &Result<Parsed, Problems>) {
+    let problems = match answer {
+        Ok(parsed) => &parsed.warnings,
+        Err(problems) => problems,
+    };
+    assert!(answer.is_ok() || !problems.problems.is_empty());
+    let _ = (
+        problems.to_string(),
+        serde_json::to_string(problems).unwrap(),
+    );
+}
+
+proptest! {
+    #[test]
+    fn a_written_manifest_is_read_back(expected in manifest()) {
+        let text = render(&expected);
+        match parsed(&text) {
+            Ok(parsed) => prop_assert_eq!(parsed.manifest, expected, "{}", text),
+            Err(problems) => prop_assert!(false, "{problems}\n{text}"),
+        }
+    }
+
+    #[test]
+    fn a_mangled_manifest_does_not_panic(
+        manifest in manifest(), cut in any::<sample::Index>(), length in 0..20_usize, patch in noise(),
+    ) {
+        let mut text = render(&manifest);
+        let start = text.floor_char_boundary(cut.index(text.len()));
+        let end = text.floor_char_boundary(text.len().min(start + length));
+        text.replace_range(start..end, &patch);
+        look_at(&parsed(&text));
+    }
+
+    #[test]
+    fn noise_does_not_panic(main in noise(), drop_in in noise(), bytes in any::<Vec<u8>>(), path in any::<String>()) {
+        let main = Source { path: "tidemill.toml", text: &main };
+        let drop_in = Source { path: &path, text: &drop_in };
+        look_at(&parse(main, &[drop_in], &|name| (name == "A").then(|| "${A}".to_owned())));
+        look_at(&parsed(&String::from_utf8_lossy(&bytes)));
+    }
+
+    #[test]
+    fn a_literal_secret_is_not_shown(secret in "[A-Za-z0-9]{12,20}", patch in noise()) {
+        let text = format!("[handler.mail.secrets]\napi_key = \"{secret}\"\n{patch}\n");
+        if let Err(problems) = parsed(&text) {
+            prop_assert!(!problems.to_string().contains(&secret), "{problems}");
+        }
+    }
+}
+
+#[test]
+fn a_flood_of_problems_is_cut_and_a_flood_of_text_refused() {
+    let flood: String = (0..500).fold(String::new(), |text, index| {
+        text + &format!("key{index} = 1\n")
+    });
+    let problems = parsed(&flood).unwrap_err();
+    assert_eq!((problems.problems.len(), problems.omitted), (100, 401));
+    assert!(problems.to_string().ends_with("and 401 more\n"));
+    let problems = parsed(&"#".repeat((1 << 20) + 1)).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .starts_with("error: a manifest has at most 1MiB\n")
+    );
+    look_at(&parsed(&"[".repeat(100_000)));
+    look_at(&parsed(&format!("a = {}", "{ a = ".repeat(10_000))));
+    look_at(&parsed(&format!("{}a = 1", "a.".repeat(10_000))));
+}
