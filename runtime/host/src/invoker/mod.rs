@@ -3,6 +3,8 @@
 //! An invoker runs a handler for one event and says what came of it. It decides nothing about retries,
 //! publishes nothing and settles nothing: whatever happens in the handler is an [`Outcome`].
 
+pub mod wasm;
+
 use std::future::Future;
 
 use tidemill_policy::budget::Usage;

@@ -1,0 +1,127 @@
+//! What a guest can reach: the interfaces on offer, and the state behind them.
+//!
+//! All of WASI 0.2 is linked, and closed: there are no files, sockets, arguments or environment
+//! variables, and nothing of the host's own is ever inherited.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime_wasi::p2::bindings::clocks::wall_clock;
+use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::bindings::tidemill::handler::types;
+use super::bindings::wasi::config::store;
+use super::bindings::wasi::logging::logging;
+use super::chance::Chance;
+use super::limiter::Limiter;
+use super::transcript::{GuestStream, Level, Stream, Transcript};
+
+/// The most host resources (streams, pollables) that one instance may hold at a time.
+const RESOURCES_MAX: usize = 10_000;
+
+/// A handler's `config` and `secrets`, by key.
+pub(super) type Settings = Arc<BTreeMap<String, String>>;
+
+/// What belongs to one instance on the host's side.
+pub(super) struct State {
+    /// When the running invocation ends.
+    pub(super) deadline: Instant,
+    pub(super) limiter: Limiter,
+    pub(super) chance: Chance,
+    pub(super) transcript: Arc<Mutex<Transcript>>,
+    settings: Settings,
+    wasi: WasiCtx,
+    resources: ResourceTable,
+}
+
+impl State {
+    pub(super) fn new(
+        limiter: Limiter,
+        chance: Chance,
+        transcript: Transcript,
+        settings: Settings,
+        deadline: Instant,
+    ) -> State {
+        let transcript = Arc::new(Mutex::new(transcript));
+        let wasi = WasiCtx::builder()
+            .stdout(GuestStream::new(Stream::Stdout, &transcript))
+            .stderr(GuestStream::new(Stream::Stderr, &transcript))
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        let mut resources = ResourceTable::new();
+        resources.set_max_capacity(RESOURCES_MAX);
+        State {
+            deadline,
+            limiter,
+            chance,
+            transcript,
+            settings,
+            wasi,
+            resources,
+        }
+    }
+
+    /// Runs `action` on the transcript. It is shared with the guest's streams, which never hold on to it.
+    pub(super) fn transcript<R>(&self, action: impl FnOnce(&mut Transcript) -> R) -> R {
+        action(&mut super::transcript::lock(&self.transcript))
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.resources,
+        }
+    }
+}
+
+impl types::Host for State {}
+
+impl store::Host for State {
+    fn get(&mut self, key: String) -> Result<Option<String>, store::Error> {
+        Ok(self.settings.get(&key).cloned())
+    }
+
+    fn get_all(&mut self) -> Result<Vec<(String, String)>, store::Error> {
+        let settings = self.settings.iter();
+        Ok(settings
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
+    }
+}
+
+impl logging::Host for State {
+    fn log(&mut self, level: logging::Level, context: String, message: String) {
+        let level = match level {
+            logging::Level::Trace => Level::Trace,
+            logging::Level::Debug => Level::Debug,
+            logging::Level::Info => Level::Info,
+            logging::Level::Warn => Level::Warn,
+            logging::Level::Error => Level::Error,
+            logging::Level::Critical => Level::Critical,
+        };
+        self.transcript(|transcript| transcript.log(level, &context, &message));
+    }
+}
+
+/// Everything that is on offer to every handler.
+pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    random::add_to_linker::<State, HasSelf<Chance>>(&mut linker, |state| &mut state.chance)?;
+    insecure::add_to_linker::<State, HasSelf<Chance>>(&mut linker, |state| &mut state.chance)?;
+    insecure_seed::add_to_linker::<State, HasSelf<Chance>>(&mut linker, |state| &mut state.chance)?;
+    wall_clock::add_to_linker::<State, HasSelf<Chance>>(&mut linker, |state| &mut state.chance)?;
+    linker.allow_shadowing(false);
+    logging::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    store::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    types::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    Ok(linker)
+}

@@ -1,0 +1,188 @@
+//! From a file to a handler: everything that can be wrong is found here, before the first event.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tidemill_policy::manifest::Handler;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre};
+
+use super::bindings::PluginPre;
+use super::bindings::tidemill::handler::types::{Event, Failure, Output};
+use super::engine::Engine;
+use super::error::{LoadError, Problem};
+use super::handler::WasmHandler;
+use super::inspect::{self, ComponentBytes, Inspection};
+use super::limiter::{MEMORIES_MAX, TABLES_MAX};
+use super::link::State;
+use super::offer::{self, SERVED};
+use super::pool::Pool;
+
+/// The size of a page of WebAssembly memory, in bytes.
+const PAGE_BYTES: u64 = 64 * 1024;
+
+/// The types of `handle`: what it takes, and what it returns.
+type Parameters<'a> = (Event<'a>,);
+type Returned = (Result<Vec<Output>, Failure>,);
+
+impl WasmHandler {
+    /// Loads a component, or a core module that says how to make it one, with the handler's limits.
+    /// `settings` are the handler's `config` and the values of its `secrets`.
+    ///
+    /// Compiles if there is no compiled code in the cache, which takes from 0.05 to 10 seconds of CPU
+    /// time: not to be called on a thread that runs events.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, is no handler, or asks for more than it is offered.
+    pub fn load(
+        engine: &Engine,
+        file: &Path,
+        handler: &Handler,
+        settings: BTreeMap<String, String>,
+    ) -> Result<WasmHandler, LoadError> {
+        read(file, handler)
+            .and_then(|bytes| WasmHandler::from_bytes(engine, &bytes, handler, settings))
+            .map_err(|problem| LoadError {
+                file: file.to_owned(),
+                problem,
+            })
+    }
+
+    /// As [`WasmHandler::load`], with the file's bytes.
+    ///
+    /// # Errors
+    ///
+    /// If they are no handler, or ask for more than is offered.
+    pub fn from_bytes(
+        engine: &Engine,
+        file: &[u8],
+        handler: &Handler,
+        settings: BTreeMap<String, String>,
+    ) -> Result<WasmHandler, Problem> {
+        let bytes = inspect::component(file)?;
+        let inspection = inspect::describe(file, &bytes);
+        check_exports(&inspection)?;
+        let component = compile(engine, &bytes)?;
+        check_size(&component, &bytes, handler.limits.budget.memory_bytes)?;
+        let pre = link(engine, &component, &inspection)?;
+        Ok(WasmHandler {
+            name: Arc::from(&*handler.name),
+            engine: engine.clone(),
+            pre: check_type(engine, pre)?,
+            settings: Arc::new(settings),
+            budget: handler.limits.budget,
+            isolation: handler.isolation,
+            reuse: handler.limits.reuse,
+            pool: Pool::new(engine.clone(), handler.concurrency as usize),
+            inspection,
+        })
+    }
+}
+
+fn read(file: &Path, handler: &Handler) -> Result<Vec<u8>, Problem> {
+    fs::read(file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Problem::Missing {
+            handler: handler.name.clone(),
+        },
+        _ => Problem::Unreadable(error),
+    })
+}
+
+fn check_exports(inspection: &Inspection) -> Result<(), Problem> {
+    match &inspection.handler {
+        Some(found) if offer::is_served(found) => Ok(()),
+        Some(found) => Err(Problem::HandlerVersion {
+            found: found.clone(),
+            served: SERVED,
+        }),
+        None => Err(Problem::NoHandler {
+            served: SERVED,
+            exports: inspection.exports.clone(),
+        }),
+    }
+}
+
+fn compile(engine: &Engine, bytes: &ComponentBytes<'_>) -> Result<Component, Problem> {
+    let component = match engine.cache() {
+        Some(cache) => cache.component(engine.wasmtime(), &bytes.bytes),
+        None => Component::new(engine.wasmtime(), &bytes.bytes),
+    };
+    component.map_err(|error| Problem::Compile(format!("{error:#}")))
+}
+
+/// Compares what every instance will take with what it may take.
+fn check_size(
+    component: &Component,
+    bytes: &ComponentBytes<'_>,
+    memory_limit: u64,
+) -> Result<(), Problem> {
+    let Some(required) = component.resources_required() else {
+        return Ok(());
+    };
+    for (what, found, max) in [
+        ("memories", required.num_memories, MEMORIES_MAX),
+        ("tables", required.num_tables, TABLES_MAX),
+    ] {
+        if found > max {
+            return Err(Problem::TooMany { what, found, max });
+        }
+    }
+    let largest = required.max_initial_memory_size.unwrap_or(0);
+    let initial = if required.num_memories == bytes.outline.memories {
+        bytes.outline.memory_bytes
+    } else {
+        largest.saturating_mul(PAGE_BYTES)
+    };
+    if initial > memory_limit {
+        return Err(Problem::Memory {
+            initial,
+            limit: memory_limit,
+        });
+    }
+    Ok(())
+}
+
+fn link(
+    engine: &Engine,
+    component: &Component,
+    inspection: &Inspection,
+) -> Result<InstancePre<State>, Problem> {
+    engine.linker().instantiate_pre(component).map_err(|error| {
+        let missing = inspection.imports.iter().filter(|import| !import.offered);
+        let imports: Vec<_> = missing.map(|import| import.name.clone()).collect();
+        if imports.is_empty() {
+            Problem::ImportType(format!("{error:#}"))
+        } else {
+            Problem::Imports { imports }
+        }
+    })
+}
+
+/// Checks the type of `handle`, which the bindings would do at the first call only.
+fn check_type(engine: &Engine, pre: InstancePre<State>) -> Result<PluginPre<State>, Problem> {
+    let wrong = |why: String| Problem::HandlerType {
+        served: SERVED,
+        why,
+    };
+    let engine = engine.wasmtime();
+    let component = pre.component().component_type();
+    let handler = component.get_export(engine, SERVED).map(|export| export.ty);
+    let Some(ComponentItem::ComponentInstance(handler)) = handler else {
+        return Err(wrong("it is not an interface".to_owned()));
+    };
+    let handle = handler.get_export(engine, "handle").map(|export| export.ty);
+    let Some(ComponentItem::ComponentFunc(handle)) = handle else {
+        return Err(wrong("it has no function `handle`".to_owned()));
+    };
+    if handle.async_() {
+        return Err(wrong("`handle` is an `async func`".to_owned()));
+    }
+    handle
+        .typecheck::<Parameters<'_>, Returned>(&pre.instance_type())
+        .map_err(|error| wrong(format!("{error:#}")))?;
+    PluginPre::new(pre).map_err(|error| wrong(format!("{error:#}")))
+}

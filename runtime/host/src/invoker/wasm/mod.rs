@@ -1,0 +1,33 @@
+//! The sandbox: runs handlers that are WebAssembly components.
+//!
+//! [`Engine`] is shared by the process, [`WasmHandler`] is one loaded component with its instances,
+//! [`inspect`] looks at a file without running anything. Nothing here trusts a component: neither its
+//! bytes, nor what it does, nor what it returns.
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    unsafe_code,
+    clippy::pedantic,
+    reason = "the code is generated"
+)]
+mod bindings;
+mod cache;
+mod chance;
+mod engine;
+mod error;
+mod handler;
+mod inspect;
+mod instance;
+mod limiter;
+mod link;
+mod load;
+mod offer;
+mod outcome;
+mod pool;
+mod transcript;
+
+pub use engine::{Engine, EngineError, EngineOptions, TICK};
+pub use error::{LoadError, Problem};
+pub use handler::WasmHandler;
+pub use inspect::{Import, Inspection, Kind, inspect};
