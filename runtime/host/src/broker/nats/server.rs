@@ -111,6 +111,12 @@ impl Server {
         self.child.id()
     }
 
+    /// Waits until the server ends by itself, which it never should.
+    pub async fn ended(&mut self) -> String {
+        let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+        format!("nats-server ended unexpectedly ({status}): {}", last_lines(&self.folder.join("nats-server.log")))
+    }
+
     /// Stops the server as an operator would, so that it writes its state; kills it if that takes too long.
     pub async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
