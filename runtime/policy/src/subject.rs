@@ -25,7 +25,7 @@ pub enum SubjectError {
     #[error("a subject has no blanks or control characters")]
     Blank,
     /// Two dots follow each other, or a dot is first or last.
-    #[error("a subject has something before, between and after its dots")]
+    #[error("a token is empty: two dots follow each other, or a dot is first or last")]
     EmptyToken,
     /// `*` or `>` in a subject that must name one place.
     #[error("wildcards are not allowed here")]
@@ -45,9 +45,10 @@ pub enum SubjectError {
 /// The first rule of the syntax that is broken.
 pub fn check_subject(text: &str) -> Result<(), SubjectError> {
     check_pattern(text)?;
-    match text.split('.').any(|token| token == ONE || token == REST) {
-        true => Err(SubjectError::Wildcard),
-        false => Ok(()),
+    if text.split('.').any(|token| token == ONE || token == REST) {
+        Err(SubjectError::Wildcard)
+    } else {
+        Ok(())
     }
 }
 

@@ -85,9 +85,10 @@ fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Repor
             ));
         }
         let retry = retry_space(prefix);
-        let reached = match handler.stream {
-            Some(_) => subject::covers(&retry, text),
-            None => subject::overlaps(&retry, text),
+        let reached = if layers.find("stream").is_some() {
+            subject::covers(&retry, text)
+        } else {
+            subject::overlaps(&retry, text)
         };
         if reached {
             let message = format!("\"subject\" reaches into \"{retry}\", which is our own");
@@ -101,10 +102,13 @@ fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Repor
 }
 
 fn stream(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
-    let own = format!("{}_RETRY", prefix.to_uppercase());
+    let own = own_stream(prefix, "RETRY");
     if handler.stream.as_deref() == Some(own.as_str()) {
         let message = format!("\"stream\" must not be \"{own}\", which is our own");
-        report.error(layers.span("stream"), Complaint::new(message));
+        report.error(
+            layers.span("stream"),
+            Complaint::new(message).hint("name a stream of yours"),
+        );
     }
     if handler.create_stream && layers.find("stream").is_none() {
         let message = format!(
@@ -140,41 +144,47 @@ fn retry(handler: &Handler, layers: &Layers, report: &mut Report) {
 
 fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
     let path = "dead_letter.subject";
-    if !layers.sound(&["dead_letter", path]) {
+    if !layers.sound(&["dead_letter", path, "stream"]) {
         return;
     }
-    let target = &handler.dead_letter.subject;
-    let span = if layers.find(path).is_some() {
-        layers.span(path)
-    } else {
-        layers.span("subject")
-    };
-    if handler
-        .subjects
-        .iter()
-        .any(|own| subject::matches(own, target))
-    {
+    let span = layers
+        .find(path)
+        .map_or_else(|| layers.span("subject"), |leaf| leaf.span);
+    if consumes_own_dead_letters(handler, prefix) {
         let message = format!(
             "handler {:?} would consume its own dead letters, and dead-letter those again without end",
             handler.name,
         );
-        report.error(
-            span,
-            Complaint::new(message)
-                .hint("choose a \"dead_letter.subject\" that its own \"subject\" does not select"),
-        );
+        let hint = "choose a \"dead_letter.subject\" that its own \"subject\" does not select";
+        report.error(span, Complaint::new(message).hint(hint));
     }
     let retry = retry_space(prefix);
-    if subject::matches(&retry, target) {
+    if subject::matches(&retry, &handler.dead_letter.subject) {
         let message = format!("\"{path}\" reaches into \"{retry}\", which is our own");
-        report.error(span, Complaint::new(message));
+        report.error(
+            span,
+            Complaint::new(message).hint("name a subject of yours"),
+        );
     }
+}
+
+fn consumes_own_dead_letters(handler: &Handler, prefix: &str) -> bool {
+    let target = &handler.dead_letter.subject;
+    let own = own_stream(prefix, "DEADLETTER");
+    let consumes_other_stream = handler.stream.as_ref().is_some_and(|stream| *stream != own);
+    if consumes_other_stream && subject::matches(&dead_letter_space(prefix), target) {
+        return false;
+    }
+    handler
+        .subjects
+        .iter()
+        .any(|filter| subject::matches(filter, target))
 }
 
 fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
     let granted = layers.list("allow.publish");
     for (index, (text, span)) in granted.iter().enumerate() {
-        let own = [retry_space(prefix), format!("{prefix}.deadletter.>")];
+        let own = [retry_space(prefix), dead_letter_space(prefix)];
         if let Some(own) = own.iter().find(|own| subject::overlaps(own, text)) {
             let message = format!("\"allow.publish\" reaches into \"{own}\", which is our own");
             report.error(
@@ -199,9 +209,19 @@ fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
     }
 }
 
+/// The name of a stream of ours.
+fn own_stream(prefix: &str, purpose: &str) -> String {
+    format!("{}_{purpose}", prefix.to_uppercase())
+}
+
 /// The subjects of events that wait for their next attempt.
 fn retry_space(prefix: &str) -> String {
     format!("{prefix}.retry.>")
+}
+
+/// The subjects of dead letters, for handlers that name none of their own.
+fn dead_letter_space(prefix: &str) -> String {
+    format!("{prefix}.deadletter.>")
 }
 
 /// Checks that no handler in `taken` has the same durable consumer, and adds this one.
@@ -227,8 +247,11 @@ pub(super) fn durable(
     );
 }
 
-/// Checks what concerns no single handler; `followed` are the policies in use.
+/// Warns of what concerns no single handler, unless errors may be why; `followed` are the policies in use.
 pub(super) fn whole(raw: &Raw, followed: &BTreeSet<&str>, report: &mut Report) {
+    if report.has_errors() {
+        return;
+    }
     for (name, policy) in &raw.policies {
         if !followed.contains(name.as_str()) {
             let message = format!("no handler follows policy {name:?}");

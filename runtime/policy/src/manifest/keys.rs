@@ -1,11 +1,10 @@
-//! Every key of the manifest: its type, unit, range, default and meaning.
+//! How a key of the manifest is described: its type, unit, range, default and meaning.
 //!
-//! The reader, the JSON schema and the reference are all made from these tables, so that none of them
-//! can know a key that another does not.
+//! The keys themselves are in `tables`.
 
 use std::time::Duration;
 
-use super::resolved::{Backoff, Format, Isolation, Mode};
+use super::problem::quoted;
 use super::units::{show_duration, show_size};
 
 /// One key of a table.
@@ -13,7 +12,7 @@ use super::units::{show_duration, show_size};
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    pub(super) default: Default,
+    pub(super) default: Fallback,
     pub(super) within: Within,
     pub(super) required: bool,
     pub(super) help: &'static str,
@@ -75,7 +74,7 @@ pub(super) enum Text {
 
 /// What holds where a key is absent. Values are written in TOML.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Default {
+pub(super) enum Fallback {
     /// Nothing; the example shows a value.
     None { example: &'static str },
     /// This value.
@@ -137,32 +136,32 @@ impl Key {
         }
     }
 
-    const fn example(self, example: &'static str) -> Key {
+    pub(super) const fn example(self, example: &'static str) -> Key {
         Key {
-            default: Default::None { example },
+            default: Fallback::None { example },
             ..self
         }
     }
 
-    const fn default(self, value: &'static str) -> Key {
+    pub(super) const fn default(self, value: &'static str) -> Key {
         Key {
-            default: Default::Value(value),
+            default: Fallback::Value(value),
             ..self
         }
     }
 
-    const fn derived(self, rule: &'static str, example: &'static str) -> Key {
+    pub(super) const fn derived(self, rule: &'static str, example: &'static str) -> Key {
         Key {
-            default: Default::Derived { rule, example },
+            default: Fallback::Derived { rule, example },
             ..self
         }
     }
 
-    const fn within(self, within: Within) -> Key {
+    pub(super) const fn within(self, within: Within) -> Key {
         Key { within, ..self }
     }
 
-    const fn required(self) -> Key {
+    pub(super) const fn required(self) -> Key {
         Key {
             required: true,
             ..self
@@ -170,8 +169,9 @@ impl Key {
     }
 }
 
-const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
-    let default = Default::None { example: "" };
+/// A key that may stand in all tables of handlers, need not be there, and has no default.
+pub(super) const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
+    let default = Fallback::None { example: "" };
     Key {
         name,
         kind,
@@ -189,7 +189,7 @@ impl Kind {
             Kind::Text(text) => text.describe(),
             Kind::Bool => "true or false".to_owned(),
             Kind::Integer { min, max } if max > i64::MAX as u64 => {
-                format!("a whole number from {min}")
+                format!("a whole number of at least {min}")
             }
             Kind::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Kind::Number { min, max } => format!("a number from {min} to {max}"),
@@ -215,9 +215,9 @@ impl Text {
             Text::Listen => "\"host:port\" or \"off\"".to_owned(),
             Text::Secret => "a reference, \"env:NAME\" or \"file:path\"".to_owned(),
             Text::Subject => "a subject without wildcards".to_owned(),
-            Text::Pattern => "a subject, wildcards allowed".to_owned(),
+            Text::Pattern => "a subject pattern".to_owned(),
             Text::Choice(names) => {
-                format!("one of {}", super::problem::quoted(names.iter().copied()))
+                format!("one of {}", quoted(names.iter().copied()))
             }
             Text::Duration { min, max } => {
                 format!(
@@ -232,335 +232,3 @@ impl Text {
         }
     }
 }
-
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
-const MIB: u64 = 1 << 20;
-
-const fn duration(min: Duration, max: Duration) -> Kind {
-    Kind::Text(Text::Duration { min, max })
-}
-
-const fn size(min: u64, max: u64) -> Kind {
-    Kind::Text(Text::Size { min, max })
-}
-
-const fn integer(min: u64, max: u64) -> Kind {
-    Kind::Integer { min, max }
-}
-
-const fn choice(names: &'static [&'static str]) -> Kind {
-    Kind::Text(Text::Choice(names))
-}
-
-const PATH: Kind = Kind::Text(Text::Path);
-const SECRET: Kind = Kind::Text(Text::Secret);
-const JETSTREAM: Kind = Kind::Text(Text::JetStream);
-
-/// The tables of a manifest.
-pub(super) const SECTIONS: &[Section] = &[
-    Section {
-        name: "nats",
-        place: Place::Single,
-        keys: NATS,
-        help: "How to reach NATS, and how our own streams are named and kept.",
-    },
-    Section {
-        name: "runtime",
-        place: Place::Single,
-        keys: RUNTIME,
-        help: "Settings of the process.",
-    },
-    Section {
-        name: "handler",
-        place: Place::Handler,
-        keys: HANDLER,
-        help: "One handler: a component and its policy. A file `<name>.toml` in the plugins folder holds \
-               the body of one such table.",
-    },
-    Section {
-        name: "policy",
-        place: Place::Policy,
-        keys: HANDLER,
-        help: "A named policy, for handlers to share. The handler's own keys come first.",
-    },
-    Section {
-        name: "defaults",
-        place: Place::Defaults,
-        keys: HANDLER,
-        help: "What holds for every handler that, with its policy, says nothing else.",
-    },
-];
-
-/// `[nats]`.
-pub(super) const NATS: &[Key] = &[
-    key(
-        "url",
-        Kind::OneOrMore(Text::Url),
-        "the server, or several of one cluster",
-    )
-    .example("'nats://127.0.0.1:4222'"),
-    key(
-        "credentials",
-        SECRET,
-        "the credentials file (JWT and seed) to authenticate with",
-    )
-    .example("'file:app.creds'"),
-    key("nkey", SECRET, "the NKey seed to authenticate with").example("'env:NATS_NKEY'"),
-    key("token", SECRET, "the token to authenticate with").example("'env:NATS_TOKEN'"),
-    key(
-        "user",
-        Kind::Text(Text::Any),
-        "the user to authenticate as; needs `password`",
-    )
-    .example("'tidemill'"),
-    key("password", SECRET, "the user's password; needs `user`").example("'env:NATS_PASSWORD'"),
-    key(
-        "tls",
-        Kind::Table(TLS),
-        "TLS files, relative to the manifest",
-    )
-    .example("{}"),
-    key(
-        "prefix",
-        Kind::Text(Text::Prefix),
-        "the first part of the names of our own streams, buckets and subjects",
-    )
-    .default("'tidemill'"),
-    key(
-        "replicas",
-        integer(1, 5),
-        "replicas of our own streams and buckets; 3 on a cluster",
-    )
-    .default("1"),
-];
-
-const TLS: &[Key] = &[
-    key("ca", PATH, "certificate authorities to trust, PEM").example("'ca.pem'"),
-    key("cert", PATH, "the client certificate, PEM; needs `key`").example("'client.pem'"),
-    key(
-        "key",
-        PATH,
-        "the key of the client certificate, PEM; needs `cert`",
-    )
-    .example("'client.key'"),
-];
-
-/// `[runtime]`.
-pub(super) const RUNTIME: &[Key] = &[
-    key(
-        "plugins",
-        PATH,
-        "the folder of components and of drop-in manifests, relative to the manifest",
-    )
-    .default("'plugins'"),
-    key(
-        "listen",
-        Kind::Text(Text::Listen),
-        "where console, API, metrics and health are served; loopback only",
-    )
-    .default("'127.0.0.1:7070'"),
-    key(
-        "drain",
-        duration(Duration::ZERO, HOUR),
-        "how long to wait for events in flight when stopping",
-    )
-    .default("'30s'"),
-    key(
-        "cache",
-        PATH,
-        "the folder of compiled components, relative to the manifest",
-    )
-    .derived("a folder in the user's cache", "'cache'"),
-];
-
-/// `[handler.<name>]`, and with fewer keys `[policy.<name>]` and `[defaults]`.
-pub(super) const HANDLER: &[Key] = &[
-    key(
-        "component",
-        PATH,
-        "the component's file; a relative path is relative to `runtime.plugins`",
-    )
-    .derived("`<name>.wasm`", "'welcome_email.wasm'")
-    .within(Within::Handler),
-    key(
-        "subject",
-        Kind::OneOrMore(Text::Pattern),
-        "the subjects whose events are handled; those of one list must not overlap",
-    )
-    .example("'registration.welcome_email'")
-    .within(Within::Handler)
-    .required(),
-    key("stream", JETSTREAM, "the stream to consume")
-        .derived("the stream that holds the subject", "'REGISTRATION'")
-        .within(Within::Handler),
-    key(
-        "create_stream",
-        Kind::Bool,
-        "whether to create `stream` where it is missing; needs `stream`",
-    )
-    .default("false"),
-    key("durable", JETSTREAM, "the name of the durable consumer")
-        .derived("`<prefix>-<name>`", "'tidemill-welcome-email'")
-        .within(Within::Handler),
-    key(
-        "mode",
-        choice(Mode::NAMES),
-        "who gets an event: one of the instances, or every one",
-    )
-    .default("'queue'"),
-    key(
-        "format",
-        choice(Format::NAMES),
-        "how messages are decoded; `auto` recognises CloudEvents and queue messages",
-    )
-    .default("'auto'"),
-    key(
-        "policy",
-        Kind::Text(Text::Policy),
-        "the named policy to follow",
-    )
-    .example("'patient'")
-    .within(Within::NotPolicy),
-    key(
-        "concurrency",
-        integer(1, 4096),
-        "how many events are handled at once in one process",
-    )
-    .default("16"),
-    key(
-        "config",
-        Kind::Settings,
-        "settings for the handler, read through `wasi:config`",
-    )
-    .default("{}"),
-    key(
-        "secrets",
-        Kind::Secrets,
-        "secrets for the handler, read through `wasi:config`; references only",
-    )
-    .default("{}"),
-    key(
-        "isolation",
-        choice(Isolation::NAMES),
-        "`handler` reuses instances, `event` makes a fresh one for each event",
-    )
-    .default("'handler'"),
-    key("limits", Kind::Table(LIMITS), "what one invocation may use").default("{}"),
-    key("retry", Kind::Table(RETRY), "what to do about failures").default("{}"),
-    key(
-        "dead_letter",
-        Kind::Table(DEAD_LETTER),
-        "where events go that are given up on",
-    )
-    .default("{}"),
-    key("allow", Kind::Table(ALLOW), "what the handler may reach").default("{}"),
-];
-
-const LIMITS: &[Key] = &[
-    key(
-        "timeout",
-        duration(Duration::from_millis(10), HOUR),
-        "wall-clock time of one invocation",
-    )
-    .default("'2s'"),
-    key(
-        "fuel",
-        integer(1, u64::MAX),
-        "fuel of one invocation, about one unit for each wasm instruction",
-    )
-    .default("500_000_000"),
-    key(
-        "memory",
-        size(64 << 10, 4 << 30),
-        "linear memory of one instance",
-    )
-    .default("'64MiB'"),
-    key(
-        "payload",
-        size(1, 64 * MIB),
-        "the largest payload that is given to the handler",
-    )
-    .default("'1MiB'"),
-    key(
-        "outputs",
-        integer(0, 10_000),
-        "the number of outputs of one invocation",
-    )
-    .default("64"),
-    key(
-        "output_bytes",
-        size(0, 256 * MIB),
-        "the size of all outputs of one invocation: subjects, headers and payloads",
-    )
-    .default("'1MiB'"),
-    key(
-        "reuse",
-        integer(1, 1_000_000_000),
-        "after how many events an instance is replaced",
-    )
-    .default("1000"),
-];
-
-const RETRY: &[Key] = &[
-    key(
-        "max_attempts",
-        integer(1, 1000),
-        "after how many failed attempts an event goes to the dead letters",
-    )
-    .default("5"),
-    key("backoff", choice(Backoff::NAMES), "how the delay grows").default("'exponential'"),
-    key(
-        "initial",
-        duration(Duration::ZERO, DAY.saturating_mul(30)),
-        "the delay after the first failure",
-    )
-    .default("'500ms'"),
-    key(
-        "max",
-        duration(Duration::ZERO, DAY.saturating_mul(30)),
-        "the longest delay; at least `initial`",
-    )
-    .default("'1m'"),
-    key(
-        "multiplier",
-        Kind::Number {
-            min: 1.0,
-            max: 1000.0,
-        },
-        "the factor from one delay to the next; exponential only",
-    )
-    .default("2.0"),
-    key(
-        "jitter",
-        Kind::Number { min: 0.0, max: 1.0 },
-        "the share of a delay that is varied at random: 0.2 spreads over 80 % to 120 %",
-    )
-    .default("0.2"),
-];
-
-const DEAD_LETTER: &[Key] = &[
-    key(
-        "subject",
-        Kind::Text(Text::Subject),
-        "the subject dead letters are published on",
-    )
-    .derived(
-        "`<prefix>.deadletter.<name>`",
-        "'registration.welcome_email_deadletter'",
-    )
-    .within(Within::Handler),
-    key(
-        "max_age",
-        duration(Duration::from_secs(1), DAY.saturating_mul(3650)),
-        "how long dead letters are kept",
-    )
-    .default("'30d'"),
-];
-
-const ALLOW: &[Key] = &[key(
-    "publish",
-    Kind::List(Text::Pattern),
-    "the subjects that outputs may be published on",
-)
-.default("[]")];

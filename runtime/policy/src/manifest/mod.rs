@@ -1,7 +1,7 @@
 //! The manifest (`tidemill.toml` and the drop-ins beside the plugins): from text to resolved values.
 //!
 //! [`parse`] reports everything that is wrong in all files at once. It goes in steps, one module each:
-//! the sources are parsed as TOML, walked along the key tables (`keys`, `read`), merged by precedence
+//! the sources are parsed as TOML, walked along the key tables (`tables`, `read`, `values`), merged by precedence
 //! (`layers`), turned into a [`Manifest`] (`resolve`) and checked as a whole (`check`). The JSON schema
 //! and the reference are made from the same key tables.
 //!
@@ -17,8 +17,10 @@ mod redact;
 mod resolve;
 mod resolved;
 mod schema;
+mod tables;
 mod texts;
 mod units;
+mod values;
 
 pub use expand::Env;
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};

@@ -13,6 +13,8 @@ pub const PROBLEMS_MAX: usize = 100;
 const EXCERPT_CHARS_MAX: usize = 160;
 /// How many characters are shown before the problem in a line that is too long to be shown whole.
 const EXCERPT_CHARS_BEFORE: usize = 40;
+/// How many bytes around a problem are looked at to show it; enough for any excerpt.
+const EXCERPT_REACH_BYTES: usize = 8 * EXCERPT_CHARS_MAX;
 /// Stands for text that must not be shown.
 const REDACTED: &str = "***";
 
@@ -193,6 +195,7 @@ impl Report {
 }
 
 fn locate(found: &Found, path: &str, text: &str, redacted: &[Span]) -> Problem {
+    let file = found.span.file;
     let start = text.floor_char_boundary(found.span.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let line_end = text[start..]
@@ -201,28 +204,36 @@ fn locate(found: &Found, path: &str, text: &str, redacted: &[Span]) -> Problem {
     let end = text
         .floor_char_boundary(found.span.end)
         .clamp(start, line_end);
-    let shown = |from: usize, to: usize| {
+
+    let from = text
+        .floor_char_boundary(start.saturating_sub(EXCERPT_REACH_BYTES))
+        .max(line_start);
+    let to = text
+        .floor_char_boundary(start + EXCERPT_REACH_BYTES)
+        .min(line_end);
+    let near = |span: &&Span| span.file == file && span.start < to && span.end > from;
+    let redacted: Vec<Span> = redacted.iter().filter(near).copied().collect();
+    let shown = |to: usize| {
         show(
             text,
             Span {
-                file: found.span.file,
+                file,
                 start: from,
                 end: to,
             },
-            redacted,
+            &redacted,
         )
     };
-    let whole = shown(line_start, line_end);
-    let caret = shown(line_start, start).chars().count();
-    let length = shown(line_start, end).chars().count().saturating_sub(caret);
-    let (text_shown, caret_start) = shorten(whole, caret);
-    let room = text_shown.chars().count().saturating_sub(caret_start);
+    let caret = shown(start).chars().count();
+    let length = shown(end.min(to)).chars().count().saturating_sub(caret);
+    let (shown, caret_start) = shorten(shown(to), caret);
+    let room = shown.chars().count().saturating_sub(caret_start);
     Problem {
         severity: found.severity,
         file: path.to_owned(),
         line: text[..line_start].matches('\n').count() + 1,
         column: text[line_start..start].chars().count() + 1,
-        text: text_shown,
+        text: shown,
         caret_start,
         caret_length: length.min(room).max(1),
         message: found.complaint.message.clone(),
@@ -258,15 +269,22 @@ fn show(text: &str, piece: Span, redacted: &[Span]) -> String {
 
 /// Cuts a line that is too long to what is around column `caret`; returns it with the new column.
 fn shorten(line: String, caret: usize) -> (String, usize) {
-    if line.chars().count() <= EXCERPT_CHARS_MAX {
+    let length = line.chars().count();
+    if length <= EXCERPT_CHARS_MAX {
         return (line, caret);
     }
     let skipped = caret.saturating_sub(EXCERPT_CHARS_BEFORE);
     let kept: String = line.chars().skip(skipped).take(EXCERPT_CHARS_MAX).collect();
-    match skipped {
-        0 => (format!("{kept}…"), caret),
-        _ => (format!("…{kept}…"), caret - skipped + 1),
-    }
+    let before = if skipped > 0 { "…" } else { "" };
+    let after = if length - skipped > EXCERPT_CHARS_MAX {
+        "…"
+    } else {
+        ""
+    };
+    (
+        format!("{before}{kept}{after}"),
+        caret - skipped + before.chars().count(),
+    )
 }
 
 /// The candidate most like `word`, if one is like enough to be what was meant.
@@ -312,6 +330,35 @@ mod tests {
         let (line, caret) = shorten(format!("{}!{}", "a".repeat(300), "b".repeat(300)), 300);
         assert_eq!(line.chars().nth(caret), Some('!'));
         assert_eq!(line.chars().count(), EXCERPT_CHARS_MAX + 2);
+    }
+
+    #[test]
+    fn a_program_is_given_the_same_as_a_person() {
+        let mut report = Report::default();
+        report.warning(
+            Span {
+                file: 0,
+                start: 2,
+                end: 5,
+            },
+            Complaint::new("odd"),
+        );
+        let problems = report.finish(&[("t.toml", "\n\tabc")]);
+        let expected = serde_json::json!({
+            "problems": [{
+                "severity": "warning",
+                "file": "t.toml",
+                "line": 2,
+                "column": 2,
+                "text": "    abc",
+                "caret_start": 4,
+                "caret_length": 3,
+                "message": "odd",
+                "hint": null,
+            }],
+            "omitted": 0,
+        });
+        assert_eq!(serde_json::to_value(&problems).ok(), Some(expected));
     }
 
     proptest! {

@@ -1,5 +1,5 @@
-//! From TOML to checked values: walks a parsed document along the key tables, reports everything that is
-//! wrong with single values and unknown keys, and goes on.
+//! Walks a parsed document along the key tables, reports keys that are unknown or misplaced, has each
+//! value read, and goes on whatever is wrong.
 //!
 //! What several values mean together is not decided here.
 
@@ -7,16 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeArray, DeString, DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::expand::{Env, expand};
-use super::keys::{Default, HANDLER, Key, Kind, Place, SECTIONS, Section, Text, Within};
-use super::problem::{Complaint, Report, Span, nearest, quoted};
+use super::expand::Env;
+use super::keys::{Fallback, Key, Kind, Place, Section, Within};
+use super::problem::{Complaint, Report, Span, nearest};
 use super::resolved::SecretRef;
-use super::{texts, units};
-
-/// The longest list that a manifest may hold.
-const LIST_MAX: usize = 256;
+use super::tables::{HANDLER, SECTIONS};
+use super::texts;
 
 /// A value that has been checked on its own.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,16 +70,14 @@ pub(super) fn main_file(document: &DeTable, raw: &mut Raw, report: &mut Report, 
         env,
         report,
     };
+    let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
     for (name, value) in document {
         match SECTIONS
             .iter()
             .find(|section| section.name == name.get_ref())
         {
             Some(section) => reader.section(section, name, value, raw),
-            None => {
-                let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
-                reader.unknown(name, "at the top of the manifest", &names, &[]);
-            }
+            None => reader.unknown(name, "at the top of the manifest", &names, &[]),
         }
     }
 }
@@ -135,14 +131,15 @@ const HANDLER_BODY: Body = Body {
     section: "handler",
 };
 
-struct Reader<'a> {
-    file: usize,
-    env: Env<'a>,
-    report: &'a mut Report,
+/// Reads one file.
+pub(super) struct Reader<'a> {
+    pub(super) file: usize,
+    pub(super) env: Env<'a>,
+    pub(super) report: &'a mut Report,
 }
 
 impl Reader<'_> {
-    fn span<T>(&self, spanned: &Spanned<T>) -> Span {
+    pub(super) fn span<T>(&self, spanned: &Spanned<T>) -> Span {
         let range = spanned.span();
         Span {
             file: self.file,
@@ -296,128 +293,12 @@ impl Reader<'_> {
         self.report.error(span, Complaint::new(message).hint(hint));
     }
 
-    fn complain(&mut self, path: &str, span: Span, complaint: Complaint) -> Value {
-        let message = format!("\"{path}\" {}", complaint.message);
-        self.report.error(
-            span,
-            Complaint {
-                message,
-                ..complaint
-            },
-        );
-        Value::Invalid
-    }
-
-    fn wrong_type(&mut self, path: &str, value: &Spanned<DeValue>, complaint: Complaint) -> Value {
-        let found = value.get_ref().type_str();
-        let article = if found.starts_with(['a', 'i']) {
-            "an"
-        } else {
-            "a"
-        };
-        let message = format!("{}, not {article} {found}", complaint.message);
-        self.complain(
-            path,
-            self.span(value),
-            Complaint {
-                message,
-                ..complaint
-            },
-        )
-    }
-
-    fn value(&mut self, kind: Kind, path: &str, value: &Spanned<DeValue>) -> Value {
-        let span = self.span(value);
-        let refused = Complaint::new(format!("must be {}", kind.describe()));
-        match (kind, value.get_ref()) {
-            (Kind::Text(form), DeValue::String(text)) => self.text(form, path, text, span),
-            (Kind::Bool, DeValue::Boolean(value)) => Value::Bool(*value),
-            (Kind::Integer { min, max }, DeValue::Integer(integer)) => {
-                match u64::from_str_radix(integer.as_str(), integer.radix()) {
-                    Ok(integer) if (min..=max).contains(&integer) => Value::Integer(integer),
-                    _ => self.complain(path, span, refused),
-                }
-            }
-            (Kind::Number { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => {
-                match number(value.get_ref()) {
-                    Some(number) if (min..=max).contains(&number) => Value::Number(number),
-                    _ => self.complain(path, span, refused),
-                }
-            }
-            (Kind::List(form) | Kind::OneOrMore(form), DeValue::Array(array)) => {
-                self.list(kind, form, path, array, span)
-            }
-            (Kind::OneOrMore(form), DeValue::String(text)) => {
-                match self.text(form, path, text, span) {
-                    Value::Text(text) => Value::List(vec![(text, span)]),
-                    _ => Value::Invalid,
-                }
-            }
-            (Kind::Settings | Kind::Secrets, DeValue::Table(table)) => self.map(kind, path, table),
-            _ => {
-                let hint = type_hint(kind, value.get_ref());
-                self.wrong_type(path, value, Complaint { hint, ..refused })
-            }
-        }
-    }
-
-    fn text(&mut self, form: Text, path: &str, text: &str, span: Span) -> Value {
-        match expand(text, self.env).and_then(|text| texts::read(form, &text)) {
-            Ok(value) => value,
-            Err(complaint) => self.complain(path, span, complaint),
-        }
-    }
-
-    fn list(&mut self, kind: Kind, form: Text, path: &str, array: &DeArray, span: Span) -> Value {
-        if array.len() > LIST_MAX {
-            let message = format!("has more than {LIST_MAX} entries");
-            return self.complain(path, span, Complaint::new(message));
-        }
-        if array.is_empty() && matches!(kind, Kind::OneOrMore(_)) {
-            return self.complain(path, span, Complaint::new("must name at least one"));
-        }
-        let mut entries = Vec::with_capacity(array.len());
-        for entry in array {
-            if let Value::Text(text) = self.value(Kind::Text(form), path, entry) {
-                entries.push((text, self.span(entry)));
-            }
-        }
-        match entries.len() == array.len() {
-            true => Value::List(entries),
-            false => Value::Invalid,
-        }
-    }
-
-    fn map(&mut self, kind: Kind, path: &str, table: &DeTable) -> Value {
-        let mut entries = Layer::new();
-        for (name, value) in table {
-            let path = format!("{path}.{}", name.get_ref());
-            let span = self.span(value);
-            let value = match (kind, value.get_ref()) {
-                (Kind::Secrets, _) => self.value(Kind::Text(Text::Secret), &path, value),
-                (_, DeValue::String(text)) => match expand(text, self.env) {
-                    Ok(text) => Value::Text(text),
-                    Err(complaint) => self.complain(&path, span, complaint),
-                },
-                (_, DeValue::Integer(integer)) => Value::Text(integer.to_string()),
-                (_, DeValue::Float(float)) => Value::Text(float.to_string()),
-                (_, DeValue::Boolean(value)) => Value::Text(value.to_string()),
-                _ => {
-                    let complaint = Complaint::new("must be a string, a number or a boolean");
-                    self.wrong_type(&path, value, complaint)
-                }
-            };
-            entries.insert(name.get_ref().to_string(), Leaf { value, span });
-        }
-        Value::Map(entries)
-    }
-
     fn built_in(&mut self, keys: &'static [Key], prefix: &str, layer: &mut Layer) {
         for key in keys {
             let path = format!("{prefix}{}", key.name);
             if let Kind::Table(keys) = key.kind {
                 self.built_in(keys, &format!("{path}."), layer);
-            } else if let Default::Value(text) = key.default
+            } else if let Fallback::Value(text) = key.default
                 && let Ok(value) = DeValue::parse(text)
             {
                 let value = self.value(key.kind, &path, &value);
@@ -445,39 +326,4 @@ fn nested(word: &str, keys: &[Key]) -> Option<String> {
         }
         _ => None,
     })
-}
-
-fn number(value: &DeValue) -> Option<f64> {
-    match value {
-        DeValue::Float(float) => float.as_str().parse().ok(),
-        DeValue::Integer(integer) if integer.radix() == 10 => integer.as_str().parse().ok(),
-        _ => None,
-    }
-}
-
-/// What to write instead of a value of the wrong type.
-fn type_hint(kind: Kind, value: &DeValue) -> Option<String> {
-    match (kind, value) {
-        (Kind::Text(Text::Duration { .. }), DeValue::Integer(integer)) => {
-            units::not_a_duration(integer.as_str()).hint
-        }
-        (Kind::Text(Text::Size { .. }), DeValue::Integer(integer)) => {
-            units::not_a_size(integer.as_str()).hint
-        }
-        (Kind::Bool | Kind::Integer { .. } | Kind::Number { .. }, DeValue::String(_)) => {
-            Some("write it without quotes".to_owned())
-        }
-        (Kind::List(_), DeValue::String(_)) => Some("put it in brackets: [\"…\"]".to_owned()),
-        (Kind::Text(Text::Choice(names)), _) => {
-            Some(format!("write one of {}", quoted(names.iter().copied())))
-        }
-        (Kind::Table(keys), _) => {
-            let names = keys.iter().map(|key| key.name);
-            Some(format!(
-                "known keys: {}",
-                names.collect::<Vec<_>>().join(", ")
-            ))
-        }
-        _ => None,
-    }
 }

@@ -56,10 +56,10 @@ pub(super) fn broken_text(text: &str, file: usize, report: &mut Report) {
     let mut start = 0;
     let mut under_header = false;
     for line in text.split_inclusive('\n') {
-        if line.trim_start().starts_with('[') {
+        let header = line.trim_start().starts_with('[') && !line.contains(['"', '\'', '=', ',']);
+        if header {
             under_header = is_secretive(line);
-        }
-        if under_header || is_secretive(line) || has_user_info(line) {
+        } else if under_header || is_secretive(line) || has_user_info(line) {
             let from = line.find('=').map_or(0, |equals| equals + 1);
             redact(start + from..start + line.trim_end().len(), file, report);
         }

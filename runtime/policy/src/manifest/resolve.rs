@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::check;
-use super::keys::{HANDLER, NATS, RUNTIME};
 use super::layers::Layers;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
@@ -11,6 +10,7 @@ use super::resolved::{
     Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode,
     Nats, RetryPolicy, Runtime, Tls,
 };
+use super::tables::{HANDLER, NATS, RUNTIME};
 use crate::budget::Budget;
 
 /// Resolves a manifest. If the report has errors afterwards, what is returned must not be used.

@@ -178,11 +178,11 @@ choice! {
 choice! {
     /// `format`: how messages are decoded.
     Format {
-        /// Recognise CloudEvents and queue messages; anything else is raw.
+        /// Recognise `CloudEvents` and queue messages; anything else is raw.
         Auto = "auto",
         /// The payload is the data, headers are headers.
         Raw = "raw",
-        /// CloudEvents, in binary or structured mode; anything else is undecodable.
+        /// `CloudEvents`, in binary or structured mode; anything else is undecodable.
         CloudEvents = "cloudevents",
         /// Queue messages; anything else is undecodable.
         Queue = "queue",

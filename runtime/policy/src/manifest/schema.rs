@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::keys::{Default, Key, Kind, Place, SECTIONS, Text};
+use super::keys::{Fallback, Key, Kind, Place, Text};
+use super::tables::SECTIONS;
 use super::units;
 
 /// Any string that is given by, or made with, a variable is left to the reader to judge.
@@ -18,13 +19,14 @@ pub fn json_schema() -> Json {
     for section in SECTIONS {
         let mut table = table(section.keys, section.place);
         let reference = json!({ "$ref": format!("#/$defs/{}", section.name) });
-        let mut property = match section.place.is_named() {
-            true => json!({
+        let mut property = if section.place.is_named() {
+            json!({
                 "type": "object",
                 "propertyNames": { "pattern": NAME_PATTERN },
                 "additionalProperties": reference,
-            }),
-            false => reference,
+            })
+        } else {
+            reference
         };
         property["description"] = json!(section.help);
         table["description"] = json!(section.help);
@@ -69,9 +71,9 @@ fn property(key: &Key, place: Place) -> Json {
     let mut description = format!("{} (must be {})", key.help, key.kind.describe());
     match key.default {
         _ if matches!(key.kind, Kind::Table(_)) => key.help.clone_into(&mut description),
-        Default::None { example } => property["examples"] = json!([json_of(example)]),
-        Default::Value(default) => property["default"] = json_of(default),
-        Default::Derived { rule, example } => {
+        Fallback::None { example } => property["examples"] = json!([json_of(example)]),
+        Fallback::Value(default) => property["default"] = json_of(default),
+        Fallback::Derived { rule, example } => {
             let _ = write!(description, "; default: {rule}");
             property["examples"] = json!([json_of(example)]);
         }
@@ -134,9 +136,10 @@ fn json_of(text: &str) -> Json {
 pub fn reference_markdown() -> String {
     let mut text = String::new();
     for section in SECTIONS {
-        let title = match section.place.is_named() {
-            true => format!("{}.<name>", section.name),
-            false => section.name.to_owned(),
+        let title = if section.place.is_named() {
+            format!("{}.<name>", section.name)
+        } else {
+            section.name.to_owned()
         };
         let _ = write!(text, "### `[{title}]`\n\n{}\n\n", section.help);
         if matches!(section.place, Place::Policy | Place::Defaults) {
@@ -183,9 +186,9 @@ fn rows(keys: &[Key], prefix: &str, text: &mut String) {
         }
         let default = match key.default {
             _ if key.required => "required".to_owned(),
-            Default::None { .. } => "none".to_owned(),
-            Default::Value(value) => format!("`{}`", value.replace('\'', "\"")),
-            Default::Derived { rule, .. } => rule.to_owned(),
+            Fallback::None { .. } => "none".to_owned(),
+            Fallback::Value(value) => format!("`{}`", value.replace('\'', "\"")),
+            Fallback::Derived { rule, .. } => rule.to_owned(),
         };
         let kind = key.kind.describe();
         let _ = writeln!(text, "| `{path}` | {kind} | {default} | {} |", key.help);

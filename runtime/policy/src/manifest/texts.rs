@@ -15,7 +15,7 @@ use crate::subject::{self, SubjectError};
 
 /// The longest path, or text of no special form, in bytes.
 const TEXT_BYTES_MAX: usize = 4096;
-/// The longest name of a stream or a consumer, in bytes, that JetStream allows.
+/// The longest name of a stream or a consumer, in bytes, that `JetStream` allows.
 const JETSTREAM_NAME_BYTES_MAX: usize = 255;
 const PREFIX_BYTES_MAX: usize = 32;
 /// The longest name of a handler or a policy, in bytes.
@@ -23,9 +23,12 @@ const NAME_BYTES_MAX: usize = 64;
 
 /// Reads `text` as what `form` says.
 pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
-    let held = |condition: bool| match condition {
-        true => Ok(Value::Text(text.to_owned())),
-        false => Err(must_be(form)),
+    let held = |condition: bool| {
+        if condition {
+            Ok(Value::Text(text.to_owned()))
+        } else {
+            Err(must_be(form))
+        }
     };
     match form {
         Text::Any | Text::Path | Text::Policy => {
@@ -65,10 +68,11 @@ pub(super) fn check_name(name: &str) -> Result<(), Complaint> {
     let fine = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(letters);
-    match fine {
-        true => Ok(()),
-        false => Err(Complaint::new("is no name for a handler or a policy")
-            .hint("use 1 to 64 of a-z, 0-9, \"-\" and \"_\", starting with a letter")),
+    if fine {
+        Ok(())
+    } else {
+        Err(Complaint::new("is no name for a handler or a policy")
+            .hint("use 1 to 64 of a-z, 0-9, \"-\" and \"_\", starting with a letter"))
     }
 }
 
@@ -82,10 +86,11 @@ fn is_prefix(text: &str) -> bool {
 fn jetstream_name(text: &str) -> Result<String, Complaint> {
     let forbidden =
         |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
-    match (1..=JETSTREAM_NAME_BYTES_MAX).contains(&text.len()) && !text.contains(forbidden) {
-        true => Ok(text.to_owned()),
-        false => Err(must_be(Text::JetStream)
-            .hint("use 1 to 255 bytes without blanks, \".\", \"*\", \">\", \"/\" and \"\\\"")),
+    if (1..=JETSTREAM_NAME_BYTES_MAX).contains(&text.len()) && !text.contains(forbidden) {
+        Ok(text.to_owned())
+    } else {
+        Err(must_be(Text::JetStream)
+            .hint("use 1 to 255 bytes without blanks, \".\", \"*\", \">\", \"/\" and \"\\\""))
     }
 }
 
@@ -140,11 +145,10 @@ fn url(text: &str) -> Result<String, Complaint> {
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     let complete = host_and_port(authority).is_some();
     let portless = scheme.is_some() && is_host(authority);
-    match complete || portless {
-        true => Ok(text.to_owned()),
-        false => {
-            Err(complaint.hint("write \"nats://host:port\", \"tls://host:port\" or \"host:port\""))
-        }
+    if complete || portless {
+        Ok(text.to_owned())
+    } else {
+        Err(complaint.hint("write \"nats://host:port\", \"tls://host:port\" or \"host:port\""))
     }
 }
 
@@ -159,12 +163,13 @@ fn listen(text: &str) -> Result<String, Complaint> {
         .trim_start_matches('[')
         .trim_end_matches(']')
         .parse::<IpAddr>();
-    match host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
-        true => Ok(text.to_owned()),
-        false => Err(Complaint::new(
+    if host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
+        Ok(text.to_owned())
+    } else {
+        Err(Complaint::new(
             "must be a loopback address: the API has no token yet, so anyone in the network could use it",
         )
-        .hint("write \"127.0.0.1:7070\" and put a proxy with authentication in front")),
+        .hint("write \"127.0.0.1:7070\" and put a proxy with authentication in front"))
     }
 }
 

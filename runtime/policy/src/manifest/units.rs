@@ -38,10 +38,8 @@ const SIZE_UNITS: &[&str] = &["B", "KiB", "MiB", "GiB", "KB", "MB", "GB"];
 
 const DAY_SECONDS: u64 = 86_400;
 
-const DURATION_HINT: &str =
-    "write a number and a unit (ms, s, m, h, d or w), such as \"500ms\" or \"1m 30s\"";
-const SIZE_HINT: &str =
-    "write a number and a unit (B, KiB, MiB, GiB, or KB, MB, GB), such as \"64MiB\"";
+const DURATION_UNITS_HINT: &str = "units are ms, s, m, h, d and w, as in \"500ms\" or \"1m 30s\"";
+const SIZE_UNITS_HINT: &str = "units are B, KiB, MiB, GiB, KB, MB and GB, as in \"64MiB\"";
 
 /// The regular expression of the schema for durations.
 pub(super) fn duration_pattern() -> String {
@@ -77,7 +75,7 @@ pub(super) fn not_a_duration(text: &str) -> Complaint {
         "must be a duration with a unit",
         number,
         short,
-        DURATION_HINT,
+        DURATION_UNITS_HINT,
     )
 }
 
@@ -99,7 +97,7 @@ pub(super) fn not_a_size(text: &str) -> Complaint {
         "" => Some("MiB"),
         unit => nearest(unit, SIZE_UNITS.iter().copied()),
     };
-    propose("must be a size with a unit", number, known, SIZE_HINT)
+    propose("must be a size with a unit", number, known, SIZE_UNITS_HINT)
 }
 
 fn propose(message: &str, number: &str, unit: Option<&str>, hint: &str) -> Complaint {
@@ -137,7 +135,7 @@ pub(super) fn show_size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let exact = units
         .iter()
-        .find(|(_, factor)| bytes > 0 && bytes % factor == 0);
+        .find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     exact.map_or(format!("{bytes}B"), |(unit, factor)| {
         format!("{}{unit}", bytes / factor)
     })

@@ -32,7 +32,7 @@ fn walk(table: &Value, path: &[String], found: &mut Vec<Leaf>) {
         "{path:?} is not closed"
     );
     for (name, property) in table["properties"].as_object().unwrap() {
-        let path = [path, &[name.clone()]].concat();
+        let path = [path, std::slice::from_ref(name)].concat();
         let described = property["description"]
             .as_str()
             .is_some_and(|text| !text.is_empty());
