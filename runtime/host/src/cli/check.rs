@@ -5,7 +5,7 @@ use serde::Serialize;
 use tidemill::invoker::wasm::Inspection;
 use tidemill::load::{self, Fault, Loaded, ManifestFile};
 use tidemill::logging::Purpose;
-use tidemill_policy::manifest::{Problems, show_size};
+use tidemill_policy::manifest::Problems;
 
 use super::{Done, Failure, Global, output};
 
@@ -94,12 +94,14 @@ fn text(report: &Report<'_>) -> String {
     text
 }
 
-/// A size to three digits or so, in the unit that suits it.
+/// A size to two digits or so, in the unit that suits it.
 pub(crate) fn approximate(bytes: u64) -> String {
-    match bytes {
-        0..10_240 => show_size(bytes),
-        10_240..10_485_760 => show_size(bytes & !1023),
-        _ => show_size(bytes & !1_048_575),
+    let tenths = |unit: u64| bytes / (unit / 10);
+    let (unit, name) = if bytes < 1 << 20 { (1 << 10, "KiB") } else { (1 << 20, "MiB") };
+    match tenths(unit) {
+        _ if bytes < 1 << 10 => format!("{bytes} B"),
+        tenths @ ..100 => format!("{}.{} {name}", tenths / 10, tenths % 10),
+        tenths => format!("{} {name}", tenths / 10),
     }
 }
 
@@ -109,7 +111,14 @@ mod tests {
 
     #[test]
     fn sizes_are_short() {
-        let rows = [(17, "17B"), (2048, "2KiB"), (94_321, "92KiB"), (18_000_000, "17MiB"), (0, "0B")];
+        let rows = [
+            (0, "0 B"),
+            (17, "17 B"),
+            (2100, "2.0 KiB"),
+            (94_321, "92 KiB"),
+            (1_629_858, "1.5 MiB"),
+            (1 << 40, "1048576 MiB"),
+        ];
         for (bytes, expected) in rows {
             assert_eq!(approximate(bytes), expected);
         }

@@ -7,18 +7,19 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde::Serialize;
 use tempfile::TempDir;
-use tidemill::broker::nats::connect::{self, Target};
+use tidemill::broker::nats::connect::Target;
 use tidemill::broker::nats::server::{self, Server};
-use tidemill::broker::nats::{Nats, streams};
+use tidemill::broker::nats::streams;
 use tidemill::dev::{self, Plan};
-use tidemill::instance::Settings;
+use tidemill::instance::{Part, Settings};
+use tidemill::invoker::wasm::WasmHandler;
 use tidemill::load::ManifestFile;
 use tidemill::logging::Purpose;
 use tidemill_policy::manifest::{Auth, Manifest};
 use tidemill_policy::subject;
 
 use super::service::{self, Signals};
-use super::{Done, Failure, Global, output};
+use super::{Done, Failure, Global, connect, output};
 
 const EXAMPLES: &str = "\
 Starts a private nats-server, unless --nats-url or the manifest names one. Streams that the handlers need
@@ -95,7 +96,7 @@ fn shared_target(global: &Global, arguments: &Arguments, file: &ManifestFile) ->
 async fn develop(
     global: &Global,
     settings: &Settings,
-    parts: Vec<tidemill::instance::Part<tidemill::invoker::wasm::WasmHandler>>,
+    parts: Vec<Part<WasmHandler>>,
     target: &Target,
     signals: &Signals,
 ) -> Done {
@@ -110,8 +111,7 @@ async fn develop(
 
 /// Makes the streams that are missing.
 async fn provide_streams(manifest: &Manifest, target: &Target) -> Result<Plan, Failure> {
-    let (client, link) = connect::connect(target, "tidemill dev").await?;
-    let nats = Nats::new(client, link);
+    let nats = connect(target, "tidemill dev").await?;
     // A clearer answer than a list of streams gives where there is no JetStream.
     streams::api_level(&nats).await?;
     let plan = dev::plan_streams(manifest, &streams::list(&nats).await?);

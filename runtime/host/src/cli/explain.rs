@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_stream};
 use tidemill::load::{self, ManifestFile};
-use tidemill::logging::Purpose;
+use tidemill::logging::{Purpose, counted};
 use tidemill_policy::history::millis;
 use tidemill_policy::manifest::{Backoff, Handler, Isolation, Mode, show_duration, show_size};
 use tidemill_policy::publication::retries_through_stream;
@@ -233,12 +233,12 @@ fn mode_text(handler: &Handler) -> String {
 fn limits_text(handler: &Handler) -> String {
     let limits = &handler.limits;
     format!(
-        "{} of time, {} of fuel, {} of memory for each attempt\npayload up to {}; up to {} outputs, {} together",
+        "{} of time, {} of fuel, {} of memory for each attempt\npayload up to {}; up to {}, {} together",
         show_duration(limits.budget.timeout),
         limits.budget.fuel,
         show_size(limits.budget.memory_bytes),
         show_size(limits.payload_bytes),
-        limits.budget.outputs,
+        counted(limits.budget.outputs.into(), "output"),
         show_size(limits.budget.output_bytes)
     )
 }

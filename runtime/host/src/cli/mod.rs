@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use tidemill::broker::nats::connect::Target;
+use tidemill::broker::nats::Nats;
+use tidemill::broker::nats::connect::{self, ConnectError, Target};
 use tidemill::invoker::wasm::{Engine, EngineOptions};
 use tidemill::load::{self, Fault, ManifestFile, ReadError};
 use tidemill::logging::{self, Purpose};
@@ -222,6 +223,15 @@ fn find_handler<'a>(file: &'a ManifestFile, name: &str) -> Result<&'a Handler, F
             names.join(", ")
         ))
     })
+}
+
+/// Connects once; services that wait for their server do so elsewhere.
+async fn connect(target: &Target, name: &str) -> Result<Nats, Failure> {
+    let (client, link) = connect::connect(target, name).await.map_err(|error| match error {
+        ConnectError::Unreachable { .. } => anyhow!("{error}; is the server running, and is the URL right?"),
+        error => error.into(),
+    })?;
+    Ok(Nats::new(client, link))
 }
 
 /// Checks a URL before it is tried: a wrong one would be tried for ever.

@@ -32,7 +32,8 @@ impl Output {
         };
         let (text, mut error) = match failure {
             Failure::Failed(error) | Failure::Usage(error) => {
-                (format!("error: {error:#}"), json!({ "message": format!("{error:#}") }))
+                let message = with_causes(error);
+                (format!("error: {message}"), json!({ "message": message }))
             }
             Failure::Manifest(problems) => (problems.to_string(), json!(problems)),
             Failure::Faults(faults) => (show_faults(faults), json!({ "faults": faults })),
@@ -47,6 +48,15 @@ impl Output {
         }
         exit
     }
+}
+
+/// An error with its causes, those left out that its text tells already.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
 }
 
 /// One line for each fault.
@@ -90,6 +100,12 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::anyhow!("disk full").context("cannot write: disk full").context("cannot save");
+        assert_eq!(with_causes(&error), "cannot save: cannot write: disk full");
+    }
 
     #[test]
     fn texts_stand_below_each_other() {

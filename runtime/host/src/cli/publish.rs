@@ -7,15 +7,15 @@ use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 use tidemill::broker::PublishError;
-use tidemill::broker::nats::connect::{self, Target};
-use tidemill::broker::nats::{Nats, publish};
+use tidemill::broker::nats::connect::Target;
+use tidemill::broker::nats::publish;
 use tidemill::load;
 use tidemill::logging::Purpose;
 use tidemill_policy::headers::{self, MSG_ID};
 use tidemill_policy::publication::Publication;
 use tidemill_policy::subject;
 
-use super::{Done, Failure, Global, parse_header, read_input};
+use super::{Done, Failure, Global, connect, parse_header, read_input};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,8 +61,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
         .map_err(|error| Failure::usage(format!("subject {:?}: {error}", arguments.subject)))?;
     let message = message(arguments)?;
     let target = target(global)?;
-    let (client, link) = connect::connect(&target, "tidemill publish").await?;
-    let nats = Nats::new(client, link);
+    let nats = connect(&target, "tidemill publish").await?;
     let mut stored = Vec::new();
     for _ in 0..arguments.count {
         let (stream, sequence, duplicate) = publish::publish_one(&nats, &message).await.map_err(|fault| {

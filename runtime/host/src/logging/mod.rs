@@ -91,7 +91,7 @@ fn directives(options: Options) -> String {
         Purpose::Command => (1, 2, 2, 2),
         Purpose::Invocation => (1, 2, 2, 4),
         Purpose::Service => (2, 3, 3, 3),
-        Purpose::Desk { .. } => (1, 2, 4, 4),
+        Purpose::Desk { .. } => (1, 3, 4, 4),
     };
     let level = |usual: i16| {
         let index = usual.saturating_add(options.verbosity).clamp(0, 5);

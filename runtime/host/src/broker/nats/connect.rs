@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Link {
     up: watch::Sender<bool>,
     denials: RwLock<HashMap<String, (String, Instant)>>,
     denied: Notify,
+    /// Whether we are closing the connection ourselves.
+    closing: AtomicBool,
     /// How often the connection was made anew.
     pub reconnects: watch::Sender<u64>,
 }
@@ -32,6 +35,7 @@ impl Default for Link {
             up: watch::Sender::new(false),
             denials: RwLock::default(),
             denied: Notify::new(),
+            closing: AtomicBool::new(false),
             reconnects: watch::Sender::new(0),
         }
     }
@@ -61,6 +65,11 @@ impl Link {
         }
     }
 
+    /// Says that the connection is about to be closed by us, which is no loss.
+    pub fn expect_end(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
     fn on_event(&self, event: Event) {
         match event {
             Event::Connected => {
@@ -72,7 +81,7 @@ impl Link {
                 self.denials.write().unwrap_or_else(PoisonError::into_inner).clear();
             }
             Event::Disconnected | Event::Closed => {
-                if self.up.send_replace(false) {
+                if self.up.send_replace(false) && !self.closing.load(Ordering::Relaxed) {
                     tracing::warn!("lost the connection to NATS; events wait there until it is back");
                 }
             }

@@ -179,8 +179,10 @@ async fn answers(url: &str) -> bool {
     context.query_account().await.is_ok()
 }
 
+/// The end of a log: what it says of errors, else its last lines.
 fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().rev().take(3).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    let errors: Vec<_> = text.lines().filter(|line| line.contains("[FTL]") || line.contains("[ERR]")).collect();
+    let lines = if errors.is_empty() { text.lines().collect() } else { errors };
+    lines[lines.len().saturating_sub(3)..].join(" | ")
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tidemill::logging::show_elapsed;
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::history::millis;
-use tidemill_policy::manifest::{RetryPolicy, show_duration};
+use tidemill_policy::manifest::RetryPolicy;
 use tidemill_policy::retry::backoff;
 
 /// The attempts, those with the same delay before them taken together.
@@ -71,7 +72,7 @@ const LINES_MAX: usize = 30;
 impl Schedule {
     pub(crate) fn text(&self) -> String {
         let mut text = format!("{:<9} {:<12} {:<22} {}\n", "attempt", "after", "with jitter", "starts at the latest");
-        text.push_str(&format!("{:<9} {:<12} {:<22} 0s\n", "1", "", ""));
+        text.push_str(&format!("{:<9} {:<12} {:<22} at once\n", "1", "", ""));
         for step in self.steps.iter().take(LINES_MAX) {
             let numbers =
                 if step.from == step.to { step.from.to_string() } else { format!("{}-{}", step.from, step.to) };
@@ -92,7 +93,7 @@ impl Schedule {
 }
 
 fn show(ms: u64) -> String {
-    show_duration(Duration::from_millis(ms))
+    show_elapsed(Duration::from_millis(ms))
 }
 
 #[cfg(test)]

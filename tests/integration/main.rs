@@ -1,0 +1,3 @@
+//! Tests of tidemill as a whole, from outside.
+
+mod cli;
