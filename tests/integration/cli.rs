@@ -38,7 +38,7 @@ impl Desk {
 
     /// A manifest whose plugins are the guests, with `handlers`.
     fn with_guests(handlers: &str) -> Desk {
-        Desk::with(&format!("[runtime]\nplugins = {:?}\n{handlers}", guests()))
+        Desk::with(&format!("[runtime]\nplugins = '{}'\n{handlers}", guests().display()))
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {

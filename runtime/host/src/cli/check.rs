@@ -78,8 +78,7 @@ fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
 /// One line for each handler.
 fn text(report: &Report<'_>) -> String {
     let width = report.handlers.iter().map(|handler| handler.name.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for handler in &report.handlers {
+    let line = |handler: &HandlerReport| {
         let mark = if handler.ok { "ok    " } else { "FAILED" };
         let size = handler.size_bytes.map_or_else(String::new, |bytes| format!(" ({})", approximate(bytes)));
         let grants = match handler.may_publish.as_slice() {
@@ -89,9 +88,9 @@ fn text(report: &Report<'_>) -> String {
         let subjects = handler.subjects.join(", ");
         let component = &handler.component;
         let name = &handler.name;
-        text.push_str(&format!("{mark} {name:width$}  {subjects} -> {component}{size}, may publish {grants}\n"));
-    }
-    text
+        format!("{mark} {name:width$}  {subjects} -> {component}{size}, may publish {grants}")
+    };
+    report.handlers.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// A size to two digits or so, in the unit that suits it.

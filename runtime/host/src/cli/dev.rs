@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde::Serialize;
 use tempfile::TempDir;
-use tidemill::broker::nats::connect::Target;
+use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::server::{self, Server};
 use tidemill::broker::nats::streams;
 use tidemill::dev::{self, Plan};
@@ -19,7 +19,7 @@ use tidemill_policy::manifest::{Auth, Manifest};
 use tidemill_policy::subject;
 
 use super::service::{self, Signals};
-use super::{Done, Failure, Global, connect, output};
+use super::{Done, Failure, Global, output};
 
 const EXAMPLES: &str = "\
 Starts a private nats-server, unless --nats-url or the manifest names one. Streams that the handlers need
@@ -33,7 +33,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// The nats-server to start; else what TIDEMILL_NATS_SERVER names, else the one on the search path
+    /// The nats-server to start; else what `TIDEMILL_NATS_SERVER` names, else the one on the search path
     #[arg(long, value_name = "PATH")]
     nats_server: Option<PathBuf>,
     /// Where the private server keeps its data; else in a temporary folder that is removed at the end
@@ -101,7 +101,7 @@ async fn develop(
     signals: &Signals,
 ) -> Done {
     let plan = provide_streams(&settings.manifest, target).await?;
-    let desk = Desk { url: target.urls.join(","), created: plan };
+    let desk = Desk { url: connect::without_credentials(&target.urls), created: plan };
     global.out().show(&desk, || desk.text(&settings.manifest));
     for warning in &desk.created.warnings {
         tracing::warn!("{warning}");
@@ -111,7 +111,7 @@ async fn develop(
 
 /// Makes the streams that are missing.
 async fn provide_streams(manifest: &Manifest, target: &Target) -> Result<Plan, Failure> {
-    let nats = connect(target, "tidemill dev").await?;
+    let nats = super::connect(target, "tidemill dev").await?;
     // A clearer answer than a list of streams gives where there is no JetStream.
     streams::api_level(&nats).await?;
     let plan = dev::plan_streams(manifest, &streams::list(&nats).await?);
@@ -134,13 +134,12 @@ struct Private {
 
 impl Broker {
     async fn start(arguments: &Arguments) -> Result<Broker, Failure> {
-        let (path, lock, folder) = match &arguments.data {
-            Some(path) => (path.clone(), Some(lock(path)?), None),
-            None => {
-                let folder = tempfile::Builder::new().prefix("tidemill-dev-").tempdir();
-                let folder = folder.context("cannot make a temporary folder; name one with --data")?;
-                (folder.path().to_owned(), None, Some(folder))
-            }
+        let (path, lock, folder) = if let Some(path) = &arguments.data {
+            (path.clone(), Some(lock(path)?), None)
+        } else {
+            let folder = tempfile::Builder::new().prefix("tidemill-dev-").tempdir();
+            let folder = folder.context("cannot make a temporary folder; name one with --data")?;
+            (folder.path().to_owned(), None, Some(folder))
         };
         let path = path.canonicalize().with_context(|| format!("cannot use {}", path.display()))?;
         let executable = server::executable(arguments.nats_server.as_deref());

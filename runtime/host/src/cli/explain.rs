@@ -183,7 +183,7 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("subject", explanation.subjects.join(", ")),
         ("stream", stream_text(explanation)),
         ("mode", mode_text(handler)),
-        ("consumers", explanation.consumers.iter().map(Consumer::text).collect()),
+        ("consumers", lines(explanation.consumers.iter().map(Consumer::text))),
         ("format", explanation.format.to_owned()),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),
@@ -196,17 +196,21 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
                 explanation.dead_letter.stream
             ),
         ),
-        ("config", explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}\n")).collect()),
-        ("secrets", explanation.secrets.iter().map(|(key, from)| format!("{key} from {from}\n")).collect()),
+        ("config", lines(explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}")))),
+        ("secrets", lines(explanation.secrets.iter().map(|(key, from)| format!("{key} from {from}")))),
         ("may publish", explanation.may_publish.join("\n")),
     ];
     rows.extend(explanation.warnings.iter().map(|warning| ("warning", warning.clone())));
     format!("{}\n{}", output::table(rows), explanation.schedule.text())
 }
 
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 impl Consumer {
     fn text(&self) -> String {
-        format!("{} on {}\n", self.name, self.stream.as_deref().unwrap_or("the stream above"))
+        format!("{} on {}", self.name, self.stream.as_deref().unwrap_or("the stream above"))
     }
 }
 

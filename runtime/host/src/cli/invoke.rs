@@ -294,19 +294,16 @@ impl OutputShown {
     }
 
     fn text(&self) -> String {
-        let mut text = self.subject.clone();
-        for (label, value) in [("kind", &self.kind), ("content type", &self.content_type)] {
-            text.extend(value.as_ref().map(|value| format!(", {label} {value}")));
-        }
-        for (name, value) in &self.headers {
-            text.push_str(&format!("\n{name}: {value}"));
-        }
-        text.push('\n');
-        text.push_str(&match &self.payload {
+        let mut title = self.subject.clone();
+        title.extend(self.kind.iter().map(|kind| format!(", kind {kind}")));
+        title.extend(self.content_type.iter().map(|content_type| format!(", content type {content_type}")));
+        let mut lines = vec![title];
+        lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+        lines.push(match &self.payload {
             Payload::Text(text) => text.clone(),
             Payload::Base64(text) => format!("(base64) {text}"),
         });
-        text
+        lines.join("\n")
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) struct Global {
     /// How to show the result
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: Format,
-    /// Log more; repeat for still more. The filter in TIDEMILL_LOG, such as "info,tidemill=debug", wins
+    /// Log more; repeat for still more. The filter in `TIDEMILL_LOG`, such as "info,tidemill=debug", wins
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Log less; repeat for still less
@@ -141,8 +141,14 @@ impl Cli {
             Command::Publish(arguments) => publish::run(global, &arguments).await,
             Command::Inspect(arguments) => inspect::run(global, &arguments),
             Command::Explain(arguments) => explain::run(global, &arguments),
-            Command::Schema(arguments) => schema::schema(global, &arguments),
-            Command::Completions(arguments) => schema::completions(global, &arguments),
+            Command::Schema(arguments) => {
+                schema::schema(global, &arguments);
+                Ok(())
+            }
+            Command::Completions(arguments) => {
+                schema::completions(&arguments);
+                Ok(())
+            }
         }
     }
 }
@@ -238,6 +244,7 @@ async fn connect(target: &Target, name: &str) -> Result<Nats, Failure> {
 fn check_url(url: &str) -> Done {
     let remedy = "write it as nats://HOST:4222, or tls://HOST:4222";
     let parsed: Result<async_nats::ServerAddr, _> = url.parse();
+    let url = connect::without_credentials(&[url.to_owned()]);
     match parsed {
         Ok(address) if address.host().is_empty() => {
             Err(Failure::usage(format!("NATS URL {url:?} has no host; {remedy}")))

@@ -61,7 +61,8 @@ fn with_causes(error: &anyhow::Error) -> String {
 
 /// One line for each fault.
 pub(crate) fn show_faults(faults: &[Fault]) -> String {
-    faults.iter().map(|fault| format!("error: {}: {}\n", fault.key, fault.message)).collect()
+    let line = |fault: &Fault| format!("error: {}: {}", fault.key, fault.message);
+    faults.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn to_json(value: &impl Serialize) -> String {

@@ -4,7 +4,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use tidemill_policy::manifest;
 
-use super::{Cli, Done, Global, output};
+use super::{Cli, Global, output};
 
 const SCHEMA_EXAMPLES: &str = "\
 Editors that know TOML schemas take it from a first line in tidemill.toml:
@@ -29,21 +29,18 @@ pub(crate) struct CompletionsArguments {
 }
 
 /// Prints the schema, or the reference.
-pub(crate) fn schema(global: &Global, arguments: &SchemaArguments) -> Done {
+pub(crate) fn schema(global: &Global, arguments: &SchemaArguments) {
     if arguments.markdown {
         output::print(&manifest::reference_markdown());
     } else {
         let schema = manifest::json_schema();
         global.out().show(&schema, || serde_json::to_string_pretty(&schema).unwrap_or_default());
     }
-    Ok(())
 }
 
 /// Prints the completions.
-#[expect(clippy::unnecessary_wraps, reason = "all commands return the same")]
-pub(crate) fn completions(_: &Global, arguments: &CompletionsArguments) -> Done {
+pub(crate) fn completions(arguments: &CompletionsArguments) {
     let mut script = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "tidemill", &mut script);
     output::print(&String::from_utf8_lossy(&script));
-    Ok(())
 }

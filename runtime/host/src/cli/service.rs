@@ -71,7 +71,8 @@ pub(crate) async fn serve(settings: &Settings, parts: Vec<Part<WasmHandler>>, si
         let local = http::serve(address, Arc::clone(&status)).await?;
         tracing::info!("health is at http://{local}/livez and /readyz, status at http://{local}/api/v1/status");
     }
-    instance::run(settings, parts, status, signals.stop.clone()).await?;
+    // Boxed, since it is large.
+    Box::pin(instance::run(settings, parts, status, signals.stop.clone())).await?;
     tracing::info!("stopped");
     Ok(())
 }

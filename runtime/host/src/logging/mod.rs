@@ -70,7 +70,7 @@ pub fn start(options: Options) -> Result<(), FilterError> {
             builder.event_format(Readable { colour, name_width }).with_writer(std::io::stdout).init();
         }
         Purpose::Service => {
-            builder.with_ansi(wants_colour(std::io::stderr().is_terminal())).with_writer(std::io::stderr).init()
+            builder.with_ansi(wants_colour(std::io::stderr().is_terminal())).with_writer(std::io::stderr).init();
         }
         Purpose::Command | Purpose::Invocation => {
             let colour = wants_colour(std::io::stderr().is_terminal());

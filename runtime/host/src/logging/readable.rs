@@ -172,7 +172,11 @@ pub fn show_elapsed(duration: Duration) -> String {
         10_000..1_000_000 => format!("{} ms", us / 1000),
         1_000_000..60_000_000 => {
             let tenths = us / 100_000;
-            if tenths % 10 == 0 { format!("{} s", tenths / 10) } else { format!("{}.{} s", tenths / 10, tenths % 10) }
+            if tenths.is_multiple_of(10) {
+                format!("{} s", tenths / 10)
+            } else {
+                format!("{}.{} s", tenths / 10, tenths % 10)
+            }
         }
         _ => show_duration(Duration::from_secs(duration.as_secs())),
     }

@@ -150,6 +150,16 @@ pub enum ConnectError {
     },
 }
 
+/// URLs as they may be shown: a user and a password in them are left out.
+pub fn without_credentials(urls: &[String]) -> String {
+    let shown = |url: &String| match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        (_, None) => url.clone(),
+    };
+    urls.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
 /// Connects once.
 pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
     let link = Arc::new(Link::default());
@@ -166,7 +176,7 @@ pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>),
     let client = options
         .connect(target.urls.as_slice())
         .await
-        .map_err(|source| ConnectError::Unreachable { urls: target.urls.join(", "), source })?;
+        .map_err(|source| ConnectError::Unreachable { urls: without_credentials(&target.urls), source })?;
     link.up.send_replace(true);
     Ok((client, link))
 }
@@ -215,4 +225,22 @@ fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
         options = options.add_client_certificate(file(cert), file(key));
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_credentials;
+
+    #[test]
+    fn urls_are_shown_without_credentials() {
+        let rows = [
+            ("nats://h:4222", "nats://h:4222"),
+            ("nats://u:p@h:4222", "nats://h:4222"),
+            ("tls://token@h", "tls://h"),
+            ("u:p@ss@h", "h"),
+        ];
+        for (url, expected) in rows {
+            assert_eq!(without_credentials(&[url.to_owned()]), expected);
+        }
+    }
 }

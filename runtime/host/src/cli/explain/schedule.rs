@@ -71,24 +71,26 @@ const LINES_MAX: usize = 30;
 
 impl Schedule {
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("{:<9} {:<12} {:<22} {}\n", "attempt", "after", "with jitter", "starts at the latest");
-        text.push_str(&format!("{:<9} {:<12} {:<22} at once\n", "1", "", ""));
+        let line = |attempt: &str, delay: &str, range: &str, latest: &str| {
+            format!("{attempt:<9} {delay:<12} {range:<22} {latest}")
+        };
+        let mut lines =
+            vec![line("attempt", "after", "with jitter", "starts at the latest"), line("1", "", "", "at once")];
         for step in self.steps.iter().take(LINES_MAX) {
             let numbers =
                 if step.from == step.to { step.from.to_string() } else { format!("{}-{}", step.from, step.to) };
             let range = format!("{} to {}", show(step.delay_min_ms), show(step.delay_max_ms));
-            let (delay, latest) = (show(step.delay_ms), show(step.latest_ms));
-            text.push_str(&format!("{numbers:<9} {delay:<12} {range:<22} {latest}\n"));
+            lines.push(line(&numbers, &show(step.delay_ms), &range, &show(step.latest_ms)));
         }
         if self.steps.len() > LINES_MAX {
-            text.push_str("…\n");
+            lines.push("…".to_owned());
         }
-        let worst = show(self.worst_case_ms);
-        text.push_str(&format!(
-            "\nAn event that never succeeds is a dead letter after at most {worst}: all attempts use up their time,\n\
-             and all delays are the longest. Delays that the handler asks for itself (up to an hour each) come on top.\n"
+        lines.push(format!(
+            "\nAn event that never succeeds is a dead letter after at most {}: all attempts use up their time,\n\
+             and all delays are the longest. Delays that the handler asks for itself (up to an hour each) come on top.",
+            show(self.worst_case_ms)
         ));
-        text
+        lines.join("\n")
     }
 }
 
