@@ -1,3 +1,5 @@
-//! Tests of tidemill as a whole, from outside.
+//! Integration tests: the binary as users meet it, and the host against a real `nats-server` and real components.
 
 mod cli;
+mod delivery;
+mod support;

@@ -1,12 +1,9 @@
 //! One running tidemill: its handlers' components loaded, their consumers pulling, and their events in
 //! flight, from the start to the drained end.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
 use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::publication::{RetryClock, retries_through_stream, retry_due_subject};
@@ -22,9 +19,10 @@ use crate::broker::nats::lease::Lease;
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::broker::{Broker, Delivery, Settlement, Source};
 use crate::clock::Clock;
-use crate::fate::{self, Counters, Counts};
+use crate::fate;
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
+use crate::status::Status;
 
 /// The least time for which the server waits for a sign of life before it delivers a message again.
 const ACK_WAIT_MIN: Duration = Duration::from_secs(30);
@@ -74,90 +72,6 @@ pub struct Part<I> {
     pub component: String,
 }
 
-/// What an instance tells about itself.
-#[derive(Debug)]
-pub struct Status {
-    /// The instance's name.
-    pub name: String,
-    handlers: BTreeMap<String, HandlerStatus>,
-    nats: std::sync::OnceLock<Arc<connect::Link>>,
-    /// How many consumers are yet to be set up.
-    missing: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct HandlerStatus {
-    component: String,
-    counters: Counters,
-    in_flight: AtomicU64,
-}
-
-/// [`Status`] at one moment, as the API gives it.
-#[derive(Debug, Serialize)]
-pub struct StatusReport {
-    /// The instance's name.
-    pub instance: String,
-    /// Whether events are being consumed.
-    pub ready: bool,
-    /// Whether the connection to NATS is up.
-    pub connected: bool,
-    /// The handlers by name.
-    pub handlers: BTreeMap<String, HandlerReport>,
-}
-
-/// One handler in a [`StatusReport`].
-#[derive(Debug, Serialize)]
-pub struct HandlerReport {
-    /// The digest of its component.
-    pub component: String,
-    /// Events queued or running here.
-    pub in_flight: u64,
-    /// What became of its deliveries.
-    #[serde(flatten)]
-    pub counts: Counts,
-}
-
-impl Status {
-    /// The status of an instance that has not started yet.
-    pub fn new<I>(name: String, parts: &[Part<I>]) -> Status {
-        let handlers = parts.iter().map(|part| {
-            let status = HandlerStatus { component: part.component.clone(), ..HandlerStatus::default() };
-            (part.handler.name.clone(), status)
-        });
-        Status {
-            name,
-            handlers: handlers.collect(),
-            nats: std::sync::OnceLock::new(),
-            missing: AtomicU64::new(parts.len() as u64),
-        }
-    }
-
-    /// Whether the connection to NATS is up.
-    pub fn is_connected(&self) -> bool {
-        self.nats.get().is_some_and(|link| link.is_up())
-    }
-
-    /// Whether events are being consumed.
-    pub fn is_ready(&self) -> bool {
-        self.is_connected() && self.missing.load(Ordering::Relaxed) == 0
-    }
-
-    /// The status now.
-    pub fn report(&self) -> StatusReport {
-        let report = |status: &HandlerStatus| HandlerReport {
-            component: status.component.clone(),
-            in_flight: status.in_flight.load(Ordering::Relaxed),
-            counts: status.counters.counts(),
-        };
-        StatusReport {
-            instance: self.name.clone(),
-            ready: self.is_ready(),
-            connected: self.is_connected(),
-            handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
-        }
-    }
-}
-
 /// Runs until `stop` is cancelled, then drains: no more is pulled, what has not started is handed back, and
 /// what is running has `runtime.drain` to end.
 ///
@@ -194,9 +108,9 @@ pub async fn run<I: Invoker>(
             let run = consume::run(Arc::clone(&nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over);
             consumers.push(tokio::spawn(run));
         }
-        status.missing.fetch_sub(1, Ordering::Relaxed);
+        status.consuming();
     }
-    tracing::info!(handlers = status.handlers.len(), instance = %status.name, "ready");
+    tracing::info!(handlers = settings.manifest.handlers.len(), instance = %status.name, "ready");
     for consumer in consumers {
         if let Err(error) = consumer.await {
             tracing::error!(%error, "a consumer's task ended unexpectedly");
@@ -212,8 +126,7 @@ pub async fn run<I: Invoker>(
 
 async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartError> {
     let (client, link) = connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name)).await?;
-    // Set once: `run` is called once for each status.
-    let _ = status.nats.set(Arc::clone(&link));
+    status.connected(&link);
     let mut nats = Nats::new(client, link);
     while let Err(error) = streams::prepare(&mut nats, &settings.manifest).await {
         wait_for_answer(error).await?;
@@ -350,8 +263,7 @@ impl<I: Invoker> Worker<I> {
 
     async fn work(&self, delivery: Delivery<Lease>) {
         let name = self.pipeline.handler.name.as_str();
-        let Some(status) = self.status.handlers.get(name) else { return };
-        status.in_flight.fetch_add(1, Ordering::Relaxed);
+        let _in_flight = self.status.begin(name);
         let slot = tokio::select! {
             biased;
             () = self.pipeline.stop.requested.cancelled() => None,
@@ -361,11 +273,10 @@ impl<I: Invoker> Worker<I> {
             None => self.pipeline.broker.settle(delivery.receipt, Settlement::Nak { delay: Duration::ZERO }).await,
             Some(_slot) => {
                 let fate = self.pipeline.handle(delivery).await;
-                status.counters.record(&fate);
+                self.status.record(name, &fate);
                 fate::log(name, &fate);
             }
         }
-        status.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -14,3 +14,4 @@ pub mod load;
 pub mod logging;
 pub mod pipeline;
 pub mod secrets;
+pub mod status;

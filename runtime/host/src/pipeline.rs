@@ -277,3 +277,6 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,11 +45,7 @@ pub enum SubjectError {
 /// The first rule of the syntax that is broken.
 pub fn check_subject(text: &str) -> Result<(), SubjectError> {
     check_pattern(text)?;
-    if text.split('.').any(|token| token == ONE || token == REST) {
-        Err(SubjectError::Wildcard)
-    } else {
-        Ok(())
-    }
+    if text.split('.').any(|token| token == ONE || token == REST) { Err(SubjectError::Wildcard) } else { Ok(()) }
 }
 
 /// Checks that `text` is a pattern: a subject in which wildcards are allowed.

@@ -63,7 +63,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     global.start_log(Purpose::Desk { name_width })?;
     let target = shared_target(global, arguments, &file)?;
     let signals = service::signals()?;
-    service::unless_aborted(&signals, async {
+    let work = async {
         let Some(parts) = service::load_parts(&file, &signals).await? else { return Ok(()) };
         let mut broker = match target {
             Some(target) => Broker { private: None, target },
@@ -78,8 +78,9 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
             private.server.stop().await;
         }
         done
-    })
-    .await
+    };
+    // Boxed, since it is large.
+    service::unless_aborted(&signals, Box::pin(work)).await
 }
 
 /// The server that is named, if the arguments do not ask for a private one.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tidemill::http;
-use tidemill::instance::{self, Part, Settings, Status};
+use tidemill::instance::{self, Part, Settings};
 use tidemill::invoker::wasm::WasmHandler;
 use tidemill::load::{self, ManifestFile};
+use tidemill::status::Status;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-use crate::instance::{Status, StatusReport};
+use crate::status::{Status, StatusReport};
 
 /// Why the HTTP server cannot be started.
 #[derive(Debug, Error)]

@@ -19,10 +19,7 @@ fn clock_ms(seen: &Value) -> u64 {
 #[tokio::test]
 async fn settings_are_found_by_key() {
     let handler = unruly_with(|_| (), &[("from", "hello@example.org"), ("empty", "")]);
-    assert_eq!(
-        output(&run(&handler, "config:from").await),
-        "hello@example.org"
-    );
+    assert_eq!(output(&run(&handler, "config:from").await), "hello@example.org");
     assert_eq!(output(&run(&handler, "config:empty").await), "");
     assert_eq!(output(&run(&handler, "config:missing").await), "");
 }
@@ -44,29 +41,16 @@ async fn time_and_randomness_are_reported() {
 async fn a_replay_sees_the_same_time_and_randomness() {
     let handler = unruly(|_| ());
     let original = run(&handler, "clock").await;
-    let replay = handler
-        .replay(event("clock"), original.seed, original.clock_ms)
-        .await;
+    let replay = handler.replay(event("clock"), original.seed, original.clock_ms).await;
     assert_eq!(output(&original), output(&replay));
-    assert_eq!(
-        (original.seed, original.clock_ms),
-        (replay.seed, replay.clock_ms)
-    );
+    assert_eq!((original.seed, original.clock_ms), (replay.seed, replay.clock_ms));
 
     let reused = run(&handler, "clock").await;
-    let replay = handler
-        .replay(event("clock"), reused.seed, reused.clock_ms)
-        .await;
-    assert_eq!(
-        output(&reused),
-        output(&replay),
-        "also of a reused instance"
-    );
+    let replay = handler.replay(event("clock"), reused.seed, reused.clock_ms).await;
+    assert_eq!(output(&reused), output(&replay), "also of a reused instance");
 
     let elsewhere = unruly(|_| ());
-    let replay = elsewhere
-        .replay(event("clock"), [7; 32], 1_700_000_000_123)
-        .await;
+    let replay = elsewhere.replay(event("clock"), [7; 32], 1_700_000_000_123).await;
     assert_eq!(clock_ms(&json(&replay)), 1_700_000_000_123);
     assert_eq!(
         json(&replay)["random_hex"],

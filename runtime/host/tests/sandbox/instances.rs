@@ -41,18 +41,9 @@ async fn with_isolation_by_event_every_instance_is_fresh() {
 #[tokio::test]
 async fn an_instance_is_retired_after_any_failure() {
     let handler = unruly(|entry| entry.limits.budget.fuel = 50_000_000);
-    for failure in [
-        "retry",
-        "reject",
-        "panic",
-        "trap",
-        "abort",
-        "recurse",
-        "alloc",
-        "loop",
-        "outputs:65",
-        "huge-output:1048577",
-    ] {
+    for failure in
+        ["retry", "reject", "panic", "trap", "abort", "recurse", "alloc", "loop", "outputs:65", "huge-output:1048577"]
+    {
         assert_eq!(count(&handler).await, 1, "before {failure}");
         assert_eq!(count(&handler).await, 2, "before {failure}");
         run(&handler, failure).await;

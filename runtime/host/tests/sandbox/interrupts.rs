@@ -25,10 +25,7 @@ async fn other_tasks_run_while_a_guest_loops() {
         while looping.load(Ordering::Relaxed) {
             tokio::task::yield_now().await;
             turns += 1;
-            if tokio::time::timeout(Duration::from_millis(1), std::future::pending::<()>())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(Duration::from_millis(1), std::future::pending::<()>()).await.is_err() {
                 timers += 1;
             }
         }
@@ -62,11 +59,7 @@ async fn an_invocation_can_be_dropped_while_it_loops_or_waits() {
         let mut call = Box::pin(handler.invoke(event(command)));
         assert!(call.as_mut().now_or_never().is_none(), "{command}");
         drop(call);
-        assert_eq!(
-            output(&run(&handler, "count").await),
-            "1",
-            "the instance of a dropped invocation is used again"
-        );
+        assert_eq!(output(&run(&handler, "count").await), "1", "the instance of a dropped invocation is used again");
     }
 }
 

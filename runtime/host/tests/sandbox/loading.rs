@@ -40,10 +40,7 @@ fn files_that_are_not_webassembly() {
     for (file, found) in [
         (&b""[..], "empty"),
         (b"hi", "a file of a few bytes"),
-        (
-            b"(module)",
-            "WebAssembly text, to be converted with `wasm-tools parse`",
-        ),
+        (b"(module)", "WebAssembly text, to be converted with `wasm-tools parse`"),
         (b"\x7fELF\x02\x01\x01", "a native or precompiled binary"),
         (b"#!/bin/sh\n", "a script"),
         (b"PK\x03\x04", "a zip archive"),
@@ -58,16 +55,10 @@ fn files_that_are_truncated_or_corrupt() {
     let guest = guest_bytes("unruly");
     for length in [5, 9, 100, guest.len() / 2, guest.len() - 1] {
         let problem = refusal(&guest[..length]);
-        assert!(
-            matches!(problem, Problem::Corrupt(_) | Problem::PlainModule),
-            "{length}: {problem}"
-        );
+        assert!(matches!(problem, Problem::Corrupt(_) | Problem::PlainModule), "{length}: {problem}");
     }
     let problem = refusal(&guest[..guest.len() / 2]).to_string();
-    assert!(
-        problem.starts_with("is a truncated or corrupt WebAssembly file; build or copy it again: "),
-        "{problem}"
-    );
+    assert!(problem.starts_with("is a truncated or corrupt WebAssembly file; build or copy it again: "), "{problem}");
 }
 
 #[test]
@@ -76,9 +67,7 @@ fn nothing_that_is_wrong_in_a_file_panics() {
     let mut bytes = whole.clone();
     let mut state = 1_u64;
     for _ in 0..2000 {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let at = usize::try_from(state >> 33).unwrap() % bytes.len();
         bytes[at] ^= 1 << (state >> 30 & 7);
         inspect(&bytes).ok();
@@ -98,24 +87,15 @@ fn a_module_without_component_type() {
 #[test]
 fn a_module_that_does_not_fit_its_component_type() {
     let problem = refusal(&wat::module("(module)")).to_string();
-    assert!(
-        problem.starts_with("is a WebAssembly module that cannot be made a component: "),
-        "{problem}"
-    );
-    assert!(
-        problem.contains("tidemill:handler/handler@0.1.0"),
-        "{problem}"
-    );
+    assert!(problem.starts_with("is a WebAssembly module that cannot be made a component: "), "{problem}");
+    assert!(problem.contains("tidemill:handler/handler@0.1.0"), "{problem}");
     let problem = refusal(&wat::guest(r#"(import "env" "puts" (func))"#, "")).to_string();
     assert!(problem.contains("env"), "{problem}");
 }
 
 #[test]
 fn components_that_are_no_handler() {
-    check(
-        &wat::binary("(component)"),
-        "exports no handler (`tidemill:handler/handler@0.1.0`); it exports nothing",
-    );
+    check(&wat::binary("(component)"), "exports no handler (`tidemill:handler/handler@0.1.0`); it exports nothing");
     check(
         &wat::binary(
             r#"(component (instance $i)
@@ -130,9 +110,7 @@ fn components_that_are_no_handler() {
 #[test]
 fn a_handler_of_another_version() {
     check(
-        &wat::binary(
-            r#"(component (instance $i) (export "tidemill:handler/handler@0.9.0" (instance $i)))"#,
-        ),
+        &wat::binary(r#"(component (instance $i) (export "tidemill:handler/handler@0.9.0" (instance $i)))"#),
         "exports `tidemill:handler/handler@0.9.0`, and this tidemill serves \
          `tidemill:handler/handler@0.1.0`; build it against that version, or use a tidemill that serves its own",
     );
@@ -175,22 +153,16 @@ fn every_import_that_is_not_offered_is_named() {
 
 #[test]
 fn an_interface_with_another_content() {
-    let problem = refusal(&component(
-        r#"(import "wasi:cli/environment@0.2.0" (instance (export "get-weather" (func))))"#,
-    ))
-    .to_string();
-    assert!(
-        problem.starts_with("imports an interface with another content than the one on offer: "),
-        "{problem}"
-    );
+    let problem =
+        refusal(&component(r#"(import "wasi:cli/environment@0.2.0" (instance (export "get-weather" (func))))"#))
+            .to_string();
+    assert!(problem.starts_with("imports an interface with another content than the one on offer: "), "{problem}");
     assert!(problem.contains("get-weather"), "{problem}");
 }
 
 #[test]
 fn more_memory_than_there_may_be() {
-    let module = |name: &str| {
-        format!("(core module ${name} (memory 200)) (core instance (instantiate ${name}))")
-    };
+    let module = |name: &str| format!("(core module ${name} (memory 200)) (core instance (instantiate ${name}))");
     check(
         &component(&format!("{} {}", module("a"), module("b"))),
         "starts with 26214400 bytes of memory, and may have 16777216; raise `limits.memory`, or link it \
@@ -218,23 +190,15 @@ fn more_parts_than_there_may_be() {
 
 #[test]
 fn code_that_is_not_valid() {
-    let problem = refusal(&component(
-        "(core module $m (func (result i32) (nop))) (core instance (instantiate $m))",
-    ))
-    .to_string();
-    assert!(
-        problem.starts_with("is corrupt, or uses what this tidemill does not support: "),
-        "{problem}"
-    );
+    let problem =
+        refusal(&component("(core module $m (func (result i32) (nop))) (core instance (instantiate $m))")).to_string();
+    assert!(problem.starts_with("is corrupt, or uses what this tidemill does not support: "), "{problem}");
 }
 
 #[test]
 fn files_that_cannot_be_read() {
     let load = |file: &Path| {
-        WasmHandler::load(&ENGINE, file, &entry(), BTreeMap::new())
-            .err()
-            .expect("it cannot be loaded")
-            .to_string()
+        WasmHandler::load(&ENGINE, file, &entry(), BTreeMap::new()).err().expect("it cannot be loaded").to_string()
     };
     assert_eq!(
         load(Path::new("plugins/unruly.wasm")),
@@ -252,25 +216,13 @@ fn a_guest_is_described() {
     assert_eq!(inspection.kind, Kind::CoreModule);
     assert_eq!(inspection.size_bytes, bytes.len() as u64);
     assert_eq!(inspection.digest.len(), 64);
-    assert_eq!(
-        inspection.handler.as_deref(),
-        Some("tidemill:handler/handler@0.1.0")
-    );
-    assert!(
-        inspection.imports.iter().all(|import| import.offered),
-        "{inspection:?}"
-    );
-    assert!(
-        inspection
-            .imports
-            .iter()
-            .any(|import| import.name.starts_with("wasi:logging/"))
-    );
+    assert_eq!(inspection.handler.as_deref(), Some("tidemill:handler/handler@0.1.0"));
+    assert!(inspection.imports.iter().all(|import| import.offered), "{inspection:?}");
+    assert!(inspection.imports.iter().any(|import| import.name.starts_with("wasi:logging/")));
     let loaded = WasmHandler::load(&ENGINE, &guest("unruly"), &entry(), BTreeMap::new()).unwrap();
     assert_eq!(*loaded.inspection(), inspection);
 
-    let other =
-        component(r#"(import "acme:bank/accounts@1.0.0" (instance (export "open" (func))))"#);
+    let other = component(r#"(import "acme:bank/accounts@1.0.0" (instance (export "open" (func))))"#);
     let inspection = inspect(&other).unwrap();
     assert_eq!(inspection.kind, Kind::Component);
     assert!(!inspection.imports[0].offered);
@@ -281,12 +233,7 @@ async fn a_component_that_fails_to_start() {
     let handler = handler(&wat::guest("(func $start unreachable) (start $start)", ""));
     let report = handler.invoke(event("")).await;
     let interruption = trapped(&report);
-    assert!(
-        interruption
-            .message
-            .starts_with("while it was being instantiated: wasm trap: "),
-        "{interruption:?}"
-    );
+    assert!(interruption.message.starts_with("while it was being instantiated: wasm trap: "), "{interruption:?}");
     assert!(stack(interruption).contains("start"), "{interruption:?}");
 }
 
@@ -307,8 +254,5 @@ async fn leaving_the_process_is_a_trap() {
         "(call $exit (i32.const 1))",
     ));
     let report = handler.invoke(event("")).await;
-    assert_eq!(
-        trapped(&report).message,
-        "exited with status 1 instead of returning"
-    );
+    assert_eq!(trapped(&report).message, "exited with status 1 instead of returning");
 }

@@ -54,10 +54,9 @@ async fn logged(handler: &impl Invoker, payload: &str) -> Vec<Line> {
 #[tokio::test]
 async fn lines_are_marked_with_handler_event_and_attempt() {
     let handler = unruly(|_| ());
-    for (payload, stream, level) in [
-        ("flood-log:2", "log", tracing::Level::INFO),
-        ("flood-stderr:2", "stderr", tracing::Level::WARN),
-    ] {
+    for (payload, stream, level) in
+        [("flood-log:2", "log", tracing::Level::INFO), ("flood-stderr:2", "stderr", tracing::Level::WARN)]
+    {
         let lines = logged(&handler, payload).await;
         assert_eq!(lines.len(), 2, "{lines:?}");
         for (number, (line_level, fields)) in lines.iter().enumerate() {
@@ -87,9 +86,7 @@ async fn a_flood_is_cut_off() {
 
 /// Writes to the log: level, and where the message is and how long.
 fn log(level: u32, start: u32, length: u32) -> String {
-    format!(
-        "(call $log (i32.const {level}) (i32.const 0) (i32.const 0) (i32.const {start}) (i32.const {length}))"
-    )
+    format!("(call $log (i32.const {level}) (i32.const 0) (i32.const 0) (i32.const {start}) (i32.const {length}))")
 }
 
 const LOG: &str = r#"(import "wasi:logging/logging@0.1.0-draft" "log"
@@ -102,10 +99,7 @@ async fn lines_are_escaped_and_long_ones_are_cut() {
     let body = format!("{} {fill} {}", log(2, 600, 17), log(4, 2048, 20_000));
     let handler = handler(&wat::guest(&imports, &body));
     let lines = logged(&handler, "").await;
-    let texts: Vec<_> = lines
-        .iter()
-        .map(|(_, fields)| &*fields["message"])
-        .collect();
+    let texts: Vec<_> = lines.iter().map(|(_, fields)| &*fields["message"]).collect();
     assert_eq!(texts[..2], ["two", r"lines\u{1b}[31m\u{202e}"]);
     assert_eq!(texts[2].len(), 8 * 1024 + '…'.len_utf8());
     assert_eq!(lines[2].0, tracing::Level::ERROR);
@@ -122,10 +116,7 @@ async fn preview_1_output_is_taken_line_by_line() {
          (drop (call $write (i32.const 1) (i32.const 620) (i32.const 1) (i32.const 640)))",
     ));
     let lines = logged(&handler, "").await;
-    let texts: Vec<_> = lines
-        .iter()
-        .map(|(_, fields)| &*fields["message"])
-        .collect();
+    let texts: Vec<_> = lines.iter().map(|(_, fields)| &*fields["message"]).collect();
     assert_eq!(texts, ["one", "twoone", "two"]);
     assert!(lines.iter().all(|(_, fields)| fields["stream"] == "stdout"));
 }
@@ -134,13 +125,9 @@ async fn preview_1_output_is_taken_line_by_line() {
 async fn the_last_lines_are_kept_with_a_trap() {
     let report = run(&unruly(|_| ()), "panic").await;
     let interruption = trapped(&report);
-    assert!(
-        interruption.message.starts_with("panicked at "),
-        "{interruption:?}"
-    );
-    let (_, tail) = stack(interruption)
-        .split_once("last lines of its log and standard error:\n")
-        .expect("there is a tail");
+    assert!(interruption.message.starts_with("panicked at "), "{interruption:?}");
+    let (_, tail) =
+        stack(interruption).split_once("last lines of its log and standard error:\n").expect("there is a tail");
     assert!(tail.contains("  asked to panic"), "{tail}");
 }
 
@@ -154,10 +141,7 @@ async fn the_tail_is_kept_also_after_a_flood() {
     ));
     let report = handler.invoke(event("")).await;
     let interruption = trapped(&report);
-    assert!(
-        interruption.message.starts_with("last ("),
-        "{interruption:?}"
-    );
+    assert!(interruption.message.starts_with("last ("), "{interruption:?}");
     let tail: Vec<_> = stack(interruption).lines().rev().take(20).collect();
     assert_eq!(tail[0], "  last");
     assert!(tail[1..].iter().all(|line| *line == "  noise"), "{tail:?}");

@@ -46,29 +46,14 @@ async fn the_event_arrives_whole() {
 #[tokio::test]
 async fn failures_are_returned_as_they_are() {
     let handler = unruly(|_| ());
-    let error = |code| HandlerError {
-        code,
-        message: "asked for".into(),
-        detail: code.map(|_| "nothing is wrong".into()),
-    };
-    assert_eq!(
-        run(&handler, "retry").await.outcome,
-        Outcome::Retry {
-            error: error(Some(503)),
-            delay: None
-        }
-    );
+    let error =
+        |code| HandlerError { code, message: "asked for".into(), detail: code.map(|_| "nothing is wrong".into()) };
+    assert_eq!(run(&handler, "retry").await.outcome, Outcome::Retry { error: error(Some(503)), delay: None });
     assert_eq!(
         run(&handler, "retry:1500").await.outcome,
-        Outcome::Retry {
-            error: error(None),
-            delay: Some(Duration::from_millis(1500))
-        }
+        Outcome::Retry { error: error(None), delay: Some(Duration::from_millis(1500)) }
     );
-    assert_eq!(
-        run(&handler, "reject").await.outcome,
-        Outcome::Rejected(error(Some(422)))
-    );
+    assert_eq!(run(&handler, "reject").await.outcome, Outcome::Rejected(error(Some(422))));
 }
 
 #[tokio::test]
@@ -79,14 +64,8 @@ async fn an_endless_loop_times_out_if_there_is_fuel() {
     let Outcome::TimedOut(interruption) = &report.outcome else {
         panic!("{report:?}");
     };
-    assert_eq!(
-        interruption.message,
-        "still running after 20ms (`limits.timeout`)"
-    );
-    assert!(
-        stack(interruption).contains("unruly::handle"),
-        "{interruption:?}"
-    );
+    assert_eq!(interruption.message, "still running after 20ms (`limits.timeout`)");
+    assert!(stack(interruption).contains("unruly::handle"), "{interruption:?}");
     assert!(report.usage.duration >= timeout);
     assert!(report.usage.fuel > 0);
 }
@@ -98,14 +77,8 @@ async fn an_endless_loop_runs_out_of_fuel_if_there_is_time() {
     let Outcome::OutOfFuel(interruption) = &report.outcome else {
         panic!("{report:?}");
     };
-    assert_eq!(
-        interruption.message,
-        "burnt all of its 10000000 units of fuel (`limits.fuel`)"
-    );
-    assert!(
-        stack(interruption).contains("unruly::handle"),
-        "{interruption:?}"
-    );
+    assert_eq!(interruption.message, "burnt all of its 10000000 units of fuel (`limits.fuel`)");
+    assert!(stack(interruption).contains("unruly::handle"), "{interruption:?}");
     assert_eq!(report.usage.fuel, 10_000_000);
 }
 
@@ -116,12 +89,7 @@ async fn waiting_in_a_host_call_times_out() {
     let Outcome::TimedOut(interruption) = &report.outcome else {
         panic!("{report:?}");
     };
-    assert!(
-        interruption
-            .message
-            .starts_with("still waiting in a host call after 20ms"),
-        "{interruption:?}"
-    );
+    assert!(interruption.message.starts_with("still waiting in a host call after 20ms"), "{interruption:?}");
 }
 
 #[tokio::test]
@@ -136,16 +104,8 @@ async fn too_much_memory_is_told_from_any_other_abort() {
     let Outcome::OutOfMemory(interruption) = &report.outcome else {
         panic!("{report:?}");
     };
-    assert!(
-        interruption
-            .message
-            .contains("16777216 are allowed (`limits.memory`)"),
-        "{interruption:?}"
-    );
-    assert!(
-        stack(interruption).contains("without_bound"),
-        "{interruption:?}"
-    );
+    assert!(interruption.message.contains("16777216 are allowed (`limits.memory`)"), "{interruption:?}");
+    assert!(stack(interruption).contains("without_bound"), "{interruption:?}");
     assert!(report.usage.memory_peak_bytes <= 16 * MIB);
     assert!(report.usage.memory_peak_bytes > 14 * MIB);
 }
@@ -154,10 +114,7 @@ async fn too_much_memory_is_told_from_any_other_abort() {
 async fn a_payload_that_does_not_fit_is_too_much_memory() {
     let handler = unruly(|entry| entry.limits.budget.memory_bytes = 2 * MIB);
     let report = run(&handler, &"x".repeat(4 << 20)).await;
-    assert!(
-        matches!(report.outcome, Outcome::OutOfMemory(_)),
-        "{report:?}"
-    );
+    assert!(matches!(report.outcome, Outcome::OutOfMemory(_)), "{report:?}");
 }
 
 #[tokio::test]
@@ -198,10 +155,7 @@ async fn a_deep_stack_is_cut() {
 #[tokio::test]
 async fn outputs_are_limited_in_number_and_size() {
     let handler = unruly(|_| ());
-    let refusal = |message: &str| Outcome::OutputRefused {
-        message: message.into(),
-        transient: false,
-    };
+    let refusal = |message: &str| Outcome::OutputRefused { message: message.into(), transient: false };
     let Outcome::Completed(outputs) = run(&handler, "outputs:64").await.outcome else {
         panic!("64 are allowed");
     };
@@ -213,10 +167,7 @@ async fn outputs_are_limited_in_number_and_size() {
     let header_and_subject = "out.huge".len();
     let fits = (1 << 20) - header_and_subject;
     let report = run(&handler, &format!("huge-output:{fits}")).await;
-    assert!(
-        matches!(report.outcome, Outcome::Completed(_)),
-        "{report:?}"
-    );
+    assert!(matches!(report.outcome, Outcome::Completed(_)), "{report:?}");
     let report = run(&handler, &format!("huge-output:{}", fits + 1)).await;
     assert_eq!(
         report.outcome,
@@ -241,16 +192,10 @@ async fn what_is_refused_does_not_fill_the_hosts_memory() {
 async fn a_budget_too_small_to_start_is_reported_as_such() {
     let handler = unruly(|entry| entry.limits.budget.fuel = 1);
     let report = run(&handler, "echo").await;
-    assert!(
-        matches!(report.outcome, Outcome::OutOfFuel(_)),
-        "{report:?}"
-    );
+    assert!(matches!(report.outcome, Outcome::OutOfFuel(_)), "{report:?}");
     let handler = unruly(|entry| {
         entry.limits.budget.fuel = ENDLESS;
         entry.limits.budget.timeout = EVER;
     });
-    assert!(matches!(
-        run(&handler, "echo").await.outcome,
-        Outcome::Completed(_)
-    ));
+    assert!(matches!(run(&handler, "echo").await.outcome, Outcome::Completed(_)));
 }

@@ -26,28 +26,19 @@ pub(crate) const EVER: Duration = Duration::from_secs(600);
 pub(crate) static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(None));
 
 pub(crate) fn engine(cache_dir: Option<PathBuf>) -> Engine {
-    let options = EngineOptions {
-        invocations: 32,
-        cache_dir,
-    };
+    let options = EngineOptions { invocations: 32, cache_dir };
     Engine::new(&options).expect("the machine has room for 32 invocations")
 }
 
 /// The folder of the guests.
 pub(crate) fn guests() -> PathBuf {
-    std::env::var_os("TIDEMILL_GUESTS").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"),
-        PathBuf::from,
-    )
+    std::env::var_os("TIDEMILL_GUESTS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests"), PathBuf::from)
 }
 
 pub(crate) fn guest(name: &str) -> PathBuf {
     let file = guests().join(name).with_extension("wasm");
-    assert!(
-        file.is_file(),
-        "{} is missing: run cargo xtask guests",
-        file.display()
-    );
+    assert!(file.is_file(), "{} is missing: run cargo xtask guests", file.display());
     file
 }
 
@@ -71,13 +62,7 @@ pub(crate) fn entry() -> Handler {
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,
         limits: Limits {
-            budget: Budget {
-                timeout: EVER,
-                fuel: ENDLESS,
-                memory_bytes: 16 * MIB,
-                outputs: 64,
-                output_bytes: MIB,
-            },
+            budget: Budget { timeout: EVER, fuel: ENDLESS, memory_bytes: 16 * MIB, outputs: 64, output_bytes: MIB },
             payload_bytes: MIB,
             reuse: 1000,
         },
@@ -89,10 +74,7 @@ pub(crate) fn entry() -> Handler {
             multiplier: 1.0,
             jitter: 0.0,
         },
-        dead_letter: DeadLetterPolicy {
-            subject: "tidemill.deadletter.unruly".into(),
-            max_age: EVER,
-        },
+        dead_letter: DeadLetterPolicy { subject: "tidemill.deadletter.unruly".into(), max_age: EVER },
         allow: Allow::default(),
     }
 }
@@ -102,16 +84,10 @@ pub(crate) fn unruly(change: impl FnOnce(&mut Handler)) -> WasmHandler {
     unruly_with(change, &[])
 }
 
-pub(crate) fn unruly_with(
-    change: impl FnOnce(&mut Handler),
-    settings: &[(&str, &str)],
-) -> WasmHandler {
+pub(crate) fn unruly_with(change: impl FnOnce(&mut Handler), settings: &[(&str, &str)]) -> WasmHandler {
     let mut entry = entry();
     change(&mut entry);
-    let settings = settings
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect();
+    let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     WasmHandler::load(&ENGINE, &guest("unruly"), &entry, settings).expect("the guest can be loaded")
 }
 

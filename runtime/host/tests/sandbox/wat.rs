@@ -83,20 +83,11 @@ pub(crate) fn module(text: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
     resolve.push_path(contract).expect("the contract is valid");
-    let package = resolve
-        .push_str("wasi.wit", WASI)
-        .expect("the test's WIT is valid");
-    let world = resolve
-        .select_world(&[package], Some("guest"))
-        .expect("there is a world");
+    let package = resolve.push_str("wasi.wit", WASI).expect("the test's WIT is valid");
+    let world = resolve.select_world(&[package], Some("guest")).expect("there is a world");
     let mut bytes = binary(text);
-    wit_component::embed_component_metadata(
-        &mut bytes,
-        &resolve,
-        world,
-        wit_component::StringEncoding::UTF8,
-    )
-    .expect("the world can be embedded");
+    wit_component::embed_component_metadata(&mut bytes, &resolve, world, wit_component::StringEncoding::UTF8)
+        .expect("the world can be embedded");
     bytes
 }
 

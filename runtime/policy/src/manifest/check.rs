@@ -16,20 +16,11 @@ pub(super) fn nats(layers: &Layers, report: &mut Report) {
     let given = |path: &str| layers.find(path).is_some();
     together(layers, "user", "password", report);
     together(layers, "tls.cert", "tls.key", report);
-    let mut ways: Vec<&str> = ["credentials", "nkey", "token"]
-        .into_iter()
-        .filter(|p| given(p))
-        .collect();
+    let mut ways: Vec<&str> = ["credentials", "nkey", "token"].into_iter().filter(|p| given(p)).collect();
     ways.extend(["user", "password"].into_iter().find(|path| given(path)));
     if let [_, .., last] = ways[..] {
-        let message = format!(
-            "several ways to authenticate are given: {}",
-            quoted(ways.iter().copied())
-        );
-        report.error(
-            layers.span(last),
-            Complaint::new(message).hint("keep exactly one of them"),
-        );
+        let message = format!("several ways to authenticate are given: {}", quoted(ways.iter().copied()));
+        report.error(layers.span(last), Complaint::new(message).hint("keep exactly one of them"));
     }
 }
 
@@ -40,10 +31,7 @@ fn together(layers: &Layers, first: &str, second: &str, report: &mut Report) {
         _ => return,
     };
     let message = format!("\"{present}\" is given without \"{absent}\"");
-    report.error(
-        layers.span(present),
-        Complaint::new(message).hint(format!("add \"{absent}\"")),
-    );
+    report.error(layers.span(present), Complaint::new(message).hint(format!("add \"{absent}\"")));
 }
 
 /// Checks one handler; `layers` are the tables it was resolved from.
@@ -55,14 +43,8 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     publish(layers, prefix, report);
     for (name, leaf) in layers.entries("secrets") {
         if handler.config.contains_key(name) {
-            let message = format!(
-                "\"{name}\" is in both \"config\" and \"secrets\" of handler {:?}",
-                handler.name
-            );
-            report.error(
-                leaf.span,
-                Complaint::new(message).hint("the handler sees both as one: rename one of them"),
-            );
+            let message = format!("\"{name}\" is in both \"config\" and \"secrets\" of handler {:?}", handler.name);
+            report.error(leaf.span, Complaint::new(message).hint("the handler sees both as one: rename one of them"));
         }
     }
 }
@@ -70,19 +52,18 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
 fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
     if layers.find("subject").is_none() {
         let message = format!("handler {:?} has no \"subject\"", handler.name);
-        report.error(
-            layers.span,
-            Complaint::new(message).hint("add subject = \"…\", which events it handles"),
-        );
+        report.error(layers.span, Complaint::new(message).hint("add subject = \"…\", which events it handles"));
     }
     let subjects = layers.list("subject");
     for (index, (text, span)) in subjects.iter().enumerate() {
         let mut earlier = subjects[..index].iter();
         if let Some(other) = earlier.position(|(other, _)| subject::overlaps(text, other)) {
             let message = format!("\"subject\" overlaps with entry {} of the list", other + 1);
-            report.error(*span, Complaint::new(message).hint(
-                "JetStream refuses filters that overlap: keep the wider one, or make two handlers",
-            ));
+            report.error(
+                *span,
+                Complaint::new(message)
+                    .hint("JetStream refuses filters that overlap: keep the wider one, or make two handlers"),
+            );
         }
         let retry = retry_space(prefix);
         let reached = if layers.find("stream").is_some() {
@@ -92,11 +73,7 @@ fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Repor
         };
         if reached {
             let message = format!("\"subject\" reaches into \"{retry}\", which is our own");
-            report.error(
-                *span,
-                Complaint::new(message)
-                    .hint("name narrower subjects, or the \"stream\" to consume"),
-            );
+            report.error(*span, Complaint::new(message).hint("name narrower subjects, or the \"stream\" to consume"));
         }
     }
 }
@@ -105,20 +82,11 @@ fn stream(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report)
     let own = own_stream(prefix, "RETRY");
     if handler.stream.as_deref() == Some(own.as_str()) {
         let message = format!("\"stream\" must not be \"{own}\", which is our own");
-        report.error(
-            layers.span("stream"),
-            Complaint::new(message).hint("name a stream of yours"),
-        );
+        report.error(layers.span("stream"), Complaint::new(message).hint("name a stream of yours"));
     }
     if handler.create_stream && layers.find("stream").is_none() {
-        let message = format!(
-            "\"create_stream\" is set, but handler {:?} has no \"stream\"",
-            handler.name
-        );
-        report.error(
-            layers.span("create_stream"),
-            Complaint::new(message).hint("add stream = \"NAME\""),
-        );
+        let message = format!("\"create_stream\" is set, but handler {:?} has no \"stream\"", handler.name);
+        report.error(layers.span("create_stream"), Complaint::new(message).hint("add stream = \"NAME\""));
     }
 }
 
@@ -136,10 +104,7 @@ fn retry(handler: &Handler, layers: &Layers, report: &mut Report) {
         Some(_) => "retry.initial",
         None => "retry.max",
     };
-    report.error(
-        layers.span(blamed),
-        Complaint::new(message).hint("lower the one or raise the other"),
-    );
+    report.error(layers.span(blamed), Complaint::new(message).hint("lower the one or raise the other"));
 }
 
 fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
@@ -147,9 +112,7 @@ fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Re
     if !layers.sound(&["dead_letter", path, "stream"]) {
         return;
     }
-    let span = layers
-        .find(path)
-        .map_or_else(|| layers.span("subject"), |leaf| leaf.span);
+    let span = layers.find(path).map_or_else(|| layers.span("subject"), |leaf| leaf.span);
     if consumes_own_dead_letters(handler, prefix) {
         let message = format!(
             "handler {:?} would consume its own dead letters, and dead-letter those again without end",
@@ -161,10 +124,7 @@ fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Re
     let retry = retry_space(prefix);
     if subject::matches(&retry, &handler.dead_letter.subject) {
         let message = format!("\"{path}\" reaches into \"{retry}\", which is our own");
-        report.error(
-            span,
-            Complaint::new(message).hint("name a subject of yours"),
-        );
+        report.error(span, Complaint::new(message).hint("name a subject of yours"));
     }
 }
 
@@ -175,10 +135,7 @@ fn consumes_own_dead_letters(handler: &Handler, prefix: &str) -> bool {
     if consumes_other_stream && subject::matches(&dead_letter_space(prefix), target) {
         return false;
     }
-    handler
-        .subjects
-        .iter()
-        .any(|filter| subject::matches(filter, target))
+    handler.subjects.iter().any(|filter| subject::matches(filter, target))
 }
 
 fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
@@ -187,23 +144,13 @@ fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
         let own = [retry_space(prefix), dead_letter_space(prefix)];
         if let Some(own) = own.iter().find(|own| subject::overlaps(own, text)) {
             let message = format!("\"allow.publish\" reaches into \"{own}\", which is our own");
-            report.error(
-                *span,
-                Complaint::new(message).hint("grant narrower subjects"),
-            );
+            report.error(*span, Complaint::new(message).hint("grant narrower subjects"));
         }
-        let others = granted
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != index);
-        let mut wider = others.filter(|(other, (pattern, _))| {
-            subject::covers(pattern, text) && (*other < index || pattern != text)
-        });
+        let others = granted.iter().enumerate().filter(|(other, _)| *other != index);
+        let mut wider = others
+            .filter(|(other, (pattern, _))| subject::covers(pattern, text) && (*other < index || pattern != text));
         if let Some((other, _)) = wider.next() {
-            let message = format!(
-                "\"allow.publish\" grants this with entry {} already",
-                other + 1
-            );
+            let message = format!("\"allow.publish\" grants this with entry {} already", other + 1);
             report.warning(*span, Complaint::new(message).hint("remove it"));
         }
     }
@@ -225,22 +172,14 @@ fn dead_letter_space(prefix: &str) -> String {
 }
 
 /// Checks that no handler in `taken` has the same durable consumer, and adds this one.
-pub(super) fn durable(
-    handler: &Handler,
-    layers: &Layers,
-    taken: &mut BTreeMap<String, String>,
-    report: &mut Report,
-) {
+pub(super) fn durable(handler: &Handler, layers: &Layers, taken: &mut BTreeMap<String, String>, report: &mut Report) {
     if !layers.sound(&["durable"]) {
         return;
     }
     let Some(other) = taken.insert(handler.durable.clone(), handler.name.clone()) else {
         return;
     };
-    let message = format!(
-        "handlers {other:?} and {:?} have the same \"durable\"",
-        handler.name
-    );
+    let message = format!("handlers {other:?} and {:?} have the same \"durable\"", handler.name);
     report.error(
         layers.span("durable"),
         Complaint::new(message).hint("give each its own: they would take each other's events"),
@@ -255,24 +194,14 @@ pub(super) fn whole(raw: &Raw, followed: &BTreeSet<&str>, report: &mut Report) {
     for (name, policy) in &raw.policies {
         if !followed.contains(name.as_str()) {
             let message = format!("no handler follows policy {name:?}");
-            report.warning(
-                policy.span,
-                Complaint::new(message).hint(format!("add policy = \"{name}\" to one")),
-            );
+            report.warning(policy.span, Complaint::new(message).hint(format!("add policy = \"{name}\" to one")));
         }
     }
     if raw.handlers.is_empty() {
         let hint = "add [handler.<name>], or a file <name>.toml to the plugins folder";
-        report.warning(
-            Span::default(),
-            Complaint::new("there is no handler").hint(hint),
-        );
+        report.warning(Span::default(), Complaint::new("there is no handler").hint(hint));
     }
-    let tables = raw
-        .policies
-        .values()
-        .chain(raw.handlers.values())
-        .chain([&raw.defaults]);
+    let tables = raw.policies.values().chain(raw.handlers.values()).chain([&raw.defaults]);
     for table in tables {
         without_effect(&table.layer, report);
     }
@@ -280,19 +209,12 @@ pub(super) fn whole(raw: &Raw, followed: &BTreeSet<&str>, report: &mut Report) {
 
 /// Warns of values that another value of the same table makes meaningless.
 fn without_effect(layer: &Layer, report: &mut Report) {
-    let is = |path: &str, name: &str| matches!(layer.get(path), Some(leaf) if leaf.value == Value::Text(name.to_owned()));
+    let is =
+        |path: &str, name: &str| matches!(layer.get(path), Some(leaf) if leaf.value == Value::Text(name.to_owned()));
     let constant = is("retry.backoff", "constant") || is("retry.backoff", "linear");
     let pairs = [
-        (
-            constant,
-            "retry.multiplier",
-            "\"retry.backoff\" is not \"exponential\"",
-        ),
-        (
-            is("isolation", "event"),
-            "limits.reuse",
-            "\"isolation\" is \"event\"",
-        ),
+        (constant, "retry.multiplier", "\"retry.backoff\" is not \"exponential\""),
+        (is("isolation", "event"), "limits.reuse", "\"isolation\" is \"event\""),
     ];
     for (meaningless, path, reason) in pairs {
         if let (true, Some(leaf)) = (meaningless, layer.get(path)) {

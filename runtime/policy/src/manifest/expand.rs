@@ -39,10 +39,8 @@ fn variable(inner: &str, env: Env) -> Result<String, Complaint> {
         None => (inner, None),
     };
     if !is_variable_name(name) {
-        return Err(
-            Complaint::new("has \"${…}\" around something that is no variable's name")
-                .hint("write \"${NAME}\" or \"${NAME:-default}\""),
-        );
+        return Err(Complaint::new("has \"${…}\" around something that is no variable's name")
+            .hint("write \"${NAME}\" or \"${NAME:-default}\""));
     }
     match (env(name), default) {
         (Some(value), None) => Ok(value),
@@ -50,8 +48,7 @@ fn variable(inner: &str, env: Env) -> Result<String, Complaint> {
         (_, Some(default)) => Ok(default.to_owned()),
         (None, None) => {
             let message = format!("needs the environment variable \"{name}\", which is not set");
-            Err(Complaint::new(message)
-                .hint(format!("set it, or give a default: \"${{{name}:-…}}\"")))
+            Err(Complaint::new(message).hint(format!("set it, or give a default: \"${{{name}:-…}}\"")))
         }
     }
 }
@@ -90,27 +87,14 @@ mod tests {
             ("${PORT:-}", Ok("")),
             ("$${HOST}", Ok("${HOST}")),
             ("$5 and $", Ok("$5 and $")),
-            (
-                "${PORT}",
-                Err("needs the environment variable \"PORT\", which is not set"),
-            ),
+            ("${PORT}", Err("needs the environment variable \"PORT\", which is not set")),
             ("${HOST", Err("has \"${\" without \"}\"")),
-            (
-                "${}",
-                Err("has \"${…}\" around something that is no variable's name"),
-            ),
-            (
-                "${1A}",
-                Err("has \"${…}\" around something that is no variable's name"),
-            ),
+            ("${}", Err("has \"${…}\" around something that is no variable's name")),
+            ("${1A}", Err("has \"${…}\" around something that is no variable's name")),
         ];
         for (text, expected) in rows {
             let expanded = expand(text, &env).map_err(|complaint| complaint.message);
-            assert_eq!(
-                expanded.as_deref().map_err(String::as_str),
-                expected,
-                "{text}"
-            );
+            assert_eq!(expanded.as_deref().map_err(String::as_str), expected, "{text}");
         }
     }
 

@@ -80,10 +80,7 @@ pub(super) enum Fallback {
     /// This value.
     Value(&'static str),
     /// Something that follows from other keys.
-    Derived {
-        rule: &'static str,
-        example: &'static str,
-    },
+    Derived { rule: &'static str, example: &'static str },
 }
 
 /// Which tables a key of a handler may stand in.
@@ -137,24 +134,15 @@ impl Key {
     }
 
     pub(super) const fn example(self, example: &'static str) -> Key {
-        Key {
-            default: Fallback::None { example },
-            ..self
-        }
+        Key { default: Fallback::None { example }, ..self }
     }
 
     pub(super) const fn default(self, value: &'static str) -> Key {
-        Key {
-            default: Fallback::Value(value),
-            ..self
-        }
+        Key { default: Fallback::Value(value), ..self }
     }
 
     pub(super) const fn derived(self, rule: &'static str, example: &'static str) -> Key {
-        Key {
-            default: Fallback::Derived { rule, example },
-            ..self
-        }
+        Key { default: Fallback::Derived { rule, example }, ..self }
     }
 
     pub(super) const fn within(self, within: Within) -> Key {
@@ -162,24 +150,14 @@ impl Key {
     }
 
     pub(super) const fn required(self) -> Key {
-        Key {
-            required: true,
-            ..self
-        }
+        Key { required: true, ..self }
     }
 }
 
 /// A key that may stand in all tables of handlers, need not be there, and has no default.
 pub(super) const fn key(name: &'static str, kind: Kind, help: &'static str) -> Key {
     let default = Fallback::None { example: "" };
-    Key {
-        name,
-        kind,
-        default,
-        within: Within::All,
-        required: false,
-        help,
-    }
+    Key { name, kind, default, within: Within::All, required: false, help }
 }
 
 impl Kind {
@@ -220,11 +198,7 @@ impl Text {
                 format!("one of {}", quoted(names.iter().copied()))
             }
             Text::Duration { min, max } => {
-                format!(
-                    "a duration from {} to {}",
-                    show_duration(min),
-                    show_duration(max)
-                )
+                format!("a duration from {} to {}", show_duration(min), show_duration(max))
             }
             Text::Size { min, max } => {
                 format!("a size from {} to {}", show_size(min), show_size(max))

@@ -39,10 +39,7 @@ impl<'a> Layers<'a> {
 
     /// Whether none of the values was refused, so that they can be compared.
     pub(super) fn sound(&self, paths: &[&str]) -> bool {
-        let refused = |path: &&str| {
-            self.find(path)
-                .is_some_and(|leaf| leaf.value == Value::Invalid)
-        };
+        let refused = |path: &&str| self.find(path).is_some_and(|leaf| leaf.value == Value::Invalid);
         !paths.iter().any(refused)
     }
 
@@ -105,9 +102,7 @@ impl<'a> Layers<'a> {
     /// One of `all`, by its name.
     pub(super) fn choice<T: Copy>(&self, path: &str, all: &[T], name: fn(T) -> &'static str) -> T {
         let text = self.text(path);
-        let chosen = all
-            .iter()
-            .find(|value| Some(name(**value)) == text.as_deref());
+        let chosen = all.iter().find(|value| Some(name(**value)) == text.as_deref());
         *chosen.unwrap_or(&all[0])
     }
 
@@ -115,11 +110,7 @@ impl<'a> Layers<'a> {
     pub(super) fn entries(&self, path: &str) -> BTreeMap<&'a str, &'a Leaf> {
         let mut entries = BTreeMap::new();
         for layer in self.said.iter().rev() {
-            if let Some(Leaf {
-                value: Value::Map(map),
-                ..
-            }) = layer.get(path)
-            {
+            if let Some(Leaf { value: Value::Map(map), .. }) = layer.get(path) {
                 entries.extend(map.iter().map(|(name, leaf)| (name.as_str(), leaf)));
             }
         }

@@ -25,8 +25,8 @@ mod values;
 pub use expand::Env;
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
-    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode,
-    Nats, RetryPolicy, Runtime, SecretRef, Tls,
+    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, RetryPolicy,
+    Runtime, SecretRef, Tls,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{show_duration, show_size};
@@ -76,17 +76,8 @@ pub fn parse(main: Source, drop_ins: &[Source], env: Env) -> Result<Parsed, Prob
         let name = stem(drop_in.path);
         if let Err(complaint) = texts::check_name(name) {
             let message = format!("the file's name {name:?} {}", complaint.message);
-            let span = Span {
-                file,
-                ..Span::default()
-            };
-            report.error(
-                span,
-                Complaint {
-                    message,
-                    ..complaint
-                },
-            );
+            let span = Span { file, ..Span::default() };
+            report.error(span, Complaint { message, ..complaint });
         }
         match document(drop_in.text, file, &mut report) {
             Some(document) => read::drop_in(&document, file, name, &mut raw, &mut report, env),
@@ -99,10 +90,7 @@ pub fn parse(main: Source, drop_ins: &[Source], env: Env) -> Result<Parsed, Prob
     let files: Vec<_> = sources.map(|source| (source.path, source.text)).collect();
     let problems = report.finish(&files);
     match manifest {
-        Some(manifest) if !failed => Ok(Parsed {
-            manifest,
-            warnings: problems,
-        }),
+        Some(manifest) if !failed => Ok(Parsed { manifest, warnings: problems }),
         _ => Err(problems),
     }
 }
@@ -110,17 +98,8 @@ pub fn parse(main: Source, drop_ins: &[Source], env: Env) -> Result<Parsed, Prob
 /// Parses the TOML of file number `file`, or reports why that is impossible.
 fn document<'a>(text: &'a str, file: usize, report: &mut Report) -> Option<DeTable<'a>> {
     if text.len() > SOURCE_BYTES_MAX {
-        let message = format!(
-            "a manifest has at most {}",
-            units::show_size(SOURCE_BYTES_MAX as u64)
-        );
-        report.error(
-            Span {
-                file,
-                ..Span::default()
-            },
-            Complaint::new(message),
-        );
+        let message = format!("a manifest has at most {}", units::show_size(SOURCE_BYTES_MAX as u64));
+        report.error(Span { file, ..Span::default() }, Complaint::new(message));
         return None;
     }
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -131,15 +110,8 @@ fn document<'a>(text: &'a str, file: usize, report: &mut Report) -> Option<DeTab
     redact::broken_text(text, file, report);
     for error in errors {
         let range = error.span().unwrap_or_default();
-        let span = Span {
-            file,
-            start: range.start,
-            end: range.end,
-        };
-        report.error(
-            span,
-            Complaint::new(format!("not valid TOML: {}", error.message())),
-        );
+        let span = Span { file, start: range.start, end: range.end };
+        report.error(span, Complaint::new(format!("not valid TOML: {}", error.message())));
     }
     None
 }

@@ -59,11 +59,7 @@ impl fmt::Display for Problem {
         };
         let line = self.line.to_string();
         let margin = " ".repeat(line.len());
-        let caret = format!(
-            "{}{}",
-            " ".repeat(self.caret_start),
-            "^".repeat(self.caret_length)
-        );
+        let caret = format!("{}{}", " ".repeat(self.caret_start), "^".repeat(self.caret_length));
         writeln!(f, "{severity}: {}", self.message)?;
         writeln!(f, "{margin}--> {}:{}:{}", self.file, self.line, self.column)?;
         writeln!(f, "{margin} |")?;
@@ -120,17 +116,11 @@ pub(super) struct Complaint {
 
 impl Complaint {
     pub(super) fn new(message: impl Into<String>) -> Complaint {
-        Complaint {
-            message: message.into(),
-            hint: None,
-        }
+        Complaint { message: message.into(), hint: None }
     }
 
     pub(super) fn hint(self, hint: impl Into<String>) -> Complaint {
-        Complaint {
-            hint: Some(hint.into()),
-            ..self
-        }
+        Complaint { hint: Some(hint.into()), ..self }
     }
 }
 
@@ -150,19 +140,11 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn error(&mut self, span: Span, complaint: Complaint) {
-        self.found.push(Found {
-            span,
-            severity: Severity::Error,
-            complaint,
-        });
+        self.found.push(Found { span, severity: Severity::Error, complaint });
     }
 
     pub(super) fn warning(&mut self, span: Span, complaint: Complaint) {
-        self.found.push(Found {
-            span,
-            severity: Severity::Warning,
-            complaint,
-        });
+        self.found.push(Found { span, severity: Severity::Warning, complaint });
     }
 
     /// Never shows the text of `span`.
@@ -171,9 +153,7 @@ impl Report {
     }
 
     pub(super) fn has_errors(&self) -> bool {
-        self.found
-            .iter()
-            .any(|found| found.severity == Severity::Error)
+        self.found.iter().any(|found| found.severity == Severity::Error)
     }
 
     /// Looks up the places; `files` are the paths and texts that the spans' numbers mean.
@@ -187,10 +167,7 @@ impl Report {
             let (path, text) = files.get(found.span.file)?;
             Some(locate(found, path, text, &self.redacted))
         });
-        Problems {
-            problems: problems.collect(),
-            omitted,
-        }
+        Problems { problems: problems.collect(), omitted }
     }
 }
 
@@ -198,32 +175,14 @@ fn locate(found: &Found, path: &str, text: &str, redacted: &[Span]) -> Problem {
     let file = found.span.file;
     let start = text.floor_char_boundary(found.span.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-    let line_end = text[start..]
-        .find('\n')
-        .map_or(text.len(), |newline| start + newline);
-    let end = text
-        .floor_char_boundary(found.span.end)
-        .clamp(start, line_end);
+    let line_end = text[start..].find('\n').map_or(text.len(), |newline| start + newline);
+    let end = text.floor_char_boundary(found.span.end).clamp(start, line_end);
 
-    let from = text
-        .floor_char_boundary(start.saturating_sub(EXCERPT_REACH_BYTES))
-        .max(line_start);
-    let to = text
-        .floor_char_boundary(start + EXCERPT_REACH_BYTES)
-        .min(line_end);
+    let from = text.floor_char_boundary(start.saturating_sub(EXCERPT_REACH_BYTES)).max(line_start);
+    let to = text.floor_char_boundary(start + EXCERPT_REACH_BYTES).min(line_end);
     let near = |span: &&Span| span.file == file && span.start < to && span.end > from;
     let redacted: Vec<Span> = redacted.iter().filter(near).copied().collect();
-    let shown = |to: usize| {
-        show(
-            text,
-            Span {
-                file,
-                start: from,
-                end: to,
-            },
-            &redacted,
-        )
-    };
+    let shown = |to: usize| show(text, Span { file, start: from, end: to }, &redacted);
     let caret = shown(start).chars().count();
     let length = shown(end.min(to)).chars().count().saturating_sub(caret);
     let (shown, caret_start) = shorten(shown(to), caret);
@@ -276,22 +235,12 @@ fn shorten(line: String, caret: usize) -> (String, usize) {
     let skipped = caret.saturating_sub(EXCERPT_CHARS_BEFORE);
     let kept: String = line.chars().skip(skipped).take(EXCERPT_CHARS_MAX).collect();
     let before = if skipped > 0 { "…" } else { "" };
-    let after = if length - skipped > EXCERPT_CHARS_MAX {
-        "…"
-    } else {
-        ""
-    };
-    (
-        format!("{before}{kept}{after}"),
-        caret - skipped + before.chars().count(),
-    )
+    let after = if length - skipped > EXCERPT_CHARS_MAX { "…" } else { "" };
+    (format!("{before}{kept}{after}"), caret - skipped + before.chars().count())
 }
 
 /// The candidate most like `word`, if one is like enough to be what was meant.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let distance = |candidate: &&str| strsim::osa_distance(&word, &candidate.to_lowercase());
     let best = candidates.into_iter().min_by_key(distance)?;
@@ -301,11 +250,7 @@ pub(super) fn nearest<'a>(
 
 /// Names in quotes with commas between them.
 pub(super) fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names
-        .into_iter()
-        .map(|name| format!("\"{name}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.into_iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -316,10 +261,7 @@ mod tests {
 
     #[test]
     fn the_nearest_name_is_found_only_if_it_is_near() {
-        assert_eq!(
-            nearest("concurency", ["config", "concurrency"]),
-            Some("concurrency")
-        );
+        assert_eq!(nearest("concurency", ["config", "concurrency"]), Some("concurrency"));
         assert_eq!(nearest("Mode", ["mode", "format"]), Some("mode"));
         assert_eq!(nearest("subject", ["stream", "durable"]), None);
         assert_eq!(nearest("x", []), None);
@@ -335,14 +277,7 @@ mod tests {
     #[test]
     fn a_program_is_given_the_same_as_a_person() {
         let mut report = Report::default();
-        report.warning(
-            Span {
-                file: 0,
-                start: 2,
-                end: 5,
-            },
-            Complaint::new("odd"),
-        );
+        report.warning(Span { file: 0, start: 2, end: 5 }, Complaint::new("odd"));
         let problems = report.finish(&[("t.toml", "\n\tabc")]);
         let expected = serde_json::json!({
             "problems": [{

@@ -65,17 +65,10 @@ pub(super) struct Raw {
 
 /// Reads the document of the main file.
 pub(super) fn main_file(document: &DeTable, raw: &mut Raw, report: &mut Report, env: Env) {
-    let mut reader = Reader {
-        file: 0,
-        env,
-        report,
-    };
+    let mut reader = Reader { file: 0, env, report };
     let names: Vec<&str> = SECTIONS.iter().map(|section| section.name).collect();
     for (name, value) in document {
-        match SECTIONS
-            .iter()
-            .find(|section| section.name == name.get_ref())
-        {
+        match SECTIONS.iter().find(|section| section.name == name.get_ref()) {
             Some(section) => reader.section(section, name, value, raw),
             None => reader.unknown(name, "at the top of the manifest", &names, &[]),
         }
@@ -83,18 +76,8 @@ pub(super) fn main_file(document: &DeTable, raw: &mut Raw, report: &mut Report, 
 }
 
 /// Reads a drop-in: the body of one handler table.
-pub(super) fn drop_in(
-    document: &DeTable,
-    file: usize,
-    name: &str,
-    raw: &mut Raw,
-    report: &mut Report,
-    env: Env,
-) {
-    let span = Span {
-        file,
-        ..Span::default()
-    };
+pub(super) fn drop_in(document: &DeTable, file: usize, name: &str, raw: &mut Raw, report: &mut Report, env: Env) {
+    let span = Span { file, ..Span::default() };
     let mut reader = Reader { file, env, report };
     let layer = reader.body(document, HANDLER_BODY, name);
     reader.add_handler(name, Named { layer, span }, raw);
@@ -104,16 +87,9 @@ pub(super) fn drop_in(
 pub(super) fn built_in(keys: &'static [Key]) -> Layer {
     let mut layer = Layer::new();
     let mut report = Report::default();
-    let mut reader = Reader {
-        file: 0,
-        env: &|_| None,
-        report: &mut report,
-    };
+    let mut reader = Reader { file: 0, env: &|_| None, report: &mut report };
     reader.built_in(keys, "", &mut layer);
-    debug_assert!(
-        !report.has_errors(),
-        "a default in the key table is not valid: {report:?}"
-    );
+    debug_assert!(!report.has_errors(), "a default in the key table is not valid: {report:?}");
     layer
 }
 
@@ -125,11 +101,7 @@ struct Body {
     section: &'static str,
 }
 
-const HANDLER_BODY: Body = Body {
-    keys: HANDLER,
-    place: Place::Handler,
-    section: "handler",
-};
+const HANDLER_BODY: Body = Body { keys: HANDLER, place: Place::Handler, section: "handler" };
 
 /// Reads one file.
 pub(super) struct Reader<'a> {
@@ -141,25 +113,11 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     pub(super) fn span<T>(&self, spanned: &Spanned<T>) -> Span {
         let range = spanned.span();
-        Span {
-            file: self.file,
-            start: range.start,
-            end: range.end,
-        }
+        Span { file: self.file, start: range.start, end: range.end }
     }
 
-    fn section(
-        &mut self,
-        section: &Section,
-        name: &Spanned<DeString>,
-        value: &Spanned<DeValue>,
-        raw: &mut Raw,
-    ) {
-        let body = Body {
-            keys: section.keys,
-            place: section.place,
-            section: section.name,
-        };
+    fn section(&mut self, section: &Section, name: &Spanned<DeString>, value: &Spanned<DeValue>, raw: &mut Raw) {
+        let body = Body { keys: section.keys, place: section.place, section: section.name };
         let DeValue::Table(table) = value.get_ref() else {
             self.wrong_type(section.name, value, Complaint::new("must be a table"));
             return;
@@ -179,18 +137,12 @@ impl Reader<'_> {
         }
     }
 
-    fn named(
-        &mut self,
-        body: Body,
-        name: &Spanned<DeString>,
-        value: &Spanned<DeValue>,
-        raw: &mut Raw,
-    ) {
+    fn named(&mut self, body: Body, name: &Spanned<DeString>, value: &Spanned<DeValue>, raw: &mut Raw) {
         let span = self.span(name);
         let DeValue::Table(table) = value.get_ref() else {
             let path = format!("{}.{}", body.section, name.get_ref());
-            let complaint = Complaint::new("must be a table")
-                .hint(format!("write [{}.<name>] above the keys", body.section));
+            let complaint =
+                Complaint::new("must be a table").hint(format!("write [{}.<name>] above the keys", body.section));
             self.wrong_type(&path, value, complaint);
             return;
         };
@@ -211,9 +163,8 @@ impl Reader<'_> {
             let message = format!("there are two handlers named \"{name}\"");
             self.report.error(
                 span,
-                Complaint::new(message).hint(
-                    "rename one of them: a file in the plugins folder is named like its handler",
-                ),
+                Complaint::new(message)
+                    .hint("rename one of them: a file in the plugins folder is named like its handler"),
             );
         }
     }
@@ -247,13 +198,7 @@ impl Reader<'_> {
             if let (Kind::Table(keys), DeValue::Table(inner)) = (key.kind, value.get_ref()) {
                 let (body, prefix) = (Body { keys, ..body }, format!("{path}."));
                 self.table(inner, body, &prefix, &format!("{path:?} of {title}"), layer);
-                layer.insert(
-                    path,
-                    Leaf {
-                        value: Value::Table,
-                        span,
-                    },
-                );
+                layer.insert(path, Leaf { value: Value::Table, span });
                 continue;
             }
             let value = self.value(key.kind, &path, value);
@@ -302,13 +247,7 @@ impl Reader<'_> {
                 && let Ok(value) = DeValue::parse(text)
             {
                 let value = self.value(key.kind, &path, &value);
-                layer.insert(
-                    path,
-                    Leaf {
-                        value,
-                        span: Span::default(),
-                    },
-                );
+                layer.insert(path, Leaf { value, span: Span::default() });
             }
         }
     }
@@ -321,9 +260,7 @@ fn fitting(body: Body) -> impl Iterator<Item = &'static Key> {
 /// The path of the key `word` in one of the tables among `keys`.
 fn nested(word: &str, keys: &[Key]) -> Option<String> {
     keys.iter().find_map(|key| match key.kind {
-        Kind::Table(inner) if inner.iter().any(|key| key.name == word) => {
-            Some(format!("{}.{word}", key.name))
-        }
+        Kind::Table(inner) if inner.iter().any(|key| key.name == word) => Some(format!("{}.{word}", key.name)),
         _ => None,
     })
 }

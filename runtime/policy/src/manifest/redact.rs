@@ -9,16 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Report, Span};
 
 /// A key with one of these in it, or a table under such a key, may hold secrets.
-const SECRETIVE: &[&str] = &[
-    "secret",
-    "password",
-    "passwd",
-    "token",
-    "credential",
-    "nkey",
-    "api_key",
-    "apikey",
-];
+const SECRETIVE: &[&str] = &["secret", "password", "passwd", "token", "credential", "nkey", "api_key", "apikey"];
 
 /// Redacts all strings of `document`, the contents of file number `file`, that may be secrets.
 pub(super) fn document(document: &DeTable, file: usize, report: &mut Report) {
@@ -27,21 +18,14 @@ pub(super) fn document(document: &DeTable, file: usize, report: &mut Report) {
 
 fn table(entries: &DeTable, file: usize, secretive: bool, report: &mut Report) {
     for (name, inner) in entries {
-        value(
-            inner,
-            file,
-            secretive || is_secretive(name.get_ref()),
-            report,
-        );
+        value(inner, file, secretive || is_secretive(name.get_ref()), report);
     }
 }
 
 fn value(spanned: &Spanned<DeValue>, file: usize, secretive: bool, report: &mut Report) {
     match spanned.get_ref() {
         DeValue::Table(inner) => table(inner, file, secretive, report),
-        DeValue::Array(inner) => inner
-            .iter()
-            .for_each(|inner| value(inner, file, secretive, report)),
+        DeValue::Array(inner) => inner.iter().for_each(|inner| value(inner, file, secretive, report)),
         DeValue::String(text) if !(secretive && !is_reference(text) || has_user_info(text)) => {}
         DeValue::Boolean(_) => {}
         DeValue::String(_) => redact(spanned.span(), file, report),
@@ -68,11 +52,7 @@ pub(super) fn broken_text(text: &str, file: usize, report: &mut Report) {
 }
 
 fn redact(range: std::ops::Range<usize>, file: usize, report: &mut Report) {
-    report.redact(Span {
-        file,
-        start: range.start,
-        end: range.end,
-    });
+    report.redact(Span { file, start: range.start, end: range.end });
 }
 
 fn is_secretive(name: &str) -> bool {

@@ -7,8 +7,8 @@ use super::layers::Layers;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
 use super::resolved::{
-    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode,
-    Nats, RetryPolicy, Runtime, Tls,
+    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, RetryPolicy,
+    Runtime, Tls,
 };
 use super::tables::{HANDLER, NATS, RUNTIME};
 use crate::budget::Budget;
@@ -27,34 +27,19 @@ pub(super) fn manifest(raw: &Raw, report: &mut Report) -> Manifest {
         let policy = policy.map(|(_, named)| &named.layer);
         let said = [Some(&named.layer), policy, Some(&raw.defaults.layer)];
         let said = said.into_iter().flatten().collect();
-        let layers = Layers {
-            said,
-            built_in: &built_in,
-            span: named.span,
-        };
+        let layers = Layers { said, built_in: &built_in, span: named.span };
         let handler = handler(name, &layers, &nats.prefix);
         check::handler(&handler, &layers, &nats.prefix, report);
         check::durable(&handler, &layers, &mut durables, report);
         handlers.insert(name.clone(), handler);
     }
     check::whole(raw, &followed, report);
-    Manifest {
-        nats,
-        runtime,
-        handlers,
-    }
+    Manifest { nats, runtime, handlers }
 }
 
 /// The policy that a handler follows, with its name.
-fn policy<'a>(
-    raw: &'a Raw,
-    handler: &'a Named,
-    report: &mut Report,
-) -> Option<(&'a str, &'a Named)> {
-    let said = handler
-        .layer
-        .get("policy")
-        .or_else(|| raw.defaults.layer.get("policy"))?;
+fn policy<'a>(raw: &'a Raw, handler: &'a Named, report: &mut Report) -> Option<(&'a str, &'a Named)> {
+    let said = handler.layer.get("policy").or_else(|| raw.defaults.layer.get("policy"))?;
     let Value::Text(name) = &said.value else {
         return None;
     };
@@ -67,27 +52,16 @@ fn policy<'a>(
         None if raw.policies.is_empty() => "define it in [policy.<name>]".to_owned(),
         None => format!("known policies: {}", known().collect::<Vec<_>>().join(", ")),
     };
-    report.error(
-        said.span,
-        Complaint::new("\"policy\" names no policy of the manifest").hint(hint),
-    );
+    report.error(said.span, Complaint::new("\"policy\" names no policy of the manifest").hint(hint));
     None
 }
 
 fn nats(named: &Named, report: &mut Report) -> Nats {
     let built_in = built_in(NATS);
-    let layers = Layers {
-        said: vec![&named.layer],
-        built_in: &built_in,
-        span: named.span,
-    };
+    let layers = Layers { said: vec![&named.layer], built_in: &built_in, span: named.span };
     check::nats(&layers, report);
     Nats {
-        urls: layers
-            .list("url")
-            .iter()
-            .map(|(url, _)| url.clone())
-            .collect(),
+        urls: layers.list("url").iter().map(|(url, _)| url.clone()).collect(),
         auth: auth(&layers),
         tls: layers.find("tls").map(|_| Tls {
             ca: layers.path("tls.ca"),
@@ -115,11 +89,7 @@ fn auth(layers: &Layers) -> Auth {
 
 fn runtime(named: &Named) -> Runtime {
     let built_in = built_in(RUNTIME);
-    let layers = Layers {
-        said: vec![&named.layer],
-        built_in: &built_in,
-        span: named.span,
-    };
+    let layers = Layers { said: vec![&named.layer], built_in: &built_in, span: named.span };
     Runtime {
         plugins: layers.path("plugins").unwrap_or_default(),
         listen: layers.text("listen").filter(|listen| listen != "off"),
@@ -129,24 +99,14 @@ fn runtime(named: &Named) -> Runtime {
 }
 
 fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
-    let list = |path| {
-        layers
-            .list(path)
-            .iter()
-            .map(|(text, _)| text.clone())
-            .collect()
-    };
+    let list = |path| layers.list(path).iter().map(|(text, _)| text.clone()).collect();
     Handler {
         name: name.to_owned(),
-        component: layers
-            .path("component")
-            .unwrap_or_else(|| format!("{name}.wasm").into()),
+        component: layers.path("component").unwrap_or_else(|| format!("{name}.wasm").into()),
         subjects: list("subject"),
         stream: layers.text("stream"),
         create_stream: layers.flag("create_stream"),
-        durable: layers
-            .text("durable")
-            .unwrap_or_else(|| format!("{prefix}-{name}")),
+        durable: layers.text("durable").unwrap_or_else(|| format!("{prefix}-{name}")),
         mode: layers.choice("mode", Mode::ALL, Mode::name),
         format: layers.choice("format", Format::ALL, Format::name),
         concurrency: layers.count("concurrency"),
@@ -162,26 +122,16 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         limits: limits(layers),
         retry: retry(layers),
         dead_letter: DeadLetterPolicy {
-            subject: layers
-                .text("dead_letter.subject")
-                .unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),
+            subject: layers.text("dead_letter.subject").unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),
             max_age: layers.duration("dead_letter.max_age"),
         },
-        allow: Allow {
-            publish: list("allow.publish"),
-        },
+        allow: Allow { publish: list("allow.publish") },
     }
 }
 
-fn entries<T>(
-    layers: &Layers,
-    path: &str,
-    read: impl Fn(&Value) -> Option<T>,
-) -> BTreeMap<String, T> {
+fn entries<T>(layers: &Layers, path: &str, read: impl Fn(&Value) -> Option<T>) -> BTreeMap<String, T> {
     let entries = layers.entries(path).into_iter();
-    entries
-        .filter_map(|(name, leaf)| Some((name.to_owned(), read(&leaf.value)?)))
-        .collect()
+    entries.filter_map(|(name, leaf)| Some((name.to_owned(), read(&leaf.value)?))).collect()
 }
 
 fn limits(layers: &Layers) -> Limits {
@@ -217,14 +167,8 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Manifest {
-        let main = Source {
-            path: "tidemill.toml",
-            text,
-        };
-        parse(main, &[], &|_| None)
-            .map_err(|problems| problems.to_string())
-            .expect("valid")
-            .manifest
+        let main = Source { path: "tidemill.toml", text };
+        parse(main, &[], &|_| None).map_err(|problems| problems.to_string()).expect("valid").manifest
     }
 
     #[test]

@@ -45,13 +45,8 @@ pub fn json_schema() -> Json {
 
 fn table(keys: &[Key], place: Place) -> Json {
     let fitting = || keys.iter().filter(|key| key.fits(place));
-    let required: Vec<&str> = fitting()
-        .filter(|key| key.required)
-        .map(|key| key.name)
-        .collect();
-    let properties: Map<String, Json> = fitting()
-        .map(|key| (key.name.to_owned(), property(key, place)))
-        .collect();
+    let required: Vec<&str> = fitting().filter(|key| key.required).map(|key| key.name).collect();
+    let properties: Map<String, Json> = fitting().map(|key| (key.name.to_owned(), property(key, place))).collect();
     let mut table = json!({
         "type": "object",
         "additionalProperties": false,
@@ -127,20 +122,14 @@ fn text(form: Text) -> Json {
 fn json_of(text: &str) -> Json {
     let table = toml::from_str::<toml::Table>(&format!("value = {text}"));
     let value = table.ok().and_then(|mut table| table.remove("value"));
-    value
-        .and_then(|value| serde_json::to_value(value).ok())
-        .unwrap_or(Json::Null)
+    value.and_then(|value| serde_json::to_value(value).ok()).unwrap_or(Json::Null)
 }
 
 /// The reference of the manifest in Markdown: for each table its keys with type, default and meaning.
 pub fn reference_markdown() -> String {
     let mut text = String::new();
     for section in SECTIONS {
-        let title = if section.place.is_named() {
-            format!("{}.<name>", section.name)
-        } else {
-            section.name.to_owned()
-        };
+        let title = if section.place.is_named() { format!("{}.<name>", section.name) } else { section.name.to_owned() };
         let _ = write!(text, "### `[{title}]`\n\n{}\n\n", section.help);
         if matches!(section.place, Place::Policy | Place::Defaults) {
             text.push_str(&shared_keys(section.keys, section.place));
@@ -163,10 +152,7 @@ fn shared_keys(keys: &[Key], place: Place) -> String {
             excluded.push(format!("`{path}`"));
         }
     });
-    format!(
-        "Any key of `[handler.<name>]` except {}.\n\n",
-        excluded.join(", ")
-    )
+    format!("Any key of `[handler.<name>]` except {}.\n\n", excluded.join(", "))
 }
 
 fn paths(keys: &[Key], prefix: &str, visit: &mut impl FnMut(&str, &Key)) {

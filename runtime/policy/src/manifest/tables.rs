@@ -40,12 +40,7 @@ pub(super) const SECTIONS: &[Section] = &[
         keys: NATS,
         help: "How to reach NATS, and how our own streams are named and kept.",
     },
-    Section {
-        name: "runtime",
-        place: Place::Single,
-        keys: RUNTIME,
-        help: "Settings of the process.",
-    },
+    Section { name: "runtime", place: Place::Single, keys: RUNTIME, help: "Settings of the process." },
     Section {
         name: "handler",
         place: Place::Handler,
@@ -69,95 +64,41 @@ pub(super) const SECTIONS: &[Section] = &[
 
 /// `[nats]`.
 pub(super) const NATS: &[Key] = &[
-    key(
-        "url",
-        Kind::OneOrMore(Text::Url),
-        "the server, or several of one cluster",
-    )
-    .example("'nats://127.0.0.1:4222'"),
-    key(
-        "credentials",
-        SECRET,
-        "the credentials file (JWT and seed) to authenticate with",
-    )
-    .example("'file:app.creds'"),
+    key("url", Kind::OneOrMore(Text::Url), "the server, or several of one cluster").example("'nats://127.0.0.1:4222'"),
+    key("credentials", SECRET, "the credentials file (JWT and seed) to authenticate with").example("'file:app.creds'"),
     key("nkey", SECRET, "the NKey seed to authenticate with").example("'env:NATS_NKEY'"),
     key("token", SECRET, "the token to authenticate with").example("'env:NATS_TOKEN'"),
-    key(
-        "user",
-        Kind::Text(Text::Any),
-        "the user to authenticate as; needs `password`",
-    )
-    .example("'tidemill'"),
+    key("user", Kind::Text(Text::Any), "the user to authenticate as; needs `password`").example("'tidemill'"),
     key("password", SECRET, "the user's password; needs `user`").example("'env:NATS_PASSWORD'"),
-    key(
-        "tls",
-        Kind::Table(TLS),
-        "TLS files, relative to the manifest",
-    )
-    .example("{}"),
-    key(
-        "prefix",
-        Kind::Text(Text::Prefix),
-        "the first part of the names of our own streams, buckets and subjects",
-    )
-    .default("'tidemill'"),
-    key(
-        "replicas",
-        integer(1, 5),
-        "replicas of our own streams and buckets; 3 on a cluster",
-    )
-    .default("1"),
+    key("tls", Kind::Table(TLS), "TLS files, relative to the manifest").example("{}"),
+    key("prefix", Kind::Text(Text::Prefix), "the first part of the names of our own streams, buckets and subjects")
+        .default("'tidemill'"),
+    key("replicas", integer(1, 5), "replicas of our own streams and buckets; 3 on a cluster").default("1"),
 ];
 
 const TLS: &[Key] = &[
     key("ca", PATH, "certificate authorities to trust, PEM").example("'ca.pem'"),
     key("cert", PATH, "the client certificate, PEM; needs `key`").example("'client.pem'"),
-    key(
-        "key",
-        PATH,
-        "the key of the client certificate, PEM; needs `cert`",
-    )
-    .example("'client.key'"),
+    key("key", PATH, "the key of the client certificate, PEM; needs `cert`").example("'client.key'"),
 ];
 
 /// `[runtime]`.
 pub(super) const RUNTIME: &[Key] = &[
-    key(
-        "plugins",
-        PATH,
-        "the folder of components and of drop-in manifests, relative to the manifest",
-    )
-    .default("'plugins'"),
-    key(
-        "listen",
-        Kind::Text(Text::Listen),
-        "where console, API, metrics and health are served; loopback only",
-    )
-    .default("'127.0.0.1:7070'"),
-    key(
-        "drain",
-        duration(Duration::ZERO, HOUR),
-        "how long to wait for events in flight when stopping",
-    )
-    .default("'30s'"),
-    key(
-        "cache",
-        PATH,
-        "the folder of compiled components, relative to the manifest",
-    )
-    .derived("a folder in the user's cache", "'cache'"),
+    key("plugins", PATH, "the folder of components and of drop-in manifests, relative to the manifest")
+        .default("'plugins'"),
+    key("listen", Kind::Text(Text::Listen), "where console, API, metrics and health are served; loopback only")
+        .default("'127.0.0.1:7070'"),
+    key("drain", duration(Duration::ZERO, HOUR), "how long to wait for events in flight when stopping")
+        .default("'30s'"),
+    key("cache", PATH, "the folder of compiled components, relative to the manifest")
+        .derived("a folder in the user's cache", "'cache'"),
 ];
 
 /// `[handler.<name>]`, and with fewer keys `[policy.<name>]` and `[defaults]`.
 pub(super) const HANDLER: &[Key] = &[
-    key(
-        "component",
-        PATH,
-        "the component's file; a relative path is relative to `runtime.plugins`",
-    )
-    .derived("`<name>.wasm`", "'welcome_email.wasm'")
-    .within(Within::Handler),
+    key("component", PATH, "the component's file; a relative path is relative to `runtime.plugins`")
+        .derived("`<name>.wasm`", "'welcome_email.wasm'")
+        .within(Within::Handler),
     key(
         "subject",
         Kind::OneOrMore(Text::Pattern),
@@ -169,140 +110,54 @@ pub(super) const HANDLER: &[Key] = &[
     key("stream", JETSTREAM, "the stream to consume")
         .derived("the stream that holds the subject", "'REGISTRATION'")
         .within(Within::Handler),
-    key(
-        "create_stream",
-        Kind::Bool,
-        "whether to create `stream` where it is missing; needs `stream`",
-    )
-    .default("false"),
+    key("create_stream", Kind::Bool, "whether to create `stream` where it is missing; needs `stream`").default("false"),
     key("durable", JETSTREAM, "the name of the durable consumer")
         .derived("`<prefix>-<name>`", "'tidemill-welcome-email'")
         .within(Within::Handler),
-    key(
-        "mode",
-        choice(Mode::NAMES),
-        "who gets an event: one of the instances, or every one",
-    )
-    .default("'queue'"),
-    key(
-        "format",
-        choice(Format::NAMES),
-        "how messages are decoded; `auto` recognises CloudEvents and queue messages",
-    )
-    .default("'auto'"),
-    key(
-        "policy",
-        Kind::Text(Text::Policy),
-        "the named policy to follow",
-    )
-    .example("'patient'")
-    .within(Within::NotPolicy),
-    key(
-        "concurrency",
-        integer(1, 4096),
-        "how many events are handled at once in one process",
-    )
-    .default("16"),
-    key(
-        "config",
-        Kind::Settings,
-        "settings for the handler, read through `wasi:config`",
-    )
-    .default("{}"),
-    key(
-        "secrets",
-        Kind::Secrets,
-        "secrets for the handler, read through `wasi:config`; references only",
-    )
-    .default("{}"),
-    key(
-        "isolation",
-        choice(Isolation::NAMES),
-        "`handler` reuses instances, `event` makes a fresh one for each event",
-    )
-    .default("'handler'"),
+    key("mode", choice(Mode::NAMES), "who gets an event: one of the instances, or every one").default("'queue'"),
+    key("format", choice(Format::NAMES), "how messages are decoded; `auto` recognises CloudEvents and queue messages")
+        .default("'auto'"),
+    key("policy", Kind::Text(Text::Policy), "the named policy to follow")
+        .example("'patient'")
+        .within(Within::NotPolicy),
+    key("concurrency", integer(1, 4096), "how many events are handled at once in one process").default("16"),
+    key("config", Kind::Settings, "settings for the handler, read through `wasi:config`").default("{}"),
+    key("secrets", Kind::Secrets, "secrets for the handler, read through `wasi:config`; references only").default("{}"),
+    key("isolation", choice(Isolation::NAMES), "`handler` reuses instances, `event` makes a fresh one for each event")
+        .default("'handler'"),
     key("limits", Kind::Table(LIMITS), "what one invocation may use").default("{}"),
     key("retry", Kind::Table(RETRY), "what to do about failures").default("{}"),
-    key(
-        "dead_letter",
-        Kind::Table(DEAD_LETTER),
-        "where events go that are given up on",
-    )
-    .default("{}"),
+    key("dead_letter", Kind::Table(DEAD_LETTER), "where events go that are given up on").default("{}"),
     key("allow", Kind::Table(ALLOW), "what the handler may reach").default("{}"),
 ];
 
 const LIMITS: &[Key] = &[
-    key(
-        "timeout",
-        duration(Duration::from_millis(10), HOUR),
-        "wall-clock time of one invocation",
-    )
-    .default("'2s'"),
-    key(
-        "fuel",
-        integer(1, u64::MAX),
-        "fuel of one invocation, about one unit for each wasm instruction",
-    )
-    .default("500_000_000"),
-    key(
-        "memory",
-        size(64 << 10, 4 << 30),
-        "linear memory of one instance",
-    )
-    .default("'64MiB'"),
-    key(
-        "payload",
-        size(1, 64 * MIB),
-        "the largest payload that is given to the handler",
-    )
-    .default("'1MiB'"),
-    key(
-        "outputs",
-        integer(0, 10_000),
-        "the number of outputs of one invocation",
-    )
-    .default("64"),
+    key("timeout", duration(Duration::from_millis(10), HOUR), "wall-clock time of one invocation").default("'2s'"),
+    key("fuel", integer(1, u64::MAX), "fuel of one invocation, about one unit for each wasm instruction")
+        .default("500_000_000"),
+    key("memory", size(64 << 10, 4 << 30), "linear memory of one instance").default("'64MiB'"),
+    key("payload", size(1, 64 * MIB), "the largest payload that is given to the handler").default("'1MiB'"),
+    key("outputs", integer(0, 10_000), "the number of outputs of one invocation").default("64"),
     key(
         "output_bytes",
         size(0, 256 * MIB),
         "the size of all outputs of one invocation: subjects, headers and payloads",
     )
     .default("'1MiB'"),
-    key(
-        "reuse",
-        integer(1, 1_000_000_000),
-        "after how many events an instance is replaced",
-    )
-    .default("1000"),
+    key("reuse", integer(1, 1_000_000_000), "after how many events an instance is replaced").default("1000"),
 ];
 
 const RETRY: &[Key] = &[
-    key(
-        "max_attempts",
-        integer(1, 1000),
-        "after how many failed attempts an event goes to the dead letters",
-    )
-    .default("5"),
+    key("max_attempts", integer(1, 1000), "after how many failed attempts an event goes to the dead letters")
+        .default("5"),
     key("backoff", choice(Backoff::NAMES), "how the delay grows").default("'exponential'"),
-    key(
-        "initial",
-        duration(Duration::ZERO, DAY.saturating_mul(30)),
-        "the delay after the first failure",
-    )
-    .default("'500ms'"),
-    key(
-        "max",
-        duration(Duration::ZERO, DAY.saturating_mul(30)),
-        "the longest delay; at least `initial`",
-    )
-    .default("'1m'"),
+    key("initial", duration(Duration::ZERO, DAY.saturating_mul(30)), "the delay after the first failure")
+        .default("'500ms'"),
+    key("max", duration(Duration::ZERO, DAY.saturating_mul(30)), "the longest delay; at least `initial`")
+        .default("'1m'"),
     key(
         "multiplier",
-        Kind::Number {
-            min: 1.0,
-            max: 1000.0,
-        },
+        Kind::Number { min: 1.0, max: 1000.0 },
         "the factor from one delay to the next; exponential only",
     )
     .default("2.0"),
@@ -315,27 +170,12 @@ const RETRY: &[Key] = &[
 ];
 
 const DEAD_LETTER: &[Key] = &[
-    key(
-        "subject",
-        Kind::Text(Text::Subject),
-        "the subject dead letters are published on",
-    )
-    .derived(
-        "`<prefix>.deadletter.<name>`",
-        "'registration.welcome_email_deadletter'",
-    )
-    .within(Within::Handler),
-    key(
-        "max_age",
-        duration(Duration::from_secs(1), DAY.saturating_mul(3650)),
-        "how long dead letters are kept",
-    )
-    .default("'30d'"),
+    key("subject", Kind::Text(Text::Subject), "the subject dead letters are published on")
+        .derived("`<prefix>.deadletter.<name>`", "'registration.welcome_email_deadletter'")
+        .within(Within::Handler),
+    key("max_age", duration(Duration::from_secs(1), DAY.saturating_mul(3650)), "how long dead letters are kept")
+        .default("'30d'"),
 ];
 
-const ALLOW: &[Key] = &[key(
-    "publish",
-    Kind::List(Text::Pattern),
-    "the subjects that outputs may be published on",
-)
-.default("[]")];
+const ALLOW: &[Key] =
+    &[key("publish", Kind::List(Text::Pattern), "the subjects that outputs may be published on").default("[]")];

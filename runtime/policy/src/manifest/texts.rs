@@ -24,11 +24,7 @@ const NAME_BYTES_MAX: usize = 64;
 /// Reads `text` as what `form` says.
 pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
     let held = |condition: bool| {
-        if condition {
-            Ok(Value::Text(text.to_owned()))
-        } else {
-            Err(must_be(form))
-        }
+        if condition { Ok(Value::Text(text.to_owned())) } else { Err(must_be(form)) }
     };
     match form {
         Text::Any | Text::Path | Text::Policy => {
@@ -41,12 +37,12 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Secret => secret(text).map(Value::Secret),
         Text::Subject => own_subject(text, subject::check_subject(text)).map(Value::Text),
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
-        Text::Choice(names) => held(names.contains(&text)).map_err(|complaint| {
-            match nearest(text, names.iter().copied()) {
+        Text::Choice(names) => {
+            held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
                 None => complaint,
-            }
-        }),
+            })
+        }
         Text::Duration { min, max } => match units::duration(text)? {
             duration if (min..=max).contains(&duration) => Ok(Value::Duration(duration)),
             _ => Err(must_be(form)),
@@ -78,19 +74,15 @@ pub(super) fn check_name(name: &str) -> Result<(), Complaint> {
 
 fn is_prefix(text: &str) -> bool {
     (1..=PREFIX_BYTES_MAX).contains(&text.len())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
 fn jetstream_name(text: &str) -> Result<String, Complaint> {
-    let forbidden =
-        |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
     if (1..=JETSTREAM_NAME_BYTES_MAX).contains(&text.len()) && !text.contains(forbidden) {
         Ok(text.to_owned())
     } else {
-        Err(must_be(Text::JetStream)
-            .hint("use 1 to 255 bytes without blanks, \".\", \"*\", \">\", \"/\" and \"\\\""))
+        Err(must_be(Text::JetStream).hint("use 1 to 255 bytes without blanks, \".\", \"*\", \">\", \"/\" and \"\\\""))
     }
 }
 
@@ -108,20 +100,14 @@ fn own_subject(text: &str, checked: Result<(), SubjectError>) -> Result<String, 
 fn secret(text: &str) -> Result<SecretRef, Complaint> {
     match text.split_once(':') {
         Some(("env", name)) if is_variable_name(name) => Ok(SecretRef::Env(name.to_owned())),
-        Some(("env", _)) => Err(Complaint::new(
-            "does not name an environment variable after \"env:\"",
-        )
-        .hint("use letters, digits and \"_\", not starting with a digit")),
-        Some(("file", path)) if !path.is_empty() && !path.contains('\0') => {
-            Ok(SecretRef::File(PathBuf::from(path)))
-        }
+        Some(("env", _)) => Err(Complaint::new("does not name an environment variable after \"env:\"")
+            .hint("use letters, digits and \"_\", not starting with a digit")),
+        Some(("file", path)) if !path.is_empty() && !path.contains('\0') => Ok(SecretRef::File(PathBuf::from(path))),
         Some(("file", _)) => Err(Complaint::new("does not name a file after \"file:\"")),
-        _ => Err(
-            Complaint::new("must be a reference to a secret, never the secret itself").hint(
-                "put the secret into an environment variable or a file and write \"env:NAME\" or \
+        _ => Err(Complaint::new("must be a reference to a secret, never the secret itself").hint(
+            "put the secret into an environment variable or a file and write \"env:NAME\" or \
              \"file:path\"; a secret that was saved here should be replaced",
-            ),
-        ),
+        )),
     }
 }
 
@@ -159,10 +145,7 @@ fn listen(text: &str) -> Result<String, Complaint> {
     let Some((host, _)) = host_and_port(text) else {
         return Err(must_be(Text::Listen).hint("write for example \"127.0.0.1:7070\""));
     };
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     if host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
         Ok(text.to_owned())
     } else {
@@ -182,13 +165,8 @@ fn host_and_port(text: &str) -> Option<(&str, u16)> {
 }
 
 fn is_host(host: &str) -> bool {
-    if let Some(address) = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        return address
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_ipv6());
+    if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6());
     }
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     !host.is_empty() && host.chars().all(letters)
@@ -212,61 +190,23 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let urls = [
-            "nats://127.0.0.1:4222",
-            "tls://nats.example",
-            "nats://[::1]:4222",
-            "localhost:4222",
-        ];
+        let urls = ["nats://127.0.0.1:4222", "tls://nats.example", "nats://[::1]:4222", "localhost:4222"];
         fine(Text::Url, &urls);
-        let urls = [
-            "",
-            "localhost",
-            "nats://",
-            "nats://h:99999",
-            "http://h:80",
-            "nats://u:p@h:1",
-            "h:+1",
-            "nats://h/x",
-        ];
+        let urls =
+            ["", "localhost", "nats://", "nats://h:99999", "http://h:80", "nats://u:p@h:1", "h:+1", "nats://h/x"];
         refused(Text::Url, &urls);
-        fine(
-            Text::Listen,
-            &["off", "127.0.0.1:0", "localhost:80", "[::1]:7070"],
-        );
-        refused(
-            Text::Listen,
-            &[
-                "",
-                ":7070",
-                "127.0.0.1",
-                "0.0.0.0:7070",
-                "[::]:7070",
-                "example.org:80",
-            ],
-        );
+        fine(Text::Listen, &["off", "127.0.0.1:0", "localhost:80", "[::1]:7070"]);
+        refused(Text::Listen, &["", ":7070", "127.0.0.1", "0.0.0.0:7070", "[::]:7070", "example.org:80"]);
     }
 
     #[test]
     fn references_and_names() {
-        fine(
-            Text::Secret,
-            &["env:A_1", "file:/run/secrets/x", "file:a b"],
-        );
-        refused(
-            Text::Secret,
-            &["", "env:", "env:1A", "env:A-B", "file:", "s3cret", "ENV:A"],
-        );
+        fine(Text::Secret, &["env:A_1", "file:/run/secrets/x", "file:a b"]);
+        refused(Text::Secret, &["", "env:", "env:1A", "env:A-B", "file:", "s3cret", "ENV:A"]);
         fine(Text::JetStream, &["ORDERS", "tidemill-mail"]);
-        refused(
-            Text::JetStream,
-            &["", "a b", "a.b", "a*", "a>", "a/b", "a\\b"],
-        );
+        refused(Text::JetStream, &["", "a b", "a.b", "a*", "a>", "a/b", "a\\b"]);
         fine(Text::Prefix, &["tidemill", "A-1_b"]);
-        refused(
-            Text::Prefix,
-            &["", "a.b", "123456789012345678901234567890123"],
-        );
+        refused(Text::Prefix, &["", "a.b", "123456789012345678901234567890123"]);
         refused(Text::Subject, &["$JS.API", "_INBOX.x", "a.*"]);
         fine(Text::Pattern, &["a.*", ">"]);
         assert!(check_name("welcome-email_2").is_ok());

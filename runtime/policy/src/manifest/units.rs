@@ -52,9 +52,7 @@ pub(super) const SIZE_PATTERN: &str = "^[0-9]+(\\.[0-9]+)?\\s*([kKmMgG][iI]?[bB]
 
 /// Reads a duration such as `1m 30s`.
 pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
-    let mut units = text
-        .split(|c: char| !c.is_alphabetic())
-        .filter(|unit| !unit.is_empty());
+    let mut units = text.split(|c: char| !c.is_alphabetic()).filter(|unit| !unit.is_empty());
     let known = units.all(|unit| DURATION_UNITS.iter().any(|(name, _)| *name == unit));
     match humantime::parse_duration(text) {
         Ok(duration) if known && !text.trim().is_empty() => Ok(duration),
@@ -66,17 +64,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
 pub(super) fn not_a_duration(text: &str) -> Complaint {
     let (number, unit) = split_number(text);
     let known = nearest(unit, DURATION_UNITS.iter().map(|(name, _)| *name));
-    let short = DURATION_UNITS
-        .iter()
-        .find(|(name, _)| Some(*name) == known)
-        .map(|(_, short)| *short);
+    let short = DURATION_UNITS.iter().find(|(name, _)| Some(*name) == known).map(|(_, short)| *short);
     let short = if unit.is_empty() { Some("s") } else { short };
-    propose(
-        "must be a duration with a unit",
-        number,
-        short,
-        DURATION_UNITS_HINT,
-    )
+    propose("must be a duration with a unit", number, short, DURATION_UNITS_HINT)
 }
 
 /// Reads a size such as `64MiB`, in bytes.
@@ -103,9 +93,7 @@ pub(super) fn not_a_size(text: &str) -> Complaint {
 fn propose(message: &str, number: &str, unit: Option<&str>, hint: &str) -> Complaint {
     let complaint = Complaint::new(message);
     match unit {
-        Some(unit) if !number.is_empty() => {
-            complaint.hint(format!("did you mean \"{number}{unit}\"? {hint}"))
-        }
+        Some(unit) if !number.is_empty() => complaint.hint(format!("did you mean \"{number}{unit}\"? {hint}")),
         _ => complaint.hint(hint),
     }
 }
@@ -113,9 +101,7 @@ fn propose(message: &str, number: &str, unit: Option<&str>, hint: &str) -> Compl
 /// Splits a leading decimal number off.
 fn split_number(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     (&text[..end], text[end..].trim())
 }
 
@@ -133,12 +119,8 @@ pub fn show_duration(duration: Duration) -> String {
 /// A size as the manifest writes it.
 pub fn show_size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let exact = units
-        .iter()
-        .find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
-    exact.map_or(format!("{bytes}B"), |(unit, factor)| {
-        format!("{}{unit}", bytes / factor)
-    })
+    let exact = units.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    exact.map_or(format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
 #[cfg(test)]
@@ -164,17 +146,10 @@ mod tests {
             ("9999999999999999999w", None),
         ];
         for (text, expected) in rows {
-            assert_eq!(
-                duration(text).ok(),
-                expected.map(Duration::from_millis),
-                "{text}"
-            );
+            assert_eq!(duration(text).ok(), expected.map(Duration::from_millis), "{text}");
         }
         for (unit, short) in DURATION_UNITS {
-            assert_eq!(
-                duration(&format!("3{unit}")),
-                duration(&format!("3{short}"))
-            );
+            assert_eq!(duration(&format!("3{unit}")), duration(&format!("3{short}")));
             assert!(duration(&format!("3{unit}")).is_ok());
         }
     }
@@ -199,31 +174,15 @@ mod tests {
 
     #[test]
     fn mistakes_are_met_with_what_was_probably_meant() {
-        let rows = [
-            ("5", "5s"),
-            ("5 sec0nds", "5s"),
-            ("10 minute5", "10m"),
-            ("3dayz", "3d"),
-        ];
+        let rows = [("5", "5s"), ("5 sec0nds", "5s"), ("10 minute5", "10m"), ("3dayz", "3d")];
         for (text, meant) in rows {
             let hint = not_a_duration(text).hint.unwrap_or_default();
-            assert!(
-                hint.starts_with(&format!("did you mean \"{meant}\"?")),
-                "{text}: {hint}"
-            );
+            assert!(hint.starts_with(&format!("did you mean \"{meant}\"?")), "{text}: {hint}");
         }
-        let rows = [
-            ("64", "64MiB"),
-            ("1048576", "1048576B"),
-            ("64mbi", "64MiB"),
-            ("5 Kbi", "5KiB"),
-        ];
+        let rows = [("64", "64MiB"), ("1048576", "1048576B"), ("64mbi", "64MiB"), ("5 Kbi", "5KiB")];
         for (text, meant) in rows {
             let hint = not_a_size(text).hint.unwrap_or_default();
-            assert!(
-                hint.starts_with(&format!("did you mean \"{meant}\"?")),
-                "{text}: {hint}"
-            );
+            assert!(hint.starts_with(&format!("did you mean \"{meant}\"?")), "{text}: {hint}");
         }
     }
 

@@ -26,21 +26,17 @@ impl Reader<'_> {
                     _ => self.complain(path, span, refused),
                 }
             }
-            (Kind::Number { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => {
-                match number(value.get_ref()) {
-                    Some(number) if (min..=max).contains(&number) => Value::Number(number),
-                    _ => self.complain(path, span, refused),
-                }
-            }
+            (Kind::Number { min, max }, DeValue::Float(_) | DeValue::Integer(_)) => match number(value.get_ref()) {
+                Some(number) if (min..=max).contains(&number) => Value::Number(number),
+                _ => self.complain(path, span, refused),
+            },
             (Kind::List(form) | Kind::OneOrMore(form), DeValue::Array(array)) => {
                 self.list(kind, form, path, array, span)
             }
-            (Kind::OneOrMore(form), DeValue::String(text)) => {
-                match self.text(form, path, text, span) {
-                    Value::Text(text) => Value::List(vec![(text, span)]),
-                    _ => Value::Invalid,
-                }
-            }
+            (Kind::OneOrMore(form), DeValue::String(text)) => match self.text(form, path, text, span) {
+                Value::Text(text) => Value::List(vec![(text, span)]),
+                _ => Value::Invalid,
+            },
             (Kind::Settings | Kind::Secrets, DeValue::Table(table)) => self.map(kind, path, table),
             _ => {
                 let hint = type_hint(kind, value.get_ref());
@@ -70,11 +66,7 @@ impl Reader<'_> {
                 entries.push((text, self.span(entry)));
             }
         }
-        if entries.len() == array.len() {
-            Value::List(entries)
-        } else {
-            Value::Invalid
-        }
+        if entries.len() == array.len() { Value::List(entries) } else { Value::Invalid }
     }
 
     fn map(&mut self, kind: Kind, path: &str, table: &DeTable) -> Value {
@@ -104,38 +96,16 @@ impl Reader<'_> {
     /// Reports what is wrong with the value or the name at `path`.
     pub(super) fn complain(&mut self, path: &str, span: Span, complaint: Complaint) -> Value {
         let message = format!("\"{path}\" {}", complaint.message);
-        self.report.error(
-            span,
-            Complaint {
-                message,
-                ..complaint
-            },
-        );
+        self.report.error(span, Complaint { message, ..complaint });
         Value::Invalid
     }
 
     /// Reports that the value at `path` has a type that cannot be right.
-    pub(super) fn wrong_type(
-        &mut self,
-        path: &str,
-        value: &Spanned<DeValue>,
-        complaint: Complaint,
-    ) -> Value {
+    pub(super) fn wrong_type(&mut self, path: &str, value: &Spanned<DeValue>, complaint: Complaint) -> Value {
         let found = value.get_ref().type_str();
-        let article = if found.starts_with(['a', 'i']) {
-            "an"
-        } else {
-            "a"
-        };
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
         let message = format!("{}, not {article} {found}", complaint.message);
-        self.complain(
-            path,
-            self.span(value),
-            Complaint {
-                message,
-                ..complaint
-            },
-        )
+        self.complain(path, self.span(value), Complaint { message, ..complaint })
     }
 }
 
@@ -150,25 +120,16 @@ fn number(value: &DeValue) -> Option<f64> {
 /// What to write instead of a value of the wrong type.
 fn type_hint(kind: Kind, value: &DeValue) -> Option<String> {
     match (kind, value) {
-        (Kind::Text(Text::Duration { .. }), DeValue::Integer(integer)) => {
-            units::not_a_duration(integer.as_str()).hint
-        }
-        (Kind::Text(Text::Size { .. }), DeValue::Integer(integer)) => {
-            units::not_a_size(integer.as_str()).hint
-        }
+        (Kind::Text(Text::Duration { .. }), DeValue::Integer(integer)) => units::not_a_duration(integer.as_str()).hint,
+        (Kind::Text(Text::Size { .. }), DeValue::Integer(integer)) => units::not_a_size(integer.as_str()).hint,
         (Kind::Bool | Kind::Integer { .. } | Kind::Number { .. }, DeValue::String(_)) => {
             Some("write it without quotes".to_owned())
         }
         (Kind::List(_), DeValue::String(_)) => Some("put it in brackets: [\"…\"]".to_owned()),
-        (Kind::Text(Text::Choice(names)), _) => {
-            Some(format!("write one of {}", quoted(names.iter().copied())))
-        }
+        (Kind::Text(Text::Choice(names)), _) => Some(format!("write one of {}", quoted(names.iter().copied()))),
         (Kind::Table(keys), _) => {
             let names = keys.iter().map(|key| key.name);
-            Some(format!(
-                "known keys: {}",
-                names.collect::<Vec<_>>().join(", ")
-            ))
+            Some(format!("known keys: {}", names.collect::<Vec<_>>().join(", ")))
         }
         _ => None,
     }

@@ -32,26 +32,11 @@ fn shown(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let drop_ins: Vec<(String, String)> = files(&path.with_extension("plugins"), "toml")
         .iter()
-        .map(|path| {
-            (
-                format!("plugins/{}", file_name(path)),
-                fs::read_to_string(path).unwrap(),
-            )
-        })
+        .map(|path| (format!("plugins/{}", file_name(path)), fs::read_to_string(path).unwrap()))
         .collect();
-    let drop_ins: Vec<Source> = drop_ins
-        .iter()
-        .map(|(path, text)| Source { path, text })
-        .collect();
+    let drop_ins: Vec<Source> = drop_ins.iter().map(|(path, text)| Source { path, text }).collect();
     let name = file_name(path);
-    match parse(
-        Source {
-            path: &name,
-            text: &text,
-        },
-        &drop_ins,
-        &env,
-    ) {
+    match parse(Source { path: &name, text: &text }, &drop_ins, &env) {
         Ok(parsed) => format!("accepted\n\n{}", parsed.warnings),
         Err(problems) => problems.to_string(),
     }

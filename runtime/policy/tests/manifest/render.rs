@@ -8,11 +8,8 @@ use serde_json::{Map, Value, json};
 use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Runtime, SecretRef, Tls};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
-    let handlers: Map<String, Value> = manifest
-        .handlers
-        .iter()
-        .map(|(name, each)| (name.clone(), handler(each)))
-        .collect();
+    let handlers: Map<String, Value> =
+        manifest.handlers.iter().map(|(name, each)| (name.clone(), handler(each))).collect();
     let whole = json!({
         "nats": nats(&manifest.nats),
         "runtime": runtime(&manifest.runtime),
@@ -107,11 +104,7 @@ fn handler(handler: &Handler) -> Value {
 }
 
 fn map<T>(entries: &BTreeMap<String, T>, value: impl Fn(&T) -> Value) -> Value {
-    entries
-        .iter()
-        .map(|(name, entry)| (name.clone(), value(entry)))
-        .collect::<Map<_, _>>()
-        .into()
+    entries.iter().map(|(name, entry)| (name.clone(), value(entry))).collect::<Map<_, _>>().into()
 }
 
 fn text(text: &str) -> Value {

@@ -8,21 +8,14 @@ use proptest::prelude::*;
 use proptest::{collection, option, sample};
 use tidemill_policy::budget::Budget;
 use tidemill_policy::manifest::{
-    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode,
-    Nats, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
+    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, Parsed, Problems,
+    RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
 
 fn parsed(text: &str) -> Result<Parsed, Problems> {
-    parse(
-        Source {
-            path: "tidemill.toml",
-            text,
-        },
-        &[],
-        &|_| None,
-    )
+    parse(Source { path: "tidemill.toml", text }, &[], &|_| None)
 }
 
 fn millis(range: std::ops::RangeInclusive<u64>) -> impl Strategy<Value = Duration> {
@@ -34,10 +27,7 @@ fn path() -> impl Strategy<Value = PathBuf> {
 }
 
 fn secret() -> impl Strategy<Value = SecretRef> {
-    prop_oneof![
-        "[A-Z_][A-Z0-9_]{0,8}".prop_map(SecretRef::Env),
-        path().prop_map(SecretRef::File),
-    ]
+    prop_oneof!["[A-Z_][A-Z0-9_]{0,8}".prop_map(SecretRef::Env), path().prop_map(SecretRef::File),]
 }
 
 fn auth() -> impl Strategy<Value = Auth> {
@@ -59,62 +49,31 @@ fn tls() -> impl Strategy<Value = Tls> {
 
 fn nats() -> impl Strategy<Value = Nats> {
     let url = "(nats://|tls://)?[a-z]{1,8}(\\.[a-z]{1,3})?:[1-9][0-9]{1,3}";
-    (
-        collection::vec(url, 0..3),
-        auth(),
-        option::of(tls()),
-        "[a-z]{1,8}",
-        1..=5_u32,
-    )
-        .prop_map(|(urls, auth, tls, prefix, replicas)| Nats {
-            urls,
-            auth,
-            tls,
-            prefix,
-            replicas,
-        })
+    (collection::vec(url, 0..3), auth(), option::of(tls()), "[a-z]{1,8}", 1..=5_u32)
+        .prop_map(|(urls, auth, tls, prefix, replicas)| Nats { urls, auth, tls, prefix, replicas })
 }
 
 fn runtime() -> impl Strategy<Value = Runtime> {
     let listen = "(127\\.0\\.0\\.1|localhost|\\[::1\\]):[1-9][0-9]{1,3}";
-    (
-        path(),
-        option::of(listen),
-        millis(0..=3_600_000),
-        option::of(path()),
-    )
-        .prop_map(|(plugins, listen, drain, cache)| Runtime {
-            plugins,
-            listen,
-            drain,
-            cache,
-        })
+    (path(), option::of(listen), millis(0..=3_600_000), option::of(path()))
+        .prop_map(|(plugins, listen, drain, cache)| Runtime { plugins, listen, drain, cache })
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    let budget = (
-        millis(10..=3_600_000),
-        1..=i64::MAX as u64,
-        (64 << 10)..=(4_u64 << 30),
-        0..=10_000_u32,
-        0..=(256_u64 << 20),
-    )
-        .prop_map(
-            |(timeout, fuel, memory_bytes, outputs, output_bytes)| Budget {
+    let budget =
+        (millis(10..=3_600_000), 1..=i64::MAX as u64, (64 << 10)..=(4_u64 << 30), 0..=10_000_u32, 0..=(256_u64 << 20))
+            .prop_map(|(timeout, fuel, memory_bytes, outputs, output_bytes)| Budget {
                 timeout,
                 fuel,
                 memory_bytes,
                 outputs,
                 output_bytes,
-            },
-        );
-    (budget, 1..=(64_u64 << 20), 1..=1_000_000_000_u32).prop_map(
-        |(budget, payload_bytes, reuse)| Limits {
-            budget,
-            payload_bytes,
-            reuse,
-        },
-    )
+            });
+    (budget, 1..=(64_u64 << 20), 1..=1_000_000_000_u32).prop_map(|(budget, payload_bytes, reuse)| Limits {
+        budget,
+        payload_bytes,
+        reuse,
+    })
 }
 
 fn retry() -> impl Strategy<Value = RetryPolicy> {
@@ -126,16 +85,14 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
         1.0..1000.0_f64,
         0.0..1.0_f64,
     )
-        .prop_map(
-            |(max_attempts, backoff, (one, other), multiplier, jitter)| RetryPolicy {
-                max_attempts,
-                backoff,
-                initial: one.min(other),
-                max: one.max(other),
-                multiplier,
-                jitter,
-            },
-        )
+        .prop_map(|(max_attempts, backoff, (one, other), multiplier, jitter)| RetryPolicy {
+            max_attempts,
+            backoff,
+            initial: one.min(other),
+            max: one.max(other),
+            multiplier,
+            jitter,
+        })
 }
 
 /// The keys of a handler that say which one it is. Subjects start with different letters for each of
@@ -150,27 +107,19 @@ struct Identity {
 }
 
 fn identity() -> impl Strategy<Value = Identity> {
-    let subjects =
-        collection::btree_set("s[a-z]{1,5}(\\.\\*\\.x|\\.>)?", 1..4).prop_map(|subjects| {
-            let number = |(index, subject)| format!("s{index}.{subject}");
-            subjects.into_iter().enumerate().map(number).collect()
-        });
-    (
-        path(),
-        subjects,
-        option::of("[A-Z]{1,8}"),
-        option::of("[a-z-]{1,8}"),
-        "d[a-z]{1,5}(\\.x)?",
+    let subjects = collection::btree_set("s[a-z]{1,5}(\\.\\*\\.x|\\.>)?", 1..4).prop_map(|subjects| {
+        let number = |(index, subject)| format!("s{index}.{subject}");
+        subjects.into_iter().enumerate().map(number).collect()
+    });
+    (path(), subjects, option::of("[A-Z]{1,8}"), option::of("[a-z-]{1,8}"), "d[a-z]{1,5}(\\.x)?").prop_map(
+        |(component, subjects, stream, durable, dead_letters)| Identity {
+            component,
+            subjects,
+            stream,
+            durable,
+            dead_letters,
+        },
     )
-        .prop_map(
-            |(component, subjects, stream, durable, dead_letters)| Identity {
-                component,
-                subjects,
-                stream,
-                durable,
-                dead_letters,
-            },
-        )
 }
 
 fn handler() -> impl Strategy<Value = Handler> {
@@ -206,10 +155,7 @@ fn handler() -> impl Strategy<Value = Handler> {
             isolation,
             limits,
             retry,
-            dead_letter: DeadLetterPolicy {
-                subject: identity.dead_letters,
-                max_age,
-            },
+            dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age },
             allow: Allow { publish },
         }
     })
@@ -219,10 +165,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
     let handlers = collection::btree_map("[a-z][a-z0-9_-]{0,8}", handler(), 0..4);
     (nats(), runtime(), handlers).prop_map(|(nats, runtime, mut handlers)| {
         // A prefix of its own keeps the generated subjects out of our own space.
-        let nats = Nats {
-            prefix: format!("own-{}", nats.prefix),
-            ..nats
-        };
+        let nats = Nats { prefix: format!("own-{}", nats.prefix), ..nats };
         for (name, handler) in &mut handlers {
             handler.name.clone_from(name);
             handler.durable = format!("{}-{name}", handler.durable);
@@ -235,11 +178,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
                 handler.durable = format!("{}_{seen}", handler.durable);
             }
         }
-        Manifest {
-            nats,
-            runtime,
-            handlers,
-        }
+        Manifest { nats, runtime, handlers }
     })
 }
 
@@ -292,8 +231,11 @@ fn noise() -> impl Strategy<Value = String> {
         "\t",
         "2024-01-01",
     ];
-    collection::vec(prop_oneof![4 => sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => any::<String>()], 0..40)
-        .prop_map(|pieces| pieces.concat())
+    collection::vec(
+        prop_oneof![4 => sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => any::<String>()],
+        0..40,
+    )
+    .prop_map(|pieces| pieces.concat())
 }
 
 /// Uses all that a caller may use of an answer.
@@ -303,10 +245,7 @@ fn look_at(answer: &Result<Parsed, Problems>) {
         Err(problems) => problems,
     };
     assert!(answer.is_ok() || !problems.problems.is_empty());
-    let _ = (
-        problems.to_string(),
-        serde_json::to_string(problems).unwrap(),
-    );
+    let _ = (problems.to_string(), serde_json::to_string(problems).unwrap());
 }
 
 proptest! {
@@ -349,18 +288,12 @@ proptest! {
 
 #[test]
 fn a_flood_of_problems_is_cut_and_a_flood_of_text_refused() {
-    let flood: String = (0..500).fold(String::new(), |text, index| {
-        text + &format!("key{index} = 1\n")
-    });
+    let flood: String = (0..500).fold(String::new(), |text, index| text + &format!("key{index} = 1\n"));
     let problems = parsed(&flood).unwrap_err();
     assert_eq!((problems.problems.len(), problems.omitted), (100, 400));
     assert!(problems.to_string().ends_with("and 400 more\n"));
     let problems = parsed(&"#".repeat((1 << 20) + 1)).unwrap_err();
-    assert!(
-        problems
-            .to_string()
-            .starts_with("error: a manifest has at most 1MiB\n")
-    );
+    assert!(problems.to_string().starts_with("error: a manifest has at most 1MiB\n"));
     look_at(&parsed(&"[".repeat(100_000)));
     look_at(&parsed(&format!("a = {}", "{ a = ".repeat(10_000))));
     look_at(&parsed(&format!("{}a = 1", "a.".repeat(10_000))));

@@ -26,16 +26,10 @@ fn leaves() -> Vec<Leaf> {
 }
 
 fn walk(table: &Value, path: &[String], found: &mut Vec<Leaf>) {
-    assert_eq!(
-        table["additionalProperties"],
-        Value::Bool(false),
-        "{path:?} is not closed"
-    );
+    assert_eq!(table["additionalProperties"], Value::Bool(false), "{path:?} is not closed");
     for (name, property) in table["properties"].as_object().unwrap() {
         let path = [path, std::slice::from_ref(name)].concat();
-        let described = property["description"]
-            .as_str()
-            .is_some_and(|text| !text.is_empty());
+        let described = property["description"].as_str().is_some_and(|text| !text.is_empty());
         assert!(described, "{path:?} has no description");
         if property.get("properties").is_some() {
             walk(property, &path, found);
@@ -44,11 +38,7 @@ fn walk(table: &Value, path: &[String], found: &mut Vec<Leaf>) {
         let default = property.get("default");
         let sample = default.or_else(|| property["examples"].get(0));
         let sample = sample.unwrap_or_else(|| panic!("{path:?} has neither default nor example"));
-        found.push(Leaf {
-            path,
-            sample: sample.clone(),
-            has_default: default.is_some(),
-        });
+        found.push(Leaf { path, sample: sample.clone(), has_default: default.is_some() });
     }
 }
 
@@ -62,47 +52,26 @@ fn answer(path: &[String], sample: &Value) -> Problems {
     }
     let mut table = &mut manifest;
     for name in path {
-        table = table
-            .as_object_mut()
-            .unwrap()
-            .entry(name)
-            .or_insert(serde_json::json!({}));
+        table = table.as_object_mut().unwrap().entry(name).or_insert(serde_json::json!({}));
     }
     *table = sample.clone();
     let text = toml::to_string(&manifest).unwrap();
-    match parse(
-        Source {
-            path: "tidemill.toml",
-            text: &text,
-        },
-        &[],
-        &|_| None,
-    ) {
+    match parse(Source { path: "tidemill.toml", text: &text }, &[], &|_| None) {
         Ok(parsed) => parsed.warnings,
         Err(problems) => problems,
     }
 }
 
 /// Keys that need another one beside them.
-const INCOMPLETE_ALONE: &[&str] = &[
-    "nats.user",
-    "nats.password",
-    "nats.tls.cert",
-    "nats.tls.key",
-];
+const INCOMPLETE_ALONE: &[&str] = &["nats.user", "nats.password", "nats.tls.cert", "nats.tls.key"];
 
 #[test]
 fn the_reader_accepts_every_key_of_the_schema() {
     let leaves = leaves();
-    assert!(
-        leaves.len() > 60,
-        "the schema has only {} keys",
-        leaves.len()
-    );
+    assert!(leaves.len() > 60, "the schema has only {} keys", leaves.len());
     for Leaf { path, sample, .. } in leaves {
         let (name, problems) = (path.join("."), answer(&path, &sample));
-        let expected =
-            usize::from(INCOMPLETE_ALONE.contains(&name.as_str()) || name.ends_with(".policy"));
+        let expected = usize::from(INCOMPLETE_ALONE.contains(&name.as_str()) || name.ends_with(".policy"));
         assert_eq!(problems.problems.len(), expected, "{name}\n{problems}");
     }
 }
@@ -122,39 +91,24 @@ fn the_reader_refuses_what_the_schema_does_not_have() {
         // The entries of these are the user's own.
         path.push("no-such-key".to_owned());
         let problems = answer(&path, &Value::from(1));
-        assert!(
-            problems.to_string().contains("unknown key \"no-such-key\""),
-            "{path:?}\n{problems}"
-        );
+        assert!(problems.to_string().contains("unknown key \"no-such-key\""), "{path:?}\n{problems}");
     }
 }
 
 #[test]
 fn a_default_changes_nothing_when_it_is_written_out() {
     let parsed = |text: &str| {
-        let source = Source {
-            path: "tidemill.toml",
-            text,
-        };
+        let source = Source { path: "tidemill.toml", text };
         parse(source, &[], &|_| None).unwrap().manifest
     };
     let mut written = serde_json::json!({});
-    for Leaf {
-        path,
-        sample,
-        has_default,
-    } in leaves()
-    {
+    for Leaf { path, sample, has_default } in leaves() {
         if !has_default || path[0] != "handler" {
             continue;
         }
         let mut table = &mut written;
         for name in &path {
-            table = table
-                .as_object_mut()
-                .unwrap()
-                .entry(name)
-                .or_insert(serde_json::json!({}));
+            table = table.as_object_mut().unwrap().entry(name).or_insert(serde_json::json!({}));
         }
         *table = sample;
     }

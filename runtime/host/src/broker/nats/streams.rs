@@ -164,6 +164,12 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
     let echoed = ensure(nats, retry).await?;
     let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
     let echoed_dead_letter = ensure(nats, dead_letter).await?;
+    if !echoed_dead_letter.allow_message_ttl {
+        tracing::warn!(
+            "the server cannot expire single messages (2.11 and later can): dead_letter.max_age has no effect, \
+             dead letters are kept until somebody removes them"
+        );
+    }
     nats.features = Features {
         api_level,
         retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
@@ -236,6 +242,9 @@ fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
 }
 
 /// Makes a stream for users' subjects, or adds to an existing one the subjects that it lacks.
+///
+/// # Errors
+/// Where the server refuses or does not answer.
 pub async fn provide(nats: &Nats, name: &str, subjects: &[String]) -> Result<(), StreamError> {
     let wanted = Config {
         name: name.to_owned(),
@@ -248,6 +257,9 @@ pub async fn provide(nats: &Nats, name: &str, subjects: &[String]) -> Result<(),
 }
 
 /// The subjects of all streams, by the streams' names.
+///
+/// # Errors
+/// Where the server does not answer.
 pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamError> {
     let streams = nats.context.streams().map_ok(|stream| (stream.config.name, stream.config.subjects));
     streams.try_collect().await.map_err(|error| StreamError::NoAnswer(error.to_string()))

@@ -76,15 +76,10 @@ impl Cache {
 }
 
 fn prepare(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let metadata = fs::metadata(dir)?;
     if metadata.mode() & 0o022 != 0 {
-        return Err(io::Error::other(
-            "other users can write to it; take that away with `chmod go-w`",
-        ));
+        return Err(io::Error::other("other users can write to it; take that away with `chmod go-w`"));
     }
     let own_file = NamedTempFile::new_in(dir)?;
     if own_file.as_file().metadata()?.uid() != metadata.uid() {

@@ -30,12 +30,7 @@ pub(super) struct Chance {
 
 impl Chance {
     pub(super) fn new(seed: Seed, clock_ms: u64) -> Chance {
-        Chance {
-            seed,
-            clock_ms,
-            random: None,
-            insecure: None,
-        }
+        Chance { seed, clock_ms, random: None, insecure: None }
     }
 
     fn random(&mut self) -> &mut ChaCha12Rng {
@@ -93,16 +88,10 @@ impl insecure_seed::Host for Chance {
 
 impl wall_clock::Host for Chance {
     fn now(&mut self) -> wasmtime::Result<Datetime> {
-        Ok(Datetime {
-            seconds: self.clock_ms / 1000,
-            nanoseconds: u32::try_from(self.clock_ms % 1000 * 1_000_000)?,
-        })
+        Ok(Datetime { seconds: self.clock_ms / 1000, nanoseconds: u32::try_from(self.clock_ms % 1000 * 1_000_000)? })
     }
 
     fn resolution(&mut self) -> wasmtime::Result<Datetime> {
-        Ok(Datetime {
-            seconds: 0,
-            nanoseconds: 1_000_000,
-        })
+        Ok(Datetime { seconds: 0, nanoseconds: 1_000_000 })
     }
 }

@@ -39,10 +39,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions {
-            invocations: 1000,
-            cache_dir: None,
-        }
+        EngineOptions { invocations: 1000, cache_dir: None }
     }
 }
 
@@ -153,12 +150,10 @@ fn config(options: &EngineOptions) -> Config {
 
 fn start_ticker(engine: wasmtime::Engine) -> io::Result<mpsc::Sender<()>> {
     let (stop, stopped) = mpsc::channel();
-    thread::Builder::new()
-        .name("tidemill-ticker".to_owned())
-        .spawn(move || {
-            while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                engine.increment_epoch();
-            }
-        })?;
+    thread::Builder::new().name("tidemill-ticker".to_owned()).spawn(move || {
+        while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            engine.increment_epoch();
+        }
+    })?;
     Ok(stop)
 }

@@ -45,10 +45,7 @@ pub enum Problem {
     #[error("is a WebAssembly module that cannot be made a component: {0}")]
     Encode(String),
     /// It exports no handler.
-    #[error(
-        "exports no handler (`{served}`); {}",
-        Listed("its exports are", exports, "it exports nothing")
-    )]
+    #[error("exports no handler (`{served}`); {}", Listed("its exports are", exports, "it exports nothing"))]
     NoHandler {
         /// What is looked for.
         served: &'static str,

@@ -97,12 +97,7 @@ impl WasmHandler {
         if reusable && matches!(outcome, Outcome::Completed(_)) && self.is_fit(&instance) {
             self.pool.put(instance);
         }
-        Report {
-            outcome,
-            usage,
-            seed,
-            clock_ms,
-        }
+        Report { outcome, usage, seed, clock_ms }
     }
 
     /// An idle instance, if one may and can be reused; else a new one.

@@ -69,12 +69,7 @@ pub(super) fn describe(file: &[u8], component: &ComponentBytes<'_>) -> Inspectio
         kind: component.kind,
         size_bytes: file.len() as u64,
         digest: digest(file),
-        imports: imports
-            .map(|name| Import {
-                name: name.clone(),
-                offered: offer::offers(name),
-            })
-            .collect(),
+        imports: imports.map(|name| Import { name: name.clone(), offered: offer::offers(name) }).collect(),
         handler: exports.iter().find(|name| offer::is_handler(name)).cloned(),
         exports,
     }
@@ -96,24 +91,17 @@ pub(super) struct ComponentBytes<'a> {
 /// A file as a component: as it is, or made from a core module.
 pub(super) fn component(file: &[u8]) -> Result<ComponentBytes<'_>, Problem> {
     if !file.starts_with(b"\0asm") {
-        return Err(Problem::NotWasm {
-            found: resembles(file),
-        });
+        return Err(Problem::NotWasm { found: resembles(file) });
     }
     let corrupt = |error: BinaryReaderError| Problem::Corrupt(error.to_string());
     let outline = outline(file).map_err(corrupt)?;
     if outline.kind == Kind::Component {
-        return Ok(ComponentBytes {
-            kind: Kind::Component,
-            bytes: Cow::Borrowed(file),
-            outline,
-        });
+        return Ok(ComponentBytes { kind: Kind::Component, bytes: Cow::Borrowed(file), outline });
     }
     if !outline.has_component_type {
         return Err(Problem::PlainModule);
     }
-    let bytes = encode(file, outline.uses_preview1)
-        .map_err(|error| Problem::Encode(format!("{error:#}")))?;
+    let bytes = encode(file, outline.uses_preview1).map_err(|error| Problem::Encode(format!("{error:#}")))?;
     Ok(ComponentBytes {
         kind: Kind::CoreModule,
         outline: self::outline(&bytes).map_err(corrupt)?,
@@ -136,10 +124,7 @@ fn resembles(file: &[u8]) -> &'static str {
 fn encode(module: &[u8], uses_preview1: bool) -> anyhow::Result<Vec<u8>> {
     let mut encoder = ComponentEncoder::default().validate(true).module(module)?;
     if uses_preview1 {
-        encoder = encoder.adapter(
-            WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
-            WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-        )?;
+        encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)?;
     }
     encoder.encode()
 }

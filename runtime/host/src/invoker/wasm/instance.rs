@@ -28,11 +28,7 @@ impl Instance {
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(on_tick);
         store.set_hostcall_fuel(outcome::transfer_bytes_max(budget));
-        Instance {
-            store,
-            plugin: None,
-            calls: 0,
-        }
+        Instance { store, plugin: None, calls: 0 }
     }
 
     /// Prepares for the next call: this event, this time and chance, and this deadline.
@@ -60,9 +56,7 @@ impl Instance {
             wasmtime::bail!("the component has no instance");
         };
         let handler = plugin.tidemill_handler_handler();
-        handler
-            .call_handle(&mut self.store, guest_event(event))
-            .await
+        handler.call_handle(&mut self.store, guest_event(event)).await
     }
 
     /// Whether the component was instantiated, rather than having failed at it.

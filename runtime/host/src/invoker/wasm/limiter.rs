@@ -20,9 +20,7 @@ pub(super) const CORE_INSTANCES_MAX: u32 = 100;
 /// The instance asked for more memory than it may have.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MemoryExhausted {
-    #[error(
-        "asked for {requested} bytes of memory in all; {allowed} are allowed (`limits.memory`)"
-    )]
+    #[error("asked for {requested} bytes of memory in all; {allowed} are allowed (`limits.memory`)")]
     Limit { requested: usize, allowed: usize },
     #[error("asked for memory that does not exist: {0}")]
     Unavailable(String),
@@ -56,12 +54,7 @@ impl Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
@@ -79,12 +72,7 @@ impl ResourceLimiter for Limiter {
         Err(MemoryExhausted::Unavailable(error.to_string()).into())
     }
 
-    fn table_growing(
-        &mut self,
-        _: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         if desired > TABLE_ELEMENTS_MAX {
             return Err(TableTooLarge(desired).into());
         }
@@ -118,15 +106,9 @@ mod tests {
         assert!(limiter.memory_growing(0, 2 * PAGE, None).expect("it fits"));
         assert!(limiter.memory_growing(0, PAGE, None).expect("it fits"));
         assert!(!limiter.is_nearly_full());
-        assert!(
-            limiter
-                .memory_growing(PAGE, 2 * PAGE, None)
-                .expect("it fits")
-        );
+        assert!(limiter.memory_growing(PAGE, 2 * PAGE, None).expect("it fits"));
         assert!(limiter.is_nearly_full());
-        let error = limiter
-            .memory_growing(2 * PAGE, 3 * PAGE, None)
-            .expect_err("one page too many");
+        let error = limiter.memory_growing(2 * PAGE, 3 * PAGE, None).expect_err("one page too many");
         assert!(error.is::<MemoryExhausted>());
         assert_eq!(limiter.used(), 4 * PAGE);
     }
@@ -134,11 +116,7 @@ mod tests {
     #[test]
     fn what_the_memory_itself_forbids_is_the_guests_to_handle() {
         let mut limiter = Limiter::new(4 * PAGE);
-        assert!(
-            !limiter
-                .memory_growing(PAGE, 9 * PAGE, Some(2 * PAGE))
-                .expect("the guest is told that it failed")
-        );
+        assert!(!limiter.memory_growing(PAGE, 9 * PAGE, Some(2 * PAGE)).expect("the guest is told that it failed"));
         assert_eq!(limiter.used(), 0);
     }
 

@@ -55,15 +55,7 @@ impl State {
             .build();
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
-        State {
-            deadline,
-            limiter,
-            chance,
-            transcript,
-            settings,
-            wasi,
-            resources,
-        }
+        State { deadline, limiter, chance, transcript, settings, wasi, resources }
     }
 
     /// Runs `action` on the transcript. It is shared with the guest's streams, which never hold on to it.
@@ -74,10 +66,7 @@ impl State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.resources,
-        }
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.resources }
     }
 }
 
@@ -90,9 +79,7 @@ impl store::Host for State {
 
     fn get_all(&mut self) -> Result<Vec<(String, String)>, store::Error> {
         let settings = self.settings.iter();
-        Ok(settings
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect())
+        Ok(settings.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 }
 

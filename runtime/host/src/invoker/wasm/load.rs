@@ -46,10 +46,7 @@ impl WasmHandler {
     ) -> Result<WasmHandler, LoadError> {
         read(file, handler)
             .and_then(|bytes| WasmHandler::from_bytes(engine, &bytes, handler, settings))
-            .map_err(|problem| LoadError {
-                file: file.to_owned(),
-                problem,
-            })
+            .map_err(|problem| LoadError { file: file.to_owned(), problem })
     }
 
     /// As [`WasmHandler::load`], with the file's bytes.
@@ -85,9 +82,7 @@ impl WasmHandler {
 
 fn read(file: &Path, handler: &Handler) -> Result<Vec<u8>, Problem> {
     fs::read(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Problem::Missing {
-            handler: handler.name.clone(),
-        },
+        io::ErrorKind::NotFound => Problem::Missing { handler: handler.name.clone() },
         _ => Problem::Unreadable(error),
     })
 }
@@ -95,14 +90,8 @@ fn read(file: &Path, handler: &Handler) -> Result<Vec<u8>, Problem> {
 fn check_exports(inspection: &Inspection) -> Result<(), Problem> {
     match &inspection.handler {
         Some(found) if offer::is_served(found) => Ok(()),
-        Some(found) => Err(Problem::HandlerVersion {
-            found: found.clone(),
-            served: SERVED,
-        }),
-        None => Err(Problem::NoHandler {
-            served: SERVED,
-            exports: inspection.exports.clone(),
-        }),
+        Some(found) => Err(Problem::HandlerVersion { found: found.clone(), served: SERVED }),
+        None => Err(Problem::NoHandler { served: SERVED, exports: inspection.exports.clone() }),
     }
 }
 
@@ -115,18 +104,13 @@ fn compile(engine: &Engine, bytes: &ComponentBytes<'_>) -> Result<Component, Pro
 }
 
 /// Compares what every instance will take with what it may take.
-fn check_size(
-    component: &Component,
-    bytes: &ComponentBytes<'_>,
-    memory_limit: u64,
-) -> Result<(), Problem> {
+fn check_size(component: &Component, bytes: &ComponentBytes<'_>, memory_limit: u64) -> Result<(), Problem> {
     let Some(required) = component.resources_required() else {
         return Ok(());
     };
-    for (what, found, max) in [
-        ("memories", required.num_memories, MEMORIES_MAX),
-        ("tables", required.num_tables, TABLES_MAX),
-    ] {
+    for (what, found, max) in
+        [("memories", required.num_memories, MEMORIES_MAX), ("tables", required.num_tables, TABLES_MAX)]
+    {
         if found > max {
             return Err(Problem::TooMany { what, found, max });
         }
@@ -138,36 +122,22 @@ fn check_size(
         largest.saturating_mul(PAGE_BYTES)
     };
     if initial > memory_limit {
-        return Err(Problem::Memory {
-            initial,
-            limit: memory_limit,
-        });
+        return Err(Problem::Memory { initial, limit: memory_limit });
     }
     Ok(())
 }
 
-fn link(
-    engine: &Engine,
-    component: &Component,
-    inspection: &Inspection,
-) -> Result<InstancePre<State>, Problem> {
+fn link(engine: &Engine, component: &Component, inspection: &Inspection) -> Result<InstancePre<State>, Problem> {
     engine.linker().instantiate_pre(component).map_err(|error| {
         let missing = inspection.imports.iter().filter(|import| !import.offered);
         let imports: Vec<_> = missing.map(|import| import.name.clone()).collect();
-        if imports.is_empty() {
-            Problem::ImportType(format!("{error:#}"))
-        } else {
-            Problem::Imports { imports }
-        }
+        if imports.is_empty() { Problem::ImportType(format!("{error:#}")) } else { Problem::Imports { imports } }
     })
 }
 
 /// Checks the type of `handle`, which the bindings would do at the first call only.
 fn check_type(engine: &Engine, pre: InstancePre<State>) -> Result<PluginPre<State>, Problem> {
-    let wrong = |why: String| Problem::HandlerType {
-        served: SERVED,
-        why,
-    };
+    let wrong = |why: String| Problem::HandlerType { served: SERVED, why };
     let engine = engine.wasmtime();
     let component = pre.component().component_type();
     let handler = component.get_export(engine, SERVED).map(|export| export.ty);
@@ -181,8 +151,6 @@ fn check_type(engine: &Engine, pre: InstancePre<State>) -> Result<PluginPre<Stat
     if handle.async_() {
         return Err(wrong("`handle` is an `async func`".to_owned()));
     }
-    handle
-        .typecheck::<Parameters<'_>, Returned>(&pre.instance_type())
-        .map_err(|error| wrong(format!("{error:#}")))?;
+    handle.typecheck::<Parameters<'_>, Returned>(&pre.instance_type()).map_err(|error| wrong(format!("{error:#}")))?;
     PluginPre::new(pre).map_err(|error| wrong(format!("{error:#}")))
 }

@@ -4,13 +4,7 @@
 //! [`inspect`] looks at a file without running anything. Nothing here trusts a component: neither its
 //! bytes, nor what it does, nor what it returns.
 
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    unsafe_code,
-    clippy::pedantic,
-    reason = "the code is generated"
-)]
+#[allow(missing_docs, unreachable_pub, unsafe_code, clippy::pedantic, reason = "the code is generated")]
 mod bindings;
 mod cache;
 mod chance;

@@ -39,9 +39,7 @@ const OFFERED: [&str; 30] = [
 
 /// Whether an import is on offer, in the version asked for or a compatible one.
 pub(super) fn offers(import: &str) -> bool {
-    OFFERED
-        .iter()
-        .any(|offered| are_compatible(offered, import))
+    OFFERED.iter().any(|offered| are_compatible(offered, import))
 }
 
 /// Whether an export is a handler interface, of whichever version.

@@ -41,30 +41,20 @@ pub(super) struct DeadlinePassed;
 pub(super) fn transfer_bytes_max(budget: &Budget) -> usize {
     let bytes = usize::try_from(budget.output_bytes).unwrap_or(usize::MAX);
     let overhead = (budget.outputs as usize).saturating_mul(OUTPUT_OVERHEAD_BYTES);
-    bytes
-        .saturating_mul(2)
-        .saturating_add(overhead)
-        .saturating_add(CALL_BYTES_MAX)
+    bytes.saturating_mul(2).saturating_add(overhead).saturating_add(CALL_BYTES_MAX)
 }
 
 /// The outcome of a handler that returned outputs.
 pub(super) fn of_outputs(outputs: Vec<types::Output>, budget: &Budget) -> Outcome {
-    let refused = |message| Outcome::OutputRefused {
-        message,
-        transient: false,
-    };
+    let refused = |message| Outcome::OutputRefused { message, transient: false };
     if outputs.len() > budget.outputs as usize {
         let (count, max) = (outputs.len(), budget.outputs);
-        return refused(format!(
-            "returned {count} outputs; {max} are allowed (`limits.outputs`)"
-        ));
+        return refused(format!("returned {count} outputs; {max} are allowed (`limits.outputs`)"));
     }
     let bytes: u64 = outputs.iter().map(size).sum();
     if bytes > budget.output_bytes {
         let max = budget.output_bytes;
-        return refused(format!(
-            "returned {bytes} bytes of outputs; {max} are allowed (`limits.output_bytes`)"
-        ));
+        return refused(format!("returned {bytes} bytes of outputs; {max} are allowed (`limits.output_bytes`)"));
     }
     Outcome::Completed(outputs.into_iter().map(output).collect())
 }
@@ -74,9 +64,7 @@ fn size(output: &types::Output) -> u64 {
     let bytes = output.subject.len()
         + output.kind.as_deref().map_or(0, str::len)
         + output.content_type.as_deref().map_or(0, str::len)
-        + headers
-            .map(|(name, value)| name.len() + value.len())
-            .sum::<usize>()
+        + headers.map(|(name, value)| name.len() + value.len()).sum::<usize>()
         + output.payload.len();
     bytes as u64
 }
@@ -94,10 +82,9 @@ fn output(output: types::Output) -> Output {
 /// The outcome of a handler that returned a failure.
 pub(super) fn of_failure(failure: Failure) -> Outcome {
     match failure {
-        Failure::Retry((error, delay_ms)) => Outcome::Retry {
-            error: handler_error(error),
-            delay: delay_ms.map(|ms| Duration::from_millis(ms.into())),
-        },
+        Failure::Retry((error, delay_ms)) => {
+            Outcome::Retry { error: handler_error(error), delay: delay_ms.map(|ms| Duration::from_millis(ms.into())) }
+        }
         Failure::Reject(error) => Outcome::Rejected(handler_error(error)),
     }
 }
@@ -106,9 +93,7 @@ fn handler_error(error: types::Error) -> HandlerError {
     HandlerError {
         code: error.code,
         message: truncate(error.message, MESSAGE_BYTES_MAX),
-        detail: error
-            .detail
-            .map(|detail| truncate(detail, DETAIL_BYTES_MAX)),
+        detail: error.detail.map(|detail| truncate(detail, DETAIL_BYTES_MAX)),
     }
 }
 
@@ -130,11 +115,7 @@ pub(super) fn of_error(
 ) -> Outcome {
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     let interruption = |message: String| {
-        let stage = if instantiated {
-            ""
-        } else {
-            "while it was being instantiated: "
-        };
+        let stage = if instantiated { "" } else { "while it was being instantiated: " };
         Interruption {
             message: truncate(format!("{stage}{message}"), MESSAGE_BYTES_MAX),
             stack_trace: stack_trace(backtrace, transcript),
@@ -156,9 +137,7 @@ pub(super) fn of_error(
     if backtrace.is_none() && is_transfer_refused(error) {
         let max = transfer_bytes_max(budget);
         return Outcome::OutputRefused {
-            message: format!(
-                "returned more than {max} bytes, far beyond `limits.outputs` and `limits.output_bytes`"
-            ),
+            message: format!("returned more than {max} bytes, far beyond `limits.outputs` and `limits.output_bytes`"),
             transient: false,
         };
     }
@@ -176,9 +155,7 @@ fn trap_message(error: &wasmtime::Error, transcript: &Transcript) -> String {
     if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
         return format!("exited with status {status} instead of returning");
     }
-    let cause = error
-        .downcast_ref::<Trap>()
-        .map_or_else(|| error.root_cause().to_string(), Trap::to_string);
+    let cause = error.downcast_ref::<Trap>().map_or_else(|| error.root_cause().to_string(), Trap::to_string);
     match transcript.last_words() {
         Some(words) => format!("{words} ({cause})"),
         None => cause,
@@ -227,10 +204,7 @@ fn demangle(name: &str) -> String {
     if let Ok(rust) = rustc_demangle::try_demangle(name) {
         return format!("{rust:#}");
     }
-    cpp_demangle::Symbol::new(name)
-        .ok()
-        .and_then(|symbol| symbol.demangle().ok())
-        .unwrap_or_else(|| name.to_owned())
+    cpp_demangle::Symbol::new(name).ok().and_then(|symbol| symbol.demangle().ok()).unwrap_or_else(|| name.to_owned())
 }
 
 /// Cuts a text to at most `bytes_max` bytes, and marks that it was cut.

@@ -16,11 +16,7 @@ pub(super) struct Pool {
 impl Pool {
     /// A pool that keeps at most `capacity` instances, and fewer if the engine has no room for more.
     pub(super) fn new(engine: Engine, capacity: usize) -> Pool {
-        Pool {
-            engine,
-            capacity,
-            idle: Mutex::new(Vec::new()),
-        }
+        Pool { engine, capacity, idle: Mutex::new(Vec::new()) }
     }
 
     /// Takes the instance that was used last.

@@ -250,10 +250,7 @@ pub(super) struct GuestStream {
 
 impl GuestStream {
     pub(super) fn new(stream: Stream, transcript: &Arc<Mutex<Transcript>>) -> GuestStream {
-        GuestStream {
-            stream,
-            transcript: Arc::clone(transcript),
-        }
+        GuestStream { stream, transcript: Arc::clone(transcript) }
     }
 
     fn take(&self, bytes: &[u8]) {
@@ -298,11 +295,7 @@ impl OutputStream for GuestStream {
 }
 
 impl AsyncWrite for GuestStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
         self.take(bytes);
         Poll::Ready(Ok(bytes.len()))
     }

@@ -1,0 +1,293 @@
+//! The pipeline against a scripted broker and a scripted handler, with time paused: what is stored and how
+//! the delivery is settled, in which order, for every kind of outcome and refusal.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tidemill_policy::arrival::{Message, Position};
+use tidemill_policy::budget::Usage;
+use tidemill_policy::headers;
+use tidemill_policy::manifest::{self, Source as ManifestSource};
+use tidemill_policy::outcome::HandlerError;
+use tidemill_policy::publication::RetryClock;
+
+use super::*;
+
+/// What the broker was told, in order.
+#[derive(Debug, Clone, PartialEq)]
+enum Told {
+    /// A batch was offered; whether it was stored.
+    Publish(Vec<Publication>, bool),
+    Settle(Settlement),
+}
+
+#[derive(Default)]
+struct ScriptedBroker {
+    refusals: Mutex<VecDeque<PublishError>>,
+    told: Mutex<Vec<Told>>,
+}
+
+impl Broker for ScriptedBroker {
+    type Receipt = ();
+
+    async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        let refusal = self.refusals.lock().expect("not poisoned").pop_front();
+        self.told.lock().expect("not poisoned").push(Told::Publish(batch.to_vec(), refusal.is_none()));
+        refusal.map_or(Ok(()), Err)
+    }
+
+    async fn settle(&self, (): (), settlement: Settlement) {
+        self.told.lock().expect("not poisoned").push(Told::Settle(settlement));
+    }
+
+    fn retry_clock(&self) -> RetryClock {
+        RetryClock::Schedules
+    }
+
+    fn message_ttl(&self) -> bool {
+        true
+    }
+}
+
+/// Returns the outcomes one after the other, and hangs where there is none left.
+struct ScriptedInvoker {
+    outcomes: Mutex<VecDeque<Outcome>>,
+    seen: Mutex<Vec<Event>>,
+}
+
+impl Invoker for ScriptedInvoker {
+    async fn invoke(&self, event: Event) -> Report {
+        self.seen.lock().expect("not poisoned").push(event);
+        let next = self.outcomes.lock().expect("not poisoned").pop_front();
+        let Some(outcome) = next else { return std::future::pending().await };
+        Report { outcome, usage: Usage::default(), seed: [7; 32], clock_ms: 1 }
+    }
+}
+
+struct Scene {
+    pipeline: Pipeline<ScriptedBroker, ScriptedInvoker>,
+}
+
+const START_MS: u64 = 1_800_000_000_000;
+
+fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> Scene {
+    let text = format!("[handler.h]\nsubject = \"in.>\"\nallow = {{ publish = [\"out.>\"] }}\n{policy}\n");
+    let source = ManifestSource { path: "tidemill.toml", text: &text };
+    let mut parsed = manifest::parse(source, &[], &|_| None).expect("a valid manifest").manifest;
+    let broker = ScriptedBroker { refusals: Mutex::new(refusals.into()), ..ScriptedBroker::default() };
+    let pipeline = Pipeline {
+        handler: Arc::new(parsed.handlers.remove("h").expect("handler h")),
+        invoker: ScriptedInvoker { outcomes: Mutex::new(outcomes.into()), seen: Mutex::default() },
+        broker: Arc::new(broker),
+        prefix: "tidemill".into(),
+        instance: "i1".into(),
+        component: "digest".into(),
+        clock: Clock::Tokio { start_ms: START_MS, start: Instant::now() },
+        stop: Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() },
+    };
+    Scene { pipeline }
+}
+
+impl Scene {
+    async fn deliver(&self, headers: &[(&str, &str)], source: Source, delivered: u32) -> Vec<Told> {
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
+        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
+        self.pipeline.handle(Delivery { message, position, source, receipt: () }).await;
+        self.told()
+    }
+
+    async fn deliver_first(&self) -> Vec<Told> {
+        self.deliver(&[], Source::Input, 1).await
+    }
+
+    fn told(&self) -> Vec<Told> {
+        self.pipeline.broker.told.lock().expect("not poisoned").clone()
+    }
+
+    fn invocations(&self) -> usize {
+        self.pipeline.invoker.seen.lock().expect("not poisoned").len()
+    }
+}
+
+fn output(subject: &str) -> Output {
+    let (kind, content_type) = (None, None);
+    Output { subject: subject.into(), kind, content_type, headers: Vec::new(), payload: "data".into() }
+}
+
+fn retry() -> Outcome {
+    Outcome::Retry { error: HandlerError { message: "later".into(), ..HandlerError::default() }, delay: None }
+}
+
+fn reject() -> Outcome {
+    Outcome::Rejected(HandlerError { message: "never".into(), ..HandlerError::default() })
+}
+
+fn unavailable() -> PublishError {
+    PublishError::Unavailable { subject: "s".into(), why: "no connection".into() }
+}
+
+/// The stored batches' subjects and the settlement, as text: `out.a out.b | ack`.
+fn summary(told: &[Told]) -> String {
+    let mut parts = Vec::new();
+    for told in told {
+        parts.push(match told {
+            Told::Publish(batch, stored) => {
+                let subjects: Vec<_> = batch.iter().map(|message| short(&message.subject)).collect();
+                format!("{}{}", subjects.join(" "), if *stored { "" } else { " refused" })
+            }
+            Told::Settle(Settlement::Ack) => "ack".into(),
+            Told::Settle(Settlement::Nak { delay }) => format!("nak {} ms", delay.as_millis()),
+            Told::Settle(Settlement::Term { reason }) => {
+                format!("term {}", reason.split(':').next().unwrap_or_default())
+            }
+        });
+    }
+    parts.join(" | ")
+}
+
+/// A retry's subject ends in a hash.
+fn short(subject: &str) -> &str {
+    if subject.starts_with("tidemill.retry.at.h.") { "retry" } else { subject }
+}
+
+#[track_caller]
+fn check(told: &[Told], expected: &str) {
+    assert_eq!(summary(told), expected);
+}
+
+fn last_history(told: &[Told]) -> Vec<AttemptError> {
+    let batch = told.iter().rev().find_map(|told| match told {
+        Told::Publish(batch, true) => Some(batch),
+        _ => None,
+    });
+    let json = batch.and_then(|batch| headers::get(&batch[0].headers, headers::ERRORS)).expect("a history");
+    serde_json::from_str(json).expect("valid history")
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_outcome_is_stored_before_the_delivery_is_settled() {
+    let interruption = tidemill_policy::outcome::Interruption::default;
+    let rows: Vec<(Outcome, &str)> = vec![
+        (Outcome::Completed(vec![output("out.a"), output("out.b")]), "out.a out.b | ack"),
+        (Outcome::Completed(vec![]), " | ack"),
+        (retry(), "retry | ack"),
+        (Outcome::TimedOut(interruption()), "retry | ack"),
+        (Outcome::OutOfFuel(interruption()), "retry | ack"),
+        (Outcome::OutOfMemory(interruption()), "retry | ack"),
+        (Outcome::Trapped(interruption()), "retry | ack"),
+        (reject(), "tidemill.deadletter.h | term reject"),
+        (Outcome::Completed(vec![output("secret")]), "tidemill.deadletter.h | term output"),
+        (
+            Outcome::OutputRefused { message: "too many".into(), transient: false },
+            "tidemill.deadletter.h | term output",
+        ),
+    ];
+    for (outcome, expected) in rows {
+        let label = format!("{outcome:?}");
+        let told = scene("", vec![outcome], vec![]).deliver_first().await;
+        assert_eq!(summary(&told), expected, "{label}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unavailable_broker_costs_time_but_no_attempt() {
+    let scene = scene("", vec![Outcome::Completed(vec![output("out.a")])], vec![unavailable(), unavailable()]);
+    check(&scene.deliver_first().await, "out.a refused | out.a refused | out.a | ack");
+    assert_eq!(scene.invocations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_without_a_stream_is_a_failed_attempt_and_not_an_ack() {
+    let no_stream = PublishError::NoStream { subject: "out.a".into() };
+    let scene = scene("", vec![Outcome::Completed(vec![output("out.a")])], vec![no_stream.clone()]);
+    let told = scene.deliver_first().await;
+    check(&told, "out.a refused | retry | ack");
+    assert_eq!(last_history(&told)[0].kind, Kind::Output);
+    assert_eq!(last_history(&told)[0].message, no_stream.to_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_output_is_dead_lettered_at_once() {
+    let denied = PublishError::Denied { subject: "out.a".into(), why: "permissions".into() };
+    let told = scene("", vec![Outcome::Completed(vec![output("out.a")])], vec![denied]).deliver_first().await;
+    check(&told, "out.a refused | tidemill.deadletter.h | term denied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_attempt_leads_to_the_dead_letters_with_the_whole_history() {
+    let scene = scene("retry = { max_attempts = 1 }", vec![retry()], vec![]);
+    let told = scene.deliver_first().await;
+    check(&told, "tidemill.deadletter.h | term retry");
+    let history = last_history(&told);
+    assert_eq!((history.len(), history[0].attempt, history[0].message.as_str()), (1, 1, "later"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_delivered_too_often_or_cannot_be_read_is_not_run() {
+    let scene_ = scene("retry = { max_attempts = 2 }", vec![], vec![]);
+    check(&scene_.deliver(&[], Source::Input, 3).await, "tidemill.deadletter.h | term attempts");
+    assert_eq!(scene_.invocations(), 0);
+
+    let scene_ = scene("limits = { payload = \"4B\" }", vec![], vec![]);
+    check(&scene_.deliver_first().await, "tidemill.deadletter.h | term payload");
+    assert_eq!(scene_.invocations(), 0);
+
+    let scene_ = scene("format = \"queue\"", vec![], vec![]);
+    check(&scene_.deliver_first().await, "tidemill.deadletter.h | term undecodable");
+    assert_eq!(scene_.invocations(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_comes_too_early_is_handed_back_with_the_rest_of_its_delay() {
+    let due = (START_MS + 400).to_string();
+    let scene = scene("", vec![], vec![]);
+    check(&scene.deliver(&[(headers::NOT_BEFORE, &due)], Source::Retry, 1).await, "nak 400 ms");
+    assert_eq!(scene.invocations(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_broadcast_mode_retries_happen_in_place_with_the_history_kept() {
+    let policy = "mode = \"broadcast\"\nretry = { max_attempts = 3 }";
+    let scene = scene(policy, vec![retry(), Outcome::Trapped(Default::default()), retry()], vec![]);
+    let told = scene.deliver_first().await;
+    check(&told, "tidemill.deadletter.h | term retry");
+    let kinds: Vec<_> = last_history(&told).iter().map(|error| (error.attempt, error.kind)).collect();
+    assert_eq!(kinds, [(1, Kind::Retry), (2, Kind::Trap), (3, Kind::Retry)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_too_large_to_be_stored_happens_in_place() {
+    let too_large = PublishError::TooLarge { subject: "s".into(), why: "1 MiB".into() };
+    let scene = scene("", vec![retry(), Outcome::Completed(vec![])], vec![too_large]);
+    check(&scene.deliver_first().await, "retry refused |  | ack");
+    assert_eq!(scene.invocations(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_dead_letter_cannot_be_stored_stays_in_its_stream() {
+    let too_large = PublishError::TooLarge { subject: "s".into(), why: "1 MiB".into() };
+    let told = scene("", vec![reject()], vec![too_large]).deliver_first().await;
+    check(&told, "tidemill.deadletter.h refused | nak 300000 ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_time_to_drain_is_over_running_and_held_events_are_handed_back() {
+    let hanging = scene("", vec![], vec![]);
+    hanging.pipeline.stop.overdue.cancel();
+    check(&hanging.deliver_first().await, "nak 1000 ms");
+
+    let held = scene("", vec![Outcome::Completed(vec![output("out.a")])], vec![unavailable(); 3]);
+    let (told, ()) = tokio::join!(held.deliver_first(), async {
+        sleep(HOLD_DELAYS.0 / 2).await;
+        held.pipeline.stop.overdue.cancel();
+    });
+    check(&told, "out.a refused | nak 1000 ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_retry_in_place_ends_when_the_process_is_asked_to_stop() {
+    let scene = scene("mode = \"broadcast\"", vec![retry()], vec![]);
+    scene.pipeline.stop.requested.cancel();
+    check(&scene.deliver_first().await, "nak 1000 ms");
+}

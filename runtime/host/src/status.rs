@@ -1,0 +1,130 @@
+//! What an instance tells about itself: whether it is ready, and what became of its handlers' deliveries.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use serde::Serialize;
+
+use crate::broker::nats::connect::Link;
+use crate::fate::{Counters, Counts, Fate};
+use crate::instance::Part;
+
+/// What an instance tells about itself.
+#[derive(Debug)]
+pub struct Status {
+    /// The instance's name.
+    pub name: String,
+    handlers: BTreeMap<String, HandlerStatus>,
+    nats: OnceLock<Arc<Link>>,
+    /// How many consumers are yet to be set up.
+    missing: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct HandlerStatus {
+    component: String,
+    counters: Counters,
+    in_flight: AtomicU64,
+}
+
+/// One delivery in flight.
+#[derive(Debug)]
+pub struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// [`Status`] at one moment, as the API gives it.
+#[derive(Debug, Serialize)]
+pub struct StatusReport {
+    /// The instance's name.
+    pub instance: String,
+    /// Whether events are being consumed.
+    pub ready: bool,
+    /// Whether the connection to NATS is up.
+    pub connected: bool,
+    /// The handlers by name.
+    pub handlers: BTreeMap<String, HandlerReport>,
+}
+
+/// One handler in a [`StatusReport`].
+#[derive(Debug, Serialize)]
+pub struct HandlerReport {
+    /// The digest of its component.
+    pub component: String,
+    /// Events queued or running here.
+    pub in_flight: u64,
+    /// What became of its deliveries.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+impl Status {
+    /// The status of an instance that has not started yet.
+    pub fn new<I>(name: String, parts: &[Part<I>]) -> Status {
+        let handlers = parts.iter().map(|part| {
+            let status = HandlerStatus { component: part.component.clone(), ..HandlerStatus::default() };
+            (part.handler.name.clone(), status)
+        });
+        Status {
+            name,
+            handlers: handlers.collect(),
+            nats: OnceLock::new(),
+            missing: AtomicU64::new(parts.len() as u64),
+        }
+    }
+
+    /// Notes the connection. Called once.
+    pub fn connected(&self, link: &Arc<Link>) {
+        // A second connection would be a second instance, which has a status of its own.
+        let _ = self.nats.set(Arc::clone(link));
+    }
+
+    /// Notes that one more handler's consumers are set up.
+    pub fn consuming(&self) {
+        self.missing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a delivery as in flight until the result is dropped.
+    pub fn begin(&self, handler: &str) -> Option<InFlight<'_>> {
+        let count = &self.handlers.get(handler)?.in_flight;
+        count.fetch_add(1, Ordering::Relaxed);
+        Some(InFlight(count))
+    }
+
+    /// Counts what became of a delivery.
+    pub fn record(&self, handler: &str, fate: &Fate) {
+        if let Some(status) = self.handlers.get(handler) {
+            status.counters.record(fate);
+        }
+    }
+
+    /// Whether the connection to NATS is up.
+    pub fn is_connected(&self) -> bool {
+        self.nats.get().is_some_and(|link| link.is_up())
+    }
+
+    /// Whether events are being consumed.
+    pub fn is_ready(&self) -> bool {
+        self.is_connected() && self.missing.load(Ordering::Relaxed) == 0
+    }
+
+    /// The status now.
+    pub fn report(&self) -> StatusReport {
+        let report = |status: &HandlerStatus| HandlerReport {
+            component: status.component.clone(),
+            in_flight: status.in_flight.load(Ordering::Relaxed),
+            counts: status.counters.counts(),
+        };
+        StatusReport {
+            instance: self.name.clone(),
+            ready: self.is_ready(),
+            connected: self.is_connected(),
+            handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+pub mod bindings;
+pub mod clock;
+pub mod config;
+mod event;
+mod export;
+mod failure;
+pub mod log;
+mod output;
+pub mod random;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+
+pub use event::Event;
+#[doc(hidden)]
+pub use export::run;
+pub use failure::{Error, Failure};
+pub use output::{IntoOutputs, Output};
+
+/// What a handler returns: the messages that follow from the event, or why it could not be handled.
+pub type Result<T = Vec<Output>> = std::result::Result<T, Failure>;

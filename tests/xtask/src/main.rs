@@ -1,0 +1,47 @@
+//! `cargo xtask`: sets up, builds the guests, runs the tests.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::{guests, suite, tools};
+
+/// The project's own tool: sets up what is needed, builds the guests, runs the tests.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Get a NATS server and the guests' compilers; does nothing where they are there already
+    Setup,
+    /// Build the example plugins and the test guests into target/guests
+    Guests,
+    /// Set up, build the guests, check format and lints, run all tests
+    Test {
+        /// Passed on to `cargo test`, such as a filter
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task) -> Result<()> {
+    match task {
+        Task::Setup => tools::setup(),
+        Task::Guests => guests::build().map(|dir| println!("guests are in {}", dir.display())),
+        Task::Test { args } => suite::run(args),
+    }
+}

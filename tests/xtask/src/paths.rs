@@ -1,0 +1,38 @@
+//! Where things are in the checkout.
+
+use std::path::{Path, PathBuf};
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("tests/xtask lies two folders deep").to_owned()
+}
+
+/// Where everything that is made goes.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// Where fetched tools are kept.
+pub fn tools() -> PathBuf {
+    target().join("tools")
+}
+
+/// Where the built guests are put, one `<name>.wasm` each.
+pub fn guests() -> PathBuf {
+    target().join("guests")
+}
+
+/// Finds `program` in the `PATH`.
+pub fn find_in_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_root_is_the_checkout() {
+        assert!(super::root().join("wit/handler.wit").is_file());
+    }
+}

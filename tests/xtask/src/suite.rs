@@ -1,0 +1,64 @@
+//! The whole test run, step by step, as CI and people run it.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::{guests, paths, process, tools};
+
+/// Runs every step in order and stops at the first that fails; ends with a list of the steps' times.
+///
+/// `args` go to `cargo test`.
+///
+/// # Errors
+///
+/// If a step fails.
+pub fn run(args: &[String]) -> Result<()> {
+    type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
+    let steps: [Step; 6] = [
+        ("set up", &tools::setup),
+        ("build the guests", &|| guests::build().map(drop)),
+        ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
+        ("check the lints", &|| {
+            cargo(&["clippy", "--workspace", "--all-targets", "--jobs", "2", "--", "-D", "warnings"])
+        }),
+        ("test the JavaScript guests", &guests::test_javascript),
+        ("run the tests", &|| cargo_test(args)),
+    ];
+    let mut times = Vec::new();
+    for (number, (name, step)) in (1..).zip(steps) {
+        println!("\n=== {number}/{} {name}", steps.len());
+        let start = Instant::now();
+        let result = step();
+        times.push((name, start.elapsed(), result.is_ok()));
+        if result.is_err() {
+            print_summary(&times);
+            return result.context(format!("step {number} ({name}) failed"));
+        }
+    }
+    print_summary(&times);
+    Ok(())
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    process::stream(process::cargo().current_dir(paths::root()).args(args))
+}
+
+fn cargo_test(args: &[String]) -> Result<()> {
+    let mut test: Command = process::cargo();
+    test.current_dir(paths::root())
+        .args(["test", "--workspace", "--jobs", "2"])
+        .args(args)
+        .env("TIDEMILL_NATS_SERVER", tools::nats_server()?)
+        .env("TIDEMILL_GUESTS", paths::guests());
+    process::stream(&mut test)
+}
+
+fn print_summary(times: &[(&str, Duration, bool)]) {
+    println!("\n=== summary");
+    for (name, time, passed) in times {
+        let verdict = if *passed { "ok" } else { "FAILED" };
+        println!("{:>8.1} s  {verdict:<6}  {name}", time.as_secs_f64());
+    }
+}
