@@ -1,8 +1,8 @@
 //! The command line as users meet it: what they see, and with which exit code, after each mistake.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ impl Desk {
 
     /// A manifest whose plugins are the guests, with `handlers`.
     fn with_guests(handlers: &str) -> Desk {
-        Desk::with(&format!("[runtime]\nplugins = '{}'\n{handlers}", guests().display()))
+        Desk::with(&format!("[runtime]\nlisten = 'off'\nplugins = '{}'\n{handlers}", guests().display()))
     }
 
     fn write(&self, name: &str, text: impl AsRef<[u8]>) {
@@ -340,4 +340,79 @@ fn invoke_is_readable() {
     for line in ["outcome   retry\n", "decision  retry in 500 ms\n", "failure   retry (code 503): asked for\n"] {
         assert!(run.stdout.contains(line), "{line:?} is not in:\n{}", run.stdout);
     }
+}
+
+/// A running `tidemill dev` on a private server. It is interrupted when dropped, and so is its server.
+struct Dev {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    url: String,
+}
+
+impl Dev {
+    fn start(desk: &Desk) -> Dev {
+        let mut command = desk.command(&["dev"]);
+        if let Some(server) = std::env::var_os("TIDEMILL_NATS_SERVER") {
+            command.env("TIDEMILL_NATS_SERVER", server);
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("tidemill starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut dev = Dev { child, lines, url: String::new() };
+        dev.url = dev.line_with("nats://").split_whitespace().last().expect("a URL").to_owned();
+        dev.line_with("ready");
+        dev
+    }
+
+    /// Reads until a line holds `text`. Where none does, the test ends with the process.
+    fn line_with(&mut self, text: &str) -> String {
+        let line = self.lines.find(|line| line.as_ref().is_ok_and(|line| line.contains(text)));
+        line.unwrap_or_else(|| panic!("tidemill dev ended without a line with {text:?}")).expect("a line")
+    }
+
+    fn interrupt(&self) {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the process is gone");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.interrupt();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+#[test]
+fn dev_shows_the_fate_of_each_event() {
+    let desk = Desk::with_guests(UNRULY);
+    let mut dev = Dev::start(&desk);
+    let publish = |url: &str, subject: &str, payload: &str, extra: &[&str]| {
+        let arguments = [&["publish", "--nats-url", url, subject, payload], extra].concat();
+        desk.run(&arguments)
+    };
+    let url = dev.url.clone();
+    let twice = publish(&url, "test.unruly", "fail-until:2", &["--id", "one", "--count", "2"]);
+    assert_eq!(
+        twice.succeeds().stdout,
+        "stored in TEST as #1\nstored in TEST as #1 (duplicate of a message that was stored before)\n"
+    );
+    let retry = dev.line_with("#1");
+    assert!(retry.contains("retry        attempt 1") && retry.contains("again in 500 ms"), "{retry}");
+    let handled = dev.line_with("#1");
+    assert!(handled.contains("handled      attempt 2") && handled.contains("1 output"), "{handled}");
+    publish(&url, "test.unruly", "reject", &[]).succeeds();
+    let dead = dev.line_with("#2");
+    assert!(dead.contains("DEAD LETTER  attempt 1") && dead.contains("reject: asked for"), "{dead}");
+
+    publish(&url, "nobody.listens", "x", &[])
+        .fails(1, &["no stream stores subject \"nobody.listens\"", "nats stream add"]);
+    let large = vec![b'a'; 2 << 20];
+    let large = desk.run_with_input(&["publish", "--nats-url", &url, "test.unruly", "--file", "-"], &large);
+    large.fails(1, &["too large", "max_payload"]);
+
+    dev.interrupt();
+    dev.line_with("stopped");
+    assert_eq!(dev.child.wait().expect("ended").code(), Some(0));
 }

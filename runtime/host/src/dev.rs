@@ -75,24 +75,24 @@ impl Planner {
         for subject in &handler.subjects {
             if let Some(holder) = self.holder(subject) {
                 // What is planned can still be made wide enough.
-                if self.plan.streams.contains_key(&holder) && self.is_free(subject, Some(&holder)) {
+                if self.can_widen(&holder, subject) {
                     self.add(&holder, subject);
                 }
                 home.get_or_insert(holder);
                 continue;
             }
             let name = home.clone().filter(|name| self.plan.streams.contains_key(name));
-            match name.or_else(|| self.new_name(subject)) {
-                Some(name) => {
-                    self.add_widely(&name, subject);
-                    home = Some(name);
-                }
-                None => self.plan.warnings.push(format!(
+            let name = name.filter(|_| first_token(subject).is_some()).or_else(|| self.new_name(subject));
+            let Some(name) = name else {
+                self.plan.warnings.push(format!(
                     "handler.{}: no stream can be chosen for subject {subject:?}, which begins with a wildcard; \
                      say which with stream and create_stream = true",
                     handler.name
-                )),
-            }
+                ));
+                continue;
+            };
+            self.add_widely(&name, subject);
+            home = Some(name);
         }
     }
 
@@ -102,17 +102,16 @@ impl Planner {
             return;
         }
         let holder = self.holder(pattern);
-        let planned = holder.clone().filter(|name| self.plan.streams.contains_key(name));
-        match planned.filter(|name| self.is_free(pattern, Some(name))) {
-            Some(name) => self.add(&name, pattern),
-            None => match self.new_name(pattern) {
-                Some(name) if holder.is_none() => self.add_widely(&name, pattern),
-                _ => self.plan.warnings.push(format!(
-                    "handler.{}: not every subject of allow.publish {pattern:?} is stored by a stream; \
-                     outputs on the others fail until one does",
-                    handler.name
-                )),
-            },
+        let widened = holder.clone().filter(|name| self.can_widen(name, pattern));
+        let new = || self.new_name(pattern).filter(|_| holder.is_none());
+        match (widened, new()) {
+            (Some(name), _) => self.add(&name, pattern),
+            (None, Some(name)) => self.add_widely(&name, pattern),
+            (None, None) => self.plan.warnings.push(format!(
+                "handler.{}: not every subject of allow.publish {pattern:?} is stored by a stream; \
+                 outputs on the others fail until one does",
+                handler.name
+            )),
         }
     }
 
@@ -129,6 +128,11 @@ impl Planner {
     fn holder(&self, pattern: &str) -> Option<String> {
         let holds = |subjects: &[String]| subjects.iter().any(|one| overlaps(one, pattern));
         self.all().find(|(_, subjects)| holds(subjects)).map(|(name, _)| name.clone())
+    }
+
+    /// Whether a stream is only planned, and can store `pattern` as well.
+    fn can_widen(&self, name: &String, pattern: &str) -> bool {
+        self.plan.streams.contains_key(name) && first_token(pattern).is_some() && self.is_free(pattern, Some(name))
     }
 
     /// Whether no stream but `except` stores anything that `pattern` selects: the server allows no overlap.
@@ -268,7 +272,7 @@ mod tests {
     #[test]
     fn what_begins_with_a_wildcard_is_warned_about() {
         check(&[], "[handler.a]\nsubject = '*.placed'", &["\"*.placed\", which begins with a wildcard"]);
-        let any = "[handler.a]\nsubject = 'a.x'\nallow = { publish = ['>'] }";
-        check(&[], any, &["A: a.>", "allow.publish \">\""]);
+        let any = "[handler.a]\nsubject = 'a.x'\nallow = { publish = ['*.sent'] }";
+        check(&[], any, &["A: a.>", "allow.publish \"*.sent\""]);
     }
 }

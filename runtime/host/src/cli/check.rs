@@ -95,7 +95,7 @@ fn text(report: &Report<'_>) -> String {
 
 /// A size to two digits or so, in the unit that suits it.
 pub(crate) fn approximate(bytes: u64) -> String {
-    let tenths = |unit: u64| bytes / (unit / 10);
+    let tenths = |unit: u64| bytes.saturating_mul(10) / unit;
     let (unit, name) = if bytes < 1 << 20 { (1 << 10, "KiB") } else { (1 << 20, "MiB") };
     match tenths(unit) {
         _ if bytes < 1 << 10 => format!("{bytes} B"),
