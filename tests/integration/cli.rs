@@ -358,7 +358,8 @@ impl Dev {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("tidemill starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut dev = Dev { child, lines, url: String::new() };
-        dev.url = dev.line_with("nats://").split_whitespace().last().expect("a URL").to_owned();
+        let line = dev.line_with("nats://");
+        line.split_whitespace().last().expect("a URL").clone_into(&mut dev.url);
         dev.line_with("ready");
         dev
     }

@@ -88,7 +88,7 @@ fn wants_colour(is_terminal: bool) -> bool {
 /// The filter that the flags lead to: libraries are quieter than we are.
 fn directives(options: Options) -> String {
     let (libraries, ours, events, handlers) = match options.purpose {
-        Purpose::Command => (1, 2, 2, 2),
+        Purpose::Command => (0, 2, 2, 2),
         Purpose::Invocation => (1, 2, 2, 4),
         Purpose::Service => (2, 3, 3, 3),
         Purpose::Desk { .. } => (1, 3, 4, 4),
@@ -121,7 +121,7 @@ mod tests {
         }
         check(Purpose::Service, 0, "warn,tidemill=info,tidemill::event=info,tidemill::handler=info");
         check(Purpose::Service, 1, "info,tidemill=debug,tidemill::event=debug,tidemill::handler=debug");
-        check(Purpose::Command, 0, "error,tidemill=warn,tidemill::event=warn,tidemill::handler=warn");
+        check(Purpose::Command, 0, "off,tidemill=warn,tidemill::event=warn,tidemill::handler=warn");
         check(Purpose::Service, 9, "trace,tidemill=trace,tidemill::event=trace,tidemill::handler=trace");
         check(Purpose::Service, i16::MIN, "off,tidemill=off,tidemill::event=off,tidemill::handler=off");
     }

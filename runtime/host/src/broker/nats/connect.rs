@@ -204,6 +204,12 @@ pub async fn connect_patiently(target: &Target, name: &str) -> Result<(Client, A
 }
 
 fn authenticate(options: ConnectOptions, target: &Target) -> Result<ConnectOptions, ConnectError> {
+    if let Some((user, password)) = target.urls.iter().find_map(|url| credentials_in(url)) {
+        return Ok(match password {
+            Some(password) => options.user_and_password(user, password),
+            None => options.token(user),
+        });
+    }
     let read = |secret: &SecretRef| secrets::read(secret, &target.base);
     Ok(match &target.auth {
         Auth::None => options,
@@ -212,6 +218,13 @@ fn authenticate(options: ConnectOptions, target: &Target) -> Result<ConnectOptio
         Auth::Token(secret) => options.token(read(secret)?),
         Auth::User { user, password } => options.user_and_password(user.clone(), read(password)?),
     })
+}
+
+/// The user and password, or the token alone, in a URL such as `nats://user:password@host`. The client
+/// library reads neither; what is said so close to the server's name goes before the manifest.
+fn credentials_in(url: &str) -> Option<(String, Option<String>)> {
+    let address: async_nats::ServerAddr = url.parse().ok()?;
+    Some((address.username()?.to_owned(), address.password().map(str::to_owned)))
 }
 
 fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
@@ -229,7 +242,15 @@ fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::without_credentials;
+    use super::{credentials_in, without_credentials};
+
+    #[test]
+    fn credentials_in_a_url_are_read() {
+        let both = Some(("u".to_owned(), Some("p".to_owned())));
+        assert_eq!(credentials_in("nats://u:p@h:4222"), both);
+        assert_eq!(credentials_in("nats://token@h"), Some(("token".to_owned(), None)));
+        assert_eq!(credentials_in("nats://h"), None);
+    }
 
     #[test]
     fn urls_are_shown_without_credentials() {
