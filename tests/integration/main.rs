@@ -1,4 +1,5 @@
-//! Integration tests: the host against a real `nats-server` and real components.
+//! Integration tests: the binary as users meet it, and the host against a real `nats-server` and real components.
 
+mod cli;
 mod delivery;
 mod support;

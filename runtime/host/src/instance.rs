@@ -243,7 +243,7 @@ impl<I: Invoker> Worker<I> {
         let retries = Spec {
             stream: streams::retry_stream(prefix),
             stream_created_unix: 0,
-            name: format!("{prefix}-{}-retry", handler.name),
+            name: streams::retry_consumer(prefix, &handler.name),
             filters: vec![retry_due_subject(prefix, &handler.name)],
             max_ack_pending: match nats.features.retry_clock {
                 RetryClock::Schedules => share,

@@ -5,10 +5,13 @@
 
 pub mod broker;
 pub mod clock;
+pub mod dev;
 pub mod fate;
 pub mod http;
 pub mod instance;
 pub mod invoker;
+pub mod load;
+pub mod logging;
 pub mod pipeline;
 pub mod secrets;
 pub mod status;

@@ -29,6 +29,7 @@ pub use resolved::{
     Runtime, SecretRef, Tls,
 };
 pub use schema::{json_schema, reference_markdown};
+pub use units::{show_duration, show_size};
 
 use toml::de::DeTable;
 

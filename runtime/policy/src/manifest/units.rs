@@ -106,7 +106,7 @@ fn split_number(text: &str) -> (&str, &str) {
 }
 
 /// A duration as the manifest writes it.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub fn show_duration(duration: Duration) -> String {
     let days = duration.as_secs() / DAY_SECONDS;
     let rest = duration.saturating_sub(Duration::from_secs(days * DAY_SECONDS));
     match (days, rest) {
@@ -117,7 +117,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// A size as the manifest writes it.
-pub(super) fn show_size(bytes: u64) -> String {
+pub fn show_size(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let exact = units.iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     exact.map_or(format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Link {
     up: watch::Sender<bool>,
     denials: RwLock<HashMap<String, (String, Instant)>>,
     denied: Notify,
+    /// Whether we are closing the connection ourselves.
+    closing: AtomicBool,
     /// How often the connection was made anew.
     pub reconnects: watch::Sender<u64>,
 }
@@ -32,6 +35,7 @@ impl Default for Link {
             up: watch::Sender::new(false),
             denials: RwLock::default(),
             denied: Notify::new(),
+            closing: AtomicBool::new(false),
             reconnects: watch::Sender::new(0),
         }
     }
@@ -61,6 +65,11 @@ impl Link {
         }
     }
 
+    /// Says that the connection is about to be closed by us, which is no loss.
+    pub fn expect_end(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+    }
+
     fn on_event(&self, event: Event) {
         match event {
             Event::Connected => {
@@ -72,7 +81,7 @@ impl Link {
                 self.denials.write().unwrap_or_else(PoisonError::into_inner).clear();
             }
             Event::Disconnected | Event::Closed => {
-                if self.up.send_replace(false) {
+                if self.up.send_replace(false) && !self.closing.load(Ordering::Relaxed) {
                     tracing::warn!("lost the connection to NATS; events wait there until it is back");
                 }
             }
@@ -141,6 +150,16 @@ pub enum ConnectError {
     },
 }
 
+/// URLs as they may be shown: a user and a password in them are left out.
+pub fn without_credentials(urls: &[String]) -> String {
+    let shown = |url: &String| match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        (_, None) => url.clone(),
+    };
+    urls.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
 /// Connects once.
 pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
     let link = Arc::new(Link::default());
@@ -157,7 +176,7 @@ pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>),
     let client = options
         .connect(target.urls.as_slice())
         .await
-        .map_err(|source| ConnectError::Unreachable { urls: target.urls.join(", "), source })?;
+        .map_err(|source| ConnectError::Unreachable { urls: without_credentials(&target.urls), source })?;
     link.up.send_replace(true);
     Ok((client, link))
 }
@@ -185,6 +204,12 @@ pub async fn connect_patiently(target: &Target, name: &str) -> Result<(Client, A
 }
 
 fn authenticate(options: ConnectOptions, target: &Target) -> Result<ConnectOptions, ConnectError> {
+    if let Some((user, password)) = target.urls.iter().find_map(|url| credentials_in(url)) {
+        return Ok(match password {
+            Some(password) => options.user_and_password(user, password),
+            None => options.token(user),
+        });
+    }
     let read = |secret: &SecretRef| secrets::read(secret, &target.base);
     Ok(match &target.auth {
         Auth::None => options,
@@ -193,6 +218,13 @@ fn authenticate(options: ConnectOptions, target: &Target) -> Result<ConnectOptio
         Auth::Token(secret) => options.token(read(secret)?),
         Auth::User { user, password } => options.user_and_password(user.clone(), read(password)?),
     })
+}
+
+/// The user and password, or the token alone, in a URL such as `nats://user:password@host`. The client
+/// library reads neither; what is said so close to the server's name goes before the manifest.
+fn credentials_in(url: &str) -> Option<(String, Option<String>)> {
+    let address: async_nats::ServerAddr = url.parse().ok()?;
+    Some((address.username()?.to_owned(), address.password().map(str::to_owned)))
 }
 
 fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
@@ -206,4 +238,30 @@ fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
         options = options.add_client_certificate(file(cert), file(key));
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{credentials_in, without_credentials};
+
+    #[test]
+    fn credentials_in_a_url_are_read() {
+        let both = Some(("u".to_owned(), Some("p".to_owned())));
+        assert_eq!(credentials_in("nats://u:p@h:4222"), both);
+        assert_eq!(credentials_in("nats://token@h"), Some(("token".to_owned(), None)));
+        assert_eq!(credentials_in("nats://h"), None);
+    }
+
+    #[test]
+    fn urls_are_shown_without_credentials() {
+        let rows = [
+            ("nats://h:4222", "nats://h:4222"),
+            ("nats://u:p@h:4222", "nats://h:4222"),
+            ("tls://token@h", "tls://h"),
+            ("u:p@ss@h", "h"),
+        ];
+        for (url, expected) in rows {
+            assert_eq!(without_credentials(&[url.to_owned()]), expected);
+        }
+    }
 }

@@ -72,6 +72,12 @@ impl Nats {
     }
 }
 
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.link.expect_end();
+    }
+}
+
 impl Broker for Nats {
     type Receipt = Lease;
 

@@ -111,6 +111,12 @@ impl Server {
         self.child.id()
     }
 
+    /// Waits until the server ends by itself, which it never should.
+    pub async fn ended(&mut self) -> String {
+        let status = self.child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+        format!("nats-server ended unexpectedly ({status}): {}", last_lines(&self.folder.join("nats-server.log")))
+    }
+
     /// Stops the server as an operator would, so that it writes its state; kills it if that takes too long.
     pub async fn stop(mut self) {
         if let Some(pid) = self.child.id() {
@@ -173,8 +179,10 @@ async fn answers(url: &str) -> bool {
     context.query_account().await.is_ok()
 }
 
+/// The end of a log: what it says of errors, else its last lines.
 fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().rev().take(3).collect();
-    lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
+    let errors: Vec<_> = text.lines().filter(|line| line.contains("[FTL]") || line.contains("[ERR]")).collect();
+    let lines = if errors.is_empty() { text.lines().collect() } else { errors };
+    lines[lines.len().saturating_sub(3)..].join(" | ")
 }

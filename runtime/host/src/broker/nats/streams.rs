@@ -1,7 +1,7 @@
 //! Streams: our own, which are made when they are missing, and the users' input streams, which are looked
 //! up. What a server does not know it ignores in silence, so what it echoes is compared with what was asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, GetStreamErrorKind, RequestErrorKind};
@@ -102,6 +102,11 @@ pub struct InputStream {
 /// The name of the retry stream.
 pub fn retry_stream(prefix: &str) -> String {
     format!("{}_RETRY", prefix.to_ascii_uppercase())
+}
+
+/// The name of the consumer of a handler's retries.
+pub fn retry_consumer(prefix: &str, handler: &str) -> String {
+    format!("{prefix}-{handler}-retry")
 }
 
 /// The name of the dead-letter stream.
@@ -236,6 +241,30 @@ fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
+/// Makes a stream for users' subjects, or adds to an existing one the subjects that it lacks.
+///
+/// # Errors
+/// Where the server refuses or does not answer.
+pub async fn provide(nats: &Nats, name: &str, subjects: &[String]) -> Result<(), StreamError> {
+    let wanted = Config {
+        name: name.to_owned(),
+        subjects: subjects.to_vec(),
+        storage: StorageType::File,
+        allow_direct: true,
+        ..Config::default()
+    };
+    ensure(nats, wanted).await.map(|_| ())
+}
+
+/// The subjects of all streams, by the streams' names.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamError> {
+    let streams = nats.context.streams().map_ok(|stream| (stream.config.name, stream.config.subjects));
+    streams.try_collect().await.map_err(|error| StreamError::NoAnswer(error.to_string()))
+}
+
 /// Finds the stream that a handler consumes, and makes it if the handler says so.
 pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
     let name = match &handler.stream {
@@ -243,14 +272,7 @@ pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, Stream
         None => stream_of(nats, handler).await?,
     };
     if handler.create_stream {
-        let wanted = Config {
-            name: name.clone(),
-            subjects: handler.subjects.clone(),
-            storage: StorageType::File,
-            allow_direct: true,
-            ..Config::default()
-        };
-        ensure(nats, wanted).await?;
+        provide(nats, &name, &handler.subjects).await?;
     }
     let stream = match nats.context.get_stream(&name).await {
         Ok(stream) => stream,
@@ -279,13 +301,7 @@ pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, Stream
 
 /// The one stream that stores a handler's subjects.
 async fn stream_of(nats: &Nats, handler: &Handler) -> Result<String, StreamError> {
-    let all: Vec<_> = nats
-        .context
-        .streams()
-        .map_ok(|stream| (stream.config.name, stream.config.subjects))
-        .try_collect()
-        .await
-        .map_err(|error| StreamError::NoAnswer(error.to_string()))?;
+    let all = list(nats).await?;
     let mut names = BTreeSet::new();
     for wanted in &handler.subjects {
         let holders: Vec<_> =

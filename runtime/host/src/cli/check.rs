@@ -1,0 +1,125 @@
+//! `tidemill check`: whether everything that needs no broker is in order.
+
+use clap::Args;
+use serde::Serialize;
+use tidemill::invoker::wasm::Inspection;
+use tidemill::load::{self, Fault, Loaded, ManifestFile};
+use tidemill::logging::Purpose;
+use tidemill_policy::manifest::Problems;
+
+use super::{Done, Failure, Global, output};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tidemill check\n  tidemill check --manifest staging.toml --output json")]
+pub(crate) struct Arguments {}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    ok: bool,
+    manifest: String,
+    handlers: Vec<HandlerReport>,
+    faults: Vec<Fault>,
+    warnings: &'a Problems,
+}
+
+/// What was found about one handler.
+#[derive(Debug, Serialize)]
+struct HandlerReport {
+    name: String,
+    ok: bool,
+    subjects: Vec<String>,
+    may_publish: Vec<String>,
+    component: String,
+    size_bytes: Option<u64>,
+    digest: Option<String>,
+    load_ms: u128,
+}
+
+/// Checks the manifest, the components and the secrets.
+pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
+    global.start_log(Purpose::Command)?;
+    let file = global.read_manifest()?;
+    let loaded = load::handlers(&file, &Global::engine(Some(&file))?).await;
+    let report = report(&file, loaded);
+    global.out().show(&report, || text(&report));
+    if report.ok {
+        return Ok(());
+    }
+    if global.output == super::Format::Text {
+        output::complain(&output::show_faults(&report.faults));
+    }
+    Err(Failure::Shown)
+}
+
+fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
+    let mut faults = load::nats_faults(file);
+    let mut handlers = Vec::new();
+    for Loaded { handler, result, elapsed } in loaded {
+        let inspection = result.as_ref().ok().map(|loaded| loaded.inspection().clone());
+        handlers.push(HandlerReport {
+            name: handler.name.clone(),
+            ok: result.is_ok(),
+            subjects: handler.subjects.clone(),
+            may_publish: handler.allow.publish.clone(),
+            component: load::component_path(file, &handler).display().to_string(),
+            size_bytes: inspection.as_ref().map(|inspection: &Inspection| inspection.size_bytes),
+            digest: inspection.map(|inspection| inspection.digest),
+            load_ms: elapsed.as_millis(),
+        });
+        for message in result.err().unwrap_or_default() {
+            faults.push(Fault::of_handler(&handler, message));
+        }
+    }
+    let manifest = file.path.display().to_string();
+    Report { ok: faults.is_empty(), manifest, handlers, faults, warnings: &file.warnings }
+}
+
+/// One line for each handler.
+fn text(report: &Report<'_>) -> String {
+    let width = report.handlers.iter().map(|handler| handler.name.len()).max().unwrap_or(0);
+    let line = |handler: &HandlerReport| {
+        let mark = if handler.ok { "ok    " } else { "FAILED" };
+        let size = handler.size_bytes.map_or_else(String::new, |bytes| format!(" ({})", approximate(bytes)));
+        let grants = match handler.may_publish.as_slice() {
+            [] => "nothing".to_owned(),
+            subjects => subjects.join(", "),
+        };
+        let subjects = handler.subjects.join(", ");
+        let component = &handler.component;
+        let name = &handler.name;
+        format!("{mark} {name:width$}  {subjects} -> {component}{size}, may publish {grants}")
+    };
+    report.handlers.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A size to two digits or so, in the unit that suits it.
+pub(crate) fn approximate(bytes: u64) -> String {
+    let tenths = |unit: u64| bytes.saturating_mul(10) / unit;
+    let (unit, name) = if bytes < 1 << 20 { (1 << 10, "KiB") } else { (1 << 20, "MiB") };
+    match tenths(unit) {
+        _ if bytes < 1 << 10 => format!("{bytes} B"),
+        tenths @ ..100 => format!("{}.{} {name}", tenths / 10, tenths % 10),
+        tenths => format!("{} {name}", tenths / 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::approximate;
+
+    #[test]
+    fn sizes_are_short() {
+        let rows = [
+            (0, "0 B"),
+            (17, "17 B"),
+            (2100, "2.0 KiB"),
+            (94_321, "92 KiB"),
+            (1_629_858, "1.5 MiB"),
+            (1 << 40, "1048576 MiB"),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(approximate(bytes), expected);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! `tidemill explain`: what a handler's policy comes to, with every default filled in.
+
+mod schedule;
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde::Serialize;
+use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_stream};
+use tidemill::load::{self, ManifestFile};
+use tidemill::logging::{Purpose, counted};
+use tidemill_policy::history::millis;
+use tidemill_policy::manifest::{Backoff, Handler, Isolation, Mode, show_duration, show_size};
+use tidemill_policy::publication::retries_through_stream;
+use tidemill_policy::subject;
+
+use super::{Done, Global, find_handler, output};
+use schedule::{Schedule, schedule};
+
+/// The largest payload that a NATS server takes unless it is told otherwise.
+const NATS_PAYLOAD_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tidemill explain welcome-email\n  tidemill explain welcome-email --output json")]
+pub(crate) struct Arguments {
+    /// The handler's name in the manifest
+    handler: String,
+}
+
+/// The effective policy.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    handler: String,
+    component: String,
+    subjects: Vec<String>,
+    stream: Option<String>,
+    create_stream: bool,
+    mode: &'static str,
+    format: &'static str,
+    isolation: &'static str,
+    concurrency: u32,
+    consumers: Vec<Consumer>,
+    limits: Limits,
+    retry: Retry,
+    schedule: Schedule,
+    dead_letter: DeadLetter,
+    config: BTreeMap<String, String>,
+    secrets: BTreeMap<String, String>,
+    may_publish: Vec<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Consumer {
+    name: String,
+    /// `None` for the one stream that stores the subjects.
+    stream: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Limits {
+    timeout_ms: u64,
+    fuel: u64,
+    memory_bytes: u64,
+    payload_bytes: u64,
+    outputs: u32,
+    output_bytes: u64,
+    reuse: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Retry {
+    max_attempts: u32,
+    backoff: &'static str,
+    initial_ms: u64,
+    max_ms: u64,
+    multiplier: f64,
+    jitter: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct DeadLetter {
+    subject: String,
+    stream: String,
+    max_age_ms: u64,
+}
+
+/// Explains a handler.
+pub(crate) fn run(global: &Global, arguments: &Arguments) -> Done {
+    global.start_log(Purpose::Command)?;
+    let file = global.read_manifest()?;
+    let handler = find_handler(&file, &arguments.handler)?;
+    let explanation = explain(&file, handler);
+    global.out().show(&explanation, || text(&explanation, handler));
+    Ok(())
+}
+
+fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
+    let prefix = &file.manifest.nats.prefix;
+    let (limits, retry) = (&handler.limits, &handler.retry);
+    Explanation {
+        handler: handler.name.clone(),
+        component: load::component_path(file, handler).display().to_string(),
+        subjects: handler.subjects.clone(),
+        stream: handler.stream.clone(),
+        create_stream: handler.create_stream,
+        mode: handler.mode.name(),
+        format: handler.format.name(),
+        isolation: handler.isolation.name(),
+        concurrency: handler.concurrency,
+        consumers: consumers(handler, prefix),
+        limits: Limits {
+            timeout_ms: millis(limits.budget.timeout),
+            fuel: limits.budget.fuel,
+            memory_bytes: limits.budget.memory_bytes,
+            payload_bytes: limits.payload_bytes,
+            outputs: limits.budget.outputs,
+            output_bytes: limits.budget.output_bytes,
+            reuse: limits.reuse,
+        },
+        retry: Retry {
+            max_attempts: retry.max_attempts,
+            backoff: retry.backoff.name(),
+            initial_ms: millis(retry.initial),
+            max_ms: millis(retry.max),
+            multiplier: retry.multiplier,
+            jitter: retry.jitter,
+        },
+        schedule: schedule(retry, limits.budget.timeout),
+        dead_letter: DeadLetter {
+            subject: handler.dead_letter.subject.clone(),
+            stream: dead_letter_stream(prefix),
+            max_age_ms: millis(handler.dead_letter.max_age),
+        },
+        config: handler.config.clone(),
+        secrets: handler.secrets.iter().map(|(key, secret)| (key.clone(), secret.to_string())).collect(),
+        may_publish: handler.allow.publish.clone(),
+        warnings: warnings(handler),
+    }
+}
+
+fn consumers(handler: &Handler, prefix: &str) -> Vec<Consumer> {
+    let name = match handler.mode {
+        Mode::Queue => handler.durable.clone(),
+        Mode::Broadcast => format!("{}-INSTANCE", handler.durable),
+    };
+    let mut consumers = vec![Consumer { name, stream: handler.stream.clone() }];
+    if retries_through_stream(handler) {
+        consumers.push(Consumer { name: retry_consumer(prefix, &handler.name), stream: Some(retry_stream(prefix)) });
+    }
+    consumers
+}
+
+/// What is allowed, and perhaps not wise.
+fn warnings(handler: &Handler) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for granted in &handler.allow.publish {
+        if let Some(own) = handler.subjects.iter().find(|own| subject::overlaps(own, granted)) {
+            warnings
+                .push(format!("it may publish on {granted:?} what it handles itself ({own:?}): events can go round"));
+        }
+    }
+    if handler.allow.publish.is_empty() {
+        warnings.push("it may publish nothing: any output sends its event to the dead letters".to_owned());
+    }
+    if handler.limits.payload_bytes > NATS_PAYLOAD_BYTES {
+        warnings.push(format!(
+            "limits.payload is {}, but a NATS server takes {} unless its max_payload is raised",
+            show_size(handler.limits.payload_bytes),
+            show_size(NATS_PAYLOAD_BYTES)
+        ));
+    }
+    if handler.mode == Mode::Broadcast {
+        warnings.push("mode is \"broadcast\": retries wait in the process, and end with it".to_owned());
+    }
+    warnings
+}
+
+fn text(explanation: &Explanation, handler: &Handler) -> String {
+    let mut rows = vec![
+        ("handler", explanation.handler.clone()),
+        ("component", explanation.component.clone()),
+        ("subject", explanation.subjects.join(", ")),
+        ("stream", stream_text(explanation)),
+        ("mode", mode_text(handler)),
+        ("consumers", lines(explanation.consumers.iter().map(Consumer::text))),
+        ("format", explanation.format.to_owned()),
+        ("limits", limits_text(handler)),
+        ("retry", retry_text(handler)),
+        (
+            "dead letters",
+            format!(
+                "{}, kept for {}\nin {}, unless another stream stores the subject",
+                explanation.dead_letter.subject,
+                show_duration(handler.dead_letter.max_age),
+                explanation.dead_letter.stream
+            ),
+        ),
+        ("config", lines(explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}")))),
+        ("secrets", lines(explanation.secrets.iter().map(|(key, from)| format!("{key} from {from}")))),
+        ("may publish", explanation.may_publish.join("\n")),
+    ];
+    rows.extend(explanation.warnings.iter().map(|warning| ("warning", warning.clone())));
+    format!("{}\n{}", output::table(rows), explanation.schedule.text())
+}
+
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+impl Consumer {
+    fn text(&self) -> String {
+        format!("{} on {}", self.name, self.stream.as_deref().unwrap_or("the stream above"))
+    }
+}
+
+fn stream_text(explanation: &Explanation) -> String {
+    match (&explanation.stream, explanation.create_stream) {
+        (Some(name), true) => format!("{name}, made if it is missing"),
+        (Some(name), false) => format!("{name}, which must exist"),
+        (None, _) => "the one that stores the subject".to_owned(),
+    }
+}
+
+fn mode_text(handler: &Handler) -> String {
+    let who = match handler.mode {
+        Mode::Queue => "queue: each event is handled by one instance",
+        Mode::Broadcast => "broadcast: each event is handled by every instance",
+    };
+    let reuse = match handler.isolation {
+        Isolation::Handler => format!("WebAssembly instances are replaced after {} events", handler.limits.reuse),
+        Isolation::Event => "each event gets a fresh WebAssembly instance".to_owned(),
+    };
+    format!("{who}, {} at once in each process\n{reuse}", handler.concurrency)
+}
+
+fn limits_text(handler: &Handler) -> String {
+    let limits = &handler.limits;
+    format!(
+        "{} of time, {} of fuel, {} of memory for each attempt\npayload up to {}; up to {}, {} together",
+        show_duration(limits.budget.timeout),
+        limits.budget.fuel,
+        show_size(limits.budget.memory_bytes),
+        show_size(limits.payload_bytes),
+        counted(limits.budget.outputs.into(), "output"),
+        show_size(limits.budget.output_bytes)
+    )
+}
+
+fn retry_text(handler: &Handler) -> String {
+    let retry = &handler.retry;
+    let growth = match retry.backoff {
+        Backoff::Constant => format!("{} each time", show_duration(retry.initial)),
+        Backoff::Linear => {
+            format!("{0} more each time, up to {1}", show_duration(retry.initial), show_duration(retry.max))
+        }
+        Backoff::Exponential => {
+            format!("from {} by {} to {}", show_duration(retry.initial), retry.multiplier, show_duration(retry.max))
+        }
+    };
+    format!("{} attempts, {}: {growth}, {} % jitter", retry.max_attempts, retry.backoff, retry.jitter * 100.0)
+}

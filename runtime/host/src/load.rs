@@ -1,0 +1,279 @@
+//! From the files on disk to what an instance runs: the manifest with its drop-ins, the handlers' settings,
+//! and their components. Nothing here talks to a broker.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use serde::Serialize;
+use thiserror::Error;
+use tidemill_policy::manifest::{self, Auth, Handler, Manifest, Problems, SecretRef, Source};
+
+use crate::instance::Part;
+use crate::invoker::wasm::{Engine, WasmHandler};
+use crate::secrets;
+
+/// The most drop-in manifests that are read.
+const DROP_INS_MAX: usize = 10_000;
+
+/// A manifest that was read and is valid.
+#[derive(Debug)]
+pub struct ManifestFile {
+    /// The file.
+    pub path: PathBuf,
+    /// Its folder, which relative paths in it start from.
+    pub base: PathBuf,
+    /// What it says, drop-ins included.
+    pub manifest: Manifest,
+    /// What is probably not meant.
+    pub warnings: Problems,
+}
+
+/// Why there is no manifest.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// There is no such file.
+    #[error(
+        "there is no manifest at {path}; name another with --manifest FILE, or write one, for example:\n\n    \
+         [handler.hello]            # runs plugins/hello.wasm\n    \
+         subject = \"greetings.>\"    # for each event on these subjects\n    \
+         allow = {{ publish = [\"hello.said\"] }}\n",
+        path = path.display()
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file or folder cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There are more drop-ins than anyone could mean.
+    #[error("{folder} holds more than {DROP_INS_MAX} drop-in manifests; is runtime.plugins right?", folder = folder.display())]
+    TooMany {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Something is wrong in the manifest or in its drop-ins.
+    #[error("{0}")]
+    Invalid(Problems),
+}
+
+/// Reads a manifest and the drop-ins in its folder of plugins.
+///
+/// # Errors
+/// Where a file cannot be read, and for all that is wrong in them.
+pub fn read(path: &Path) -> Result<ManifestFile, ReadError> {
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => ReadError::Missing { path: path.to_owned() },
+        _ => ReadError::Unreadable { path: path.to_owned(), source },
+    })?;
+    let base = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let name = path.display().to_string();
+    let main = Source { path: &name, text: &text };
+    let env = |name: &str| std::env::var(name).ok();
+    // Only the main file says where the drop-ins are. Where it is wrong, the usual folder is looked at, so
+    // that what is wrong there is told at the same time.
+    let alone = manifest::parse(main, &[], &env).ok();
+    let plugins = alone.map_or_else(|| PathBuf::from("plugins"), |parsed| parsed.manifest.runtime.plugins);
+    let drop_ins = read_drop_ins(&base.join(plugins), path)?;
+    let drop_ins: Vec<_> = drop_ins.iter().map(|(path, text)| Source { path, text }).collect();
+    let parsed = manifest::parse(main, &drop_ins, &env).map_err(ReadError::Invalid)?;
+    Ok(ManifestFile { path: path.to_owned(), base, manifest: parsed.manifest, warnings: parsed.warnings })
+}
+
+/// The `*.toml` files of a folder with their texts, sorted by name, without the manifest itself. No folder, no drop-ins.
+fn read_drop_ins(folder: &Path, main: &Path) -> Result<Vec<(String, String)>, ReadError> {
+    let unreadable = |path: &Path, source| ReadError::Unreadable { path: path.to_owned(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(folder, error)),
+    };
+    let main = main.canonicalize().ok();
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| unreadable(folder, error))?.path();
+        let is_manifest = path.extension().is_some_and(|end| end == "toml") && path.is_file();
+        if is_manifest && path.canonicalize().ok() != main {
+            paths.push(path);
+        }
+        if paths.len() > DROP_INS_MAX {
+            return Err(ReadError::TooMany { folder: folder.to_owned() });
+        }
+    }
+    paths.sort();
+    let read = |path: PathBuf| match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((tidy(&path).display().to_string(), text)),
+        Err(error) => Err(unreadable(&path, error)),
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// A path without the `./` that joining with the folder `.` leaves.
+fn tidy(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != std::path::Component::CurDir).collect()
+}
+
+/// Where compiled components are kept: what the manifest says, else the user's cache folder; nowhere if there
+/// is no such folder either.
+pub fn cache_dir(configured: Option<&Path>, base: &Path, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let folder = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    match configured {
+        Some(path) => Some(base.join(path)),
+        None => folder("XDG_CACHE_HOME")
+            .or_else(|| folder("HOME").map(|home| home.join(".cache")))
+            .map(|cache| cache.join("tidemill")),
+    }
+}
+
+/// The file of a handler's component.
+pub fn component_path(file: &ManifestFile, handler: &Handler) -> PathBuf {
+    tidy(&file.base.join(&file.manifest.runtime.plugins).join(&handler.component))
+}
+
+/// A handler and what came of loading it.
+pub struct Loaded {
+    /// The handler.
+    pub handler: Arc<Handler>,
+    /// The component, or all that is wrong.
+    pub result: Result<WasmHandler, Vec<String>>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// One thing that keeps the handlers from running.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// The table in the manifest that it is about.
+    pub key: String,
+    /// What is wrong, and the remedy.
+    pub message: String,
+}
+
+/// Loads the components of all handlers, as many at once as there are processors.
+pub async fn handlers(file: &ManifestFile, engine: &Engine) -> Vec<Loaded> {
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    let loading = file.manifest.handlers.values().map(|one| handler(file, engine, one));
+    futures::stream::iter(loading).buffered(at_once).collect().await
+}
+
+/// Loads the component of a handler.
+pub async fn handler(file: &ManifestFile, engine: &Engine, handler: &Handler) -> Loaded {
+    let handler = Arc::new(handler.clone());
+    let (engine, base, path) = (engine.clone(), file.base.clone(), component_path(file, &handler));
+    let given = Arc::clone(&handler);
+    let started = Instant::now();
+    let result = tokio::task::spawn_blocking(move || load(&engine, &base, &path, &given)).await;
+    let result = result.unwrap_or_else(|error| Err(vec![format!("loading the component failed: {error}")]));
+    Loaded { handler, result, elapsed: started.elapsed() }
+}
+
+fn load(engine: &Engine, base: &Path, path: &Path, handler: &Handler) -> Result<WasmHandler, Vec<String>> {
+    let (settings, mut faults) = settings(handler, base);
+    match WasmHandler::load(engine, path, handler, settings) {
+        Ok(loaded) if faults.is_empty() => Ok(loaded),
+        Ok(_) => Err(faults),
+        Err(error) => {
+            faults.push(error.to_string());
+            Err(faults)
+        }
+    }
+}
+
+impl Fault {
+    /// A fault of a handler.
+    pub fn of_handler(handler: &Handler, message: String) -> Fault {
+        Fault { key: format!("handler.{}", handler.name), message }
+    }
+}
+
+/// The handler's `config` and the values of its `secrets`, and which of the latter cannot be read.
+fn settings(handler: &Handler, base: &Path) -> (BTreeMap<String, String>, Vec<String>) {
+    let mut settings = handler.config.clone();
+    let mut faults = Vec::new();
+    for (key, secret) in &handler.secrets {
+        match secrets::read(secret, base) {
+            Ok(value) => {
+                settings.insert(key.clone(), value);
+            }
+            Err(error) => faults.push(format!("secrets.{key}: {error}")),
+        }
+    }
+    (settings, faults)
+}
+
+/// The secrets of `[nats]` that cannot be read.
+pub fn nats_faults(file: &ManifestFile) -> Vec<Fault> {
+    let secret: Option<&SecretRef> = match &file.manifest.nats.auth {
+        Auth::None => None,
+        Auth::Credentials(secret) | Auth::Nkey(secret) | Auth::Token(secret) => Some(secret),
+        Auth::User { password, .. } => Some(password),
+    };
+    let error = secret.and_then(|secret| secrets::read(secret, &file.base).err());
+    error.map(|error| Fault { key: "nats".into(), message: error.to_string() }).into_iter().collect()
+}
+
+/// The parts of an instance.
+///
+/// # Errors
+/// All that is wrong with any of the handlers.
+pub fn parts(loaded: Vec<Loaded>) -> Result<Vec<Part<WasmHandler>>, Vec<Fault>> {
+    let mut parts = Vec::new();
+    let mut faults = Vec::new();
+    for Loaded { handler, result, .. } in loaded {
+        match result {
+            Ok(invoker) => {
+                let component = invoker.inspection().digest.clone();
+                parts.push(Part { handler, invoker, component });
+            }
+            Err(messages) => faults.extend(messages.into_iter().map(|message| Fault::of_handler(&handler, message))),
+        }
+    }
+    if faults.is_empty() { Ok(parts) } else { Err(faults) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_manifest_says_or_in_the_users_cache_folder() {
+        #[track_caller]
+        fn check(configured: Option<&str>, env: &[(&str, &str)], expected: Option<&str>) {
+            let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            let folder = cache_dir(configured.map(Path::new), Path::new("/etc/tm"), &env);
+            assert_eq!(folder.as_deref(), expected.map(Path::new));
+        }
+        check(Some("cache"), &[("HOME", "/home/a")], Some("/etc/tm/cache"));
+        check(Some("/var/cache/tm"), &[], Some("/var/cache/tm"));
+        check(None, &[("HOME", "/home/a")], Some("/home/a/.cache/tidemill"));
+        check(None, &[("HOME", "/home/a"), ("XDG_CACHE_HOME", "/c")], Some("/c/tidemill"));
+        check(None, &[("HOME", "/home/a"), ("XDG_CACHE_HOME", "")], Some("/home/a/.cache/tidemill"));
+        check(None, &[("HOME", "relative")], None);
+        check(None, &[], None);
+    }
+
+    #[test]
+    fn drop_ins_are_the_toml_files_beside_the_components_in_order() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let main = folder.path().join("tidemill.toml");
+        for name in ["tidemill.toml", "b.toml", "a.toml", "a.wasm", "notes.txt"] {
+            std::fs::write(folder.path().join(name), name).expect("written");
+        }
+        std::fs::create_dir(folder.path().join("folder.toml")).expect("made");
+        let found = read_drop_ins(folder.path(), &main).expect("read");
+        assert_eq!(found.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["a.toml", "b.toml"]);
+        assert!(read_drop_ins(&folder.path().join("missing"), &main).expect("read").is_empty());
+    }
+}
