@@ -39,7 +39,7 @@ pub enum Undecodable {
 }
 
 /// What a format makes of a message; the rest of an event is the same for all formats.
-struct Content {
+struct Decoded {
     id: Option<String>,
     subject: Option<String>,
     kind: Option<String>,
@@ -85,8 +85,8 @@ pub fn decode(arrival: &Arrival, format: Format, max_attempts: u32) -> Result<Ev
     })
 }
 
-fn raw(arrival: &Arrival) -> Content {
-    Content {
+fn raw(arrival: &Arrival) -> Decoded {
+    Decoded {
         id: None,
         subject: None,
         kind: None,
@@ -97,9 +97,9 @@ fn raw(arrival: &Arrival) -> Content {
     }
 }
 
-fn queue(arrival: &Arrival) -> Result<Content, Undecodable> {
+fn queue(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let message = queue_message::parse(&arrival.payload).map_err(|error| Undecodable::Queue(error.to_string()))?;
-    Ok(Content {
+    Ok(Decoded {
         id: Some(message.id),
         time_ms: parse_time(&message.dispatch_date).ok(),
         payload: arrival.payload.slice_ref(message.payload.get().as_bytes()),
@@ -109,7 +109,7 @@ fn queue(arrival: &Arrival) -> Result<Content, Undecodable> {
 }
 
 /// Reads a `CloudEvent` of either mode; nothing where the message does not claim to be one.
-fn cloud_event(arrival: &Arrival) -> Result<Option<Content>, Undecodable> {
+fn cloud_event(arrival: &Arrival) -> Result<Option<Decoded>, Undecodable> {
     let content_type = headers::get(&arrival.headers, headers::CONTENT_TYPE).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     if media_type.eq_ignore_ascii_case("application/cloudevents+json") {
@@ -121,10 +121,10 @@ fn cloud_event(arrival: &Arrival) -> Result<Option<Content>, Undecodable> {
     }
 }
 
-fn binary(arrival: &Arrival) -> Result<Content, Undecodable> {
+fn binary(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let attribute = |name: &str| attribute(&arrival.headers, name);
     check_version(&attribute("ce-specversion").unwrap_or_default())?;
-    Ok(Content {
+    Ok(Decoded {
         id: Some(required(attribute("ce-id"), "id")?),
         kind: Some(required(attribute("ce-type"), "type")?),
         source: Some(required(attribute("ce-source"), "source")?),
@@ -155,7 +155,7 @@ struct Structured<'a> {
     data_base64: Option<String>,
 }
 
-fn structured(arrival: &Arrival) -> Result<Content, Undecodable> {
+fn structured(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let fault = |what: &dyn std::fmt::Display| Undecodable::Structured(what.to_string());
     let parsed: Structured<'_> = serde_json::from_slice(&arrival.payload).map_err(|error| fault(&error))?;
     check_version(&parsed.specversion)?;
@@ -168,7 +168,7 @@ fn structured(arrival: &Arrival) -> Result<Content, Undecodable> {
             .map_err(|error| fault(&format_args!("data_base64: {error}")))?
             .into(),
     };
-    Ok(Content {
+    Ok(Decoded {
         id: Some(required(parsed.id, "id")?),
         kind: Some(required(parsed.kind, "type")?),
         source: Some(required(parsed.source, "source")?),

@@ -29,7 +29,7 @@ pub fn delay(policy: &RetryPolicy, failed: Attempt, event_id: &str, handler: &st
 /// The delay that a handler's hint leads to: what the handler wishes, but no more than an hour or
 /// `policy.max`, whichever is longer.
 pub fn hinted(policy: &RetryPolicy, hint: Duration) -> Duration {
-    hint.min(policy.max.max(Duration::from_secs(3600)))
+    hint.min(policy.max.max(Duration::from_hours(1)))
 }
 
 /// `duration * factor`, saturating: the product of two finite positive numbers may exceed what a
