@@ -100,7 +100,7 @@ fn raw(arrival: &Arrival) -> Decoded {
 fn queue(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let message = queue_message::parse(&arrival.payload).map_err(|error| Undecodable::Queue(error.to_string()))?;
     Ok(Decoded {
-        id: Some(message.id),
+        id: Some(message.id).filter(|id| !id.trim().is_empty()),
         time_ms: parse_time(&message.dispatch_date).ok(),
         payload: arrival.payload.slice_ref(message.payload.get().as_bytes()),
         content_type: Some("application/json".into()),
