@@ -100,6 +100,11 @@ impl Case<'_> {
             None => self.arrival.carried_id.as_deref().unwrap_or(&self.arrival.fallback_id),
         }
     }
+
+    /// How many failures the event has seen, the present one included.
+    fn failures(&self) -> u32 {
+        u32::try_from(self.arrival.history.len()).unwrap_or(u32::MAX).saturating_add(1)
+    }
 }
 
 /// The subject a handler's due retries are delivered on.
@@ -121,7 +126,7 @@ pub fn retry(
     let failed = case.arrival.attempt;
     let due_ms = now_ms.saturating_add(millis(delay));
     let due_subject = retry_due_subject(prefix, handler);
-    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(failed.get()));
+    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(case.failures()));
     let mut own = case_headers(case, error, failed.plus(1));
     push(&mut own, headers::MSG_ID, msg_id);
     let subject = match clock {
@@ -152,8 +157,9 @@ pub struct ReplayInputs {
 /// on.
 pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
     let policy = &case.handler.dead_letter;
+    let msg_id = id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter(case.failures()));
     let mut own = case_headers(case, error, case.arrival.attempt);
-    push(&mut own, headers::MSG_ID, id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter));
+    push(&mut own, headers::MSG_ID, msg_id);
     push(&mut own, headers::REASON, error.kind.to_string());
     push(&mut own, headers::DEAD_AT, &error.date);
     push(&mut own, headers::COMPONENT, &error.component);
@@ -268,3 +274,6 @@ fn percent_encode(text: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests;
