@@ -28,6 +28,9 @@ pub struct Publication {
 /// Servers refuse messages with more than 64 KiB of headers; some room is left for what the client adds.
 pub const HEADER_BYTES_MAX: usize = 60 * 1024;
 
+/// The longest `traceparent` that is continued. Version 00 has 55 bytes; later ones may append to it.
+const TRACEPARENT_BYTES_MAX: usize = 256;
+
 /// How retries wait for their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryClock {
@@ -66,6 +69,8 @@ fn publish_output(handler: &Handler, event: &Event, index: u32, output: Output) 
     }
     if headers::get(&list, headers::TRACEPARENT).is_none()
         && let Some(trace) = headers::get(&event.headers, headers::TRACEPARENT)
+        && trace.len() <= TRACEPARENT_BYTES_MAX
+        && headers::is_valid_value(trace)
     {
         push(&mut list, headers::TRACEPARENT, trace);
     }

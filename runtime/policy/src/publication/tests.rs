@@ -84,6 +84,20 @@ fn an_output_with_a_kind_is_a_cloud_event_and_is_decoded_as_one() {
 }
 
 #[test]
+fn a_trace_is_continued_unless_the_guest_has_its_own() {
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let traced = |input: &str, guest: &[(&str, &str)]| {
+        let publication = published(&[("TraceParent", input)], output(guest));
+        header(&publication, "traceparent").map(str::to_owned)
+    };
+    assert_eq!(traced(trace, &[]).as_deref(), Some(trace));
+    assert_eq!(traced(trace, &[("Traceparent", "own")]).as_deref(), Some("own"));
+    // These come from a producer, and could not be sent, or not with the rest.
+    assert_eq!(traced("a\rb", &[]), None);
+    assert_eq!(traced(&"t".repeat(60_000), &[]), None);
+}
+
+#[test]
 fn outputs_follow_from_their_event() {
     let input = [(headers::CORRELATION_ID, "c0"), (headers::CAUSATION_ID, "c1"), (headers::MSG_ID, "m1")];
     let publication = published(&input, output(&[]));
