@@ -223,14 +223,15 @@ fn failed_payload(case: Case<'_>, error: &AttemptError) -> Bytes {
         .unwrap_or_else(|| case.arrival.payload.clone())
 }
 
-/// Whether decoding took the payload for a queue message: then the event's payload is only a part of it.
+/// Whether decoding took the payload for a queue message.
 fn is_queue_format(case: Case<'_>) -> bool {
     use crate::manifest::Format;
     match case.handler.format {
         Format::Queue => true,
         Format::Auto => {
-            let whole = case.event.is_some_and(|event| event.payload.len() == case.arrival.payload.len());
-            !whole && queue_message::looks_like_one(&case.arrival.payload)
+            // Of a raw message, the event has the whole payload; a CloudEvent has a kind.
+            let is_part = |event: &Event| event.payload.len() < case.arrival.payload.len();
+            case.event.is_some_and(|event| event.kind.is_none() && is_part(event))
         }
         Format::Raw | Format::CloudEvents => false,
     }

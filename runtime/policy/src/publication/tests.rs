@@ -227,6 +227,35 @@ fn a_dead_letter_that_is_kept_for_less_than_a_second_is_kept_for_one() {
 }
 
 #[test]
+fn only_what_was_decoded_as_a_queue_message_gets_its_error_written_into_it() {
+    // A CloudEvent that has all members of a queue message.
+    let both = r#"{"specversion":"1.0","type":"t","source":"/s","id":"e","queue":"q","dispatch_date":"d","payload":1}"#;
+    let structured: Pairs<'_> = &[("Content-Type", "application/cloudevents+json")];
+    let binary: Pairs<'_> = &[("ce-specversion", "1.0"), ("ce-id", "e"), ("ce-type", "t"), ("ce-source", "/s")];
+    let scalar = r#"{"id":"q1","queue":"q","dispatch_date":"d","payload":0}"#;
+    let rows: [(Format, Pairs<'_>, &str, bool); 9] = [
+        (Format::Auto, &[], QUEUE, true),
+        (Format::Queue, &[], QUEUE, true),
+        (Format::Auto, &[], scalar, true),
+        (Format::Raw, &[], QUEUE, false),
+        (Format::Auto, binary, QUEUE, false),
+        (Format::Auto, structured, both, false),
+        (Format::CloudEvents, structured, both, false),
+        (Format::CloudEvents, &[], QUEUE, false),
+        (Format::Queue, &[], r#"{"id":"q1","queue":"q","payload":0}"#, false),
+    ];
+    for (format, headers, payload, expected) in rows {
+        let letter = letter_in(format, &arrival(headers, payload));
+        let is_extended = letter.payload != payload;
+        assert_eq!(is_extended, expected, "{format:?} {payload}");
+        if is_extended {
+            let text = std::str::from_utf8(&letter.payload).expect("is UTF-8");
+            assert_eq!(text.matches("\"status_code\":503").count(), 1);
+        }
+    }
+}
+
+#[test]
 fn the_errors_of_a_queue_message_add_up() {
     let mut arrival = arrival(&[], QUEUE);
     for count in 1..=3 {
