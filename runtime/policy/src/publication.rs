@@ -1,5 +1,6 @@
 //! The messages that decisions lead to: outputs, retries and dead letters, ready to be sent.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -146,7 +147,7 @@ pub fn retry(
             due_subject
         }
     };
-    Publication { subject, headers: with_original(own, &case.arrival.headers), payload: failed_payload(case, error) }
+    Publication { subject, headers: with_original(own, case.arrival), payload: failed_payload(case, error) }
 }
 
 /// What a replay of the last attempt needs.
@@ -177,7 +178,7 @@ pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayI
     }
     Publication {
         subject: policy.subject.clone(),
-        headers: with_original(own, &case.arrival.headers),
+        headers: with_original(own, case.arrival),
         payload: failed_payload(case, error),
     }
 }
@@ -238,24 +239,38 @@ fn is_queue_format(case: Case<'_>) -> bool {
 }
 
 /// Our headers followed by the original message's. Where all together would be refused by the server, the
-/// largest of the original ones are left out, and how many is said.
-fn with_original(mut own: Headers, original: &Headers) -> Headers {
-    let mut kept: Vec<(String, String)> = original
-        .iter()
-        .filter(|(name, value)| headers::is_valid_name(name) && headers::is_valid_value(value))
-        .cloned()
-        .collect();
-    let budget = HEADER_BYTES_MAX.saturating_sub(headers::wire_bytes(&own));
-    while headers::wire_bytes(&kept) > budget {
-        let largest = (0..kept.len()).max_by_key(|&index| kept[index].0.len() + kept[index].1.len());
-        let Some(largest) = largest else { break };
-        kept.remove(largest);
+/// largest of the original ones are left out, those that decoding needs last, and how many is said.
+fn with_original(mut own: Headers, arrival: &Arrival) -> Headers {
+    let original = &arrival.headers;
+    let size = |index: usize| headers::wire_bytes(std::slice::from_ref(&original[index]));
+    let can_be_sent =
+        |index: &usize| headers::is_valid_name(&original[*index].0) && headers::is_valid_value(&original[*index].1);
+    let mut kept: Vec<usize> = (0..original.len()).filter(can_be_sent).collect();
+    let note_bytes = headers::HEADERS_DROPPED.len() + 4 + u32::MAX.to_string().len();
+    let mut bytes = headers::wire_bytes(&own) + note_bytes + kept.iter().copied().map(size).sum::<usize>();
+    kept.sort_by_key(|&index| (Reverse(is_needed(&original[index].0)), size(index)));
+    while bytes > HEADER_BYTES_MAX {
+        let Some(largest) = kept.pop() else { break };
+        bytes -= size(largest);
     }
-    if kept.len() < original.len() {
-        push(&mut own, headers::HEADERS_DROPPED, (original.len() - kept.len()).to_string());
+    kept.sort_unstable();
+    let dropped = u32::try_from(original.len() - kept.len()).unwrap_or(u32::MAX);
+    let dropped = dropped.saturating_add(arrival.headers_dropped);
+    if dropped > 0 {
+        push(&mut own, headers::HEADERS_DROPPED, dropped.to_string());
     }
-    own.extend(kept);
+    own.extend(kept.into_iter().map(|index| original[index].clone()));
     own
+}
+
+/// The headers that make a message a `CloudEvent` in binary mode, as far as decoding reads them.
+const CLOUD_EVENT_HEADERS: [&str; 6] =
+    ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time", "ce-datacontenttype"];
+
+/// Whether a header decides what the next attempt sees: without it, the event would be another one.
+fn is_needed(name: &str) -> bool {
+    let is = |needed: &str| name.eq_ignore_ascii_case(needed);
+    is(headers::CONTENT_TYPE) || is(headers::TRACEPARENT) || CLOUD_EVENT_HEADERS.into_iter().any(is)
 }
 
 fn push(headers: &mut Headers, name: &str, value: impl Into<String>) {

@@ -270,6 +270,63 @@ fn the_errors_of_a_queue_message_add_up() {
     }
 }
 
+fn flood(count: usize, bytes: usize) -> Headers {
+    (0..count).map(|n| (format!("X-{n:05}"), "v".repeat(bytes))).collect()
+}
+
+fn check_flood(mut arrival: Arrival) -> Publication {
+    let total = arrival.headers.len();
+    let mut publication = letter_in(Format::Auto, &arrival);
+    for _ in 0..3 {
+        let bytes = headers::wire_bytes(&publication.headers);
+        assert!(bytes <= HEADER_BYTES_MAX, "{bytes}");
+        let kept = publication.headers.iter().filter(|(name, _)| !headers::is_reserved(name)).count();
+        let dropped = header(&publication, headers::HEADERS_DROPPED).map_or(0, |n| n.parse().expect("a number"));
+        assert_eq!(kept + dropped, total);
+        arrival = delivered_again(publication);
+        publication = letter_in(Format::Auto, &arrival);
+    }
+    publication
+}
+
+#[test]
+fn too_many_headers_are_left_out_and_counted_over_all_attempts() {
+    for (count, bytes) in [(62, 1_000), (1, 64 * 1024), (2, 40 * 1024), (5_000, 0), (5_000, 4), (3, 1)] {
+        let mut arrival = arrival(&[], "p");
+        arrival.headers = flood(count, bytes);
+        arrival.headers.push(("X-Line".into(), "a\rb".into()));
+        arrival.headers.push(("X-Nul".into(), "a\0b".into()));
+        check_flood(arrival);
+    }
+}
+
+#[test]
+fn room_is_made_for_our_own_headers_also_where_they_are_large() {
+    let mut arrival = arrival(&[(headers::MSG_ID, &"m".repeat(5_000))], "p");
+    arrival.origin.subject = "s".repeat(4 * 1024);
+    arrival.headers = flood(1_000, 50);
+    for attempt in 1..=30 {
+        let mut error = error(arrival.attempt.plus(attempt));
+        error.message = "\u{1}".repeat(5_000);
+        error.stack_trace = Some("\\".repeat(50_000));
+        arrival.history = arrival.history.with(error);
+    }
+    let publication = check_flood(arrival);
+    assert!(header(&publication, headers::ORIGIN_SUBJECT).is_some_and(|subject| subject.len() == 4 * 1024));
+}
+
+/// Without them, the next attempt would see another event, or none.
+#[test]
+fn the_headers_that_decoding_needs_are_the_last_to_be_left_out() {
+    let source = format!("/{}", "s".repeat(2_000));
+    let mut arrival =
+        arrival(&[("ce-specversion", "1.0"), ("ce-id", "e"), ("ce-type", "t"), ("CE-Source", &source)], "p");
+    arrival.headers.extend(flood(1_000, 60));
+    let before = event_of(&arrival);
+    let after = event_of(&delivered_again(check_flood(arrival)));
+    assert_eq!((before.id, before.source, before.kind), (after.id, after.source, after.kind));
+}
+
 /// A header of the kind that the client library lets through: no line breaks, no blanks at the ends.
 fn can_arrive(name: &str, value: &str) -> bool {
     headers::is_valid_name(name) && headers::is_valid_value(value) && value.trim() == value
