@@ -30,3 +30,29 @@ pub fn admit(handler: &Handler, event: &Event) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arrival::fixtures::{arrival, handler};
+    use crate::attempt::Attempt;
+    use crate::decode::decode;
+    use crate::manifest::Format;
+
+    #[test]
+    fn an_event_is_run_while_it_has_attempts_left_and_is_not_too_large() {
+        let rows = [
+            (1, 0, None),
+            (5, 1024, None),
+            (6, 0, Some(Kind::Attempts)),
+            (u32::MAX, 2000, Some(Kind::Attempts)),
+            (1, 1025, Some(Kind::Payload)),
+        ];
+        for (attempt, bytes, refused) in rows {
+            let mut event = decode(&arrival(&[], &"x".repeat(bytes)), Format::Auto, 5).expect("can be decoded");
+            event.attempt = Attempt::new(attempt).expect("from 1");
+            let kind = admit(&handler(), &event).err().map(|failure| failure.kind);
+            assert_eq!(kind, refused, "attempt {attempt}, {bytes} bytes");
+        }
+    }
+}

@@ -61,6 +61,8 @@ pub struct Arrival {
     pub origin: Origin,
     /// The original message's headers, without reserved ones.
     pub headers: Headers,
+    /// How many of the original message's headers earlier attempts had to leave out.
+    pub headers_dropped: u32,
     /// The original message's payload (of a queue message, with the errors appended so far).
     pub payload: Bytes,
     /// The event's id as far as it can be told without decoding the payload.
@@ -86,15 +88,11 @@ pub struct Arrival {
 /// Each delivery after the first counts as an attempt: the process may have died in the handler, and an
 /// event that kills its process must not be run for ever.
 pub fn first(message: Message, position: &Position) -> Arrival {
-    let fallback_id = headers::get(&message.headers, headers::MSG_ID).map_or_else(
-        || id::from_position(&position.stream, position.stream_created_unix, position.sequence),
-        headers::clean_id,
-    );
     Arrival {
-        fallback_id,
+        fallback_id: headers::get_id(&message.headers, headers::MSG_ID).unwrap_or_else(|| position_id(position)),
         carried_id: None,
-        correlation_id: headers::get(&message.headers, headers::CORRELATION_ID).map(headers::clean_id),
-        causation_id: headers::get(&message.headers, headers::CAUSATION_ID).map(headers::clean_id),
+        correlation_id: headers::get_id(&message.headers, headers::CORRELATION_ID),
+        causation_id: headers::get_id(&message.headers, headers::CAUSATION_ID),
         attempt: Attempt::FIRST.plus(position.delivered.saturating_sub(1)),
         history: History::default(),
         not_before_ms: None,
@@ -106,6 +104,7 @@ pub fn first(message: Message, position: &Position) -> Arrival {
             time_ms: position.stored_ms,
         },
         headers: without_reserved(message.headers),
+        headers_dropped: 0,
         payload: message.payload,
     }
 }
@@ -124,7 +123,8 @@ pub fn retried(message: Message, position: &Position) -> Arrival {
     if attempt.is_none() {
         note(headers::ATTEMPT);
     }
-    let dropped = number(headers::ERRORS_DROPPED).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    let dropped = count(headers::ERRORS_DROPPED);
     let history = text(headers::ERRORS).and_then(|json| History::from_json(&json, dropped).ok());
     if history.is_none() {
         note(headers::ERRORS);
@@ -133,7 +133,7 @@ pub fn retried(message: Message, position: &Position) -> Arrival {
     if subject.is_none() {
         note(headers::ORIGIN_SUBJECT);
     }
-    let carried_id = text(headers::EVENT_ID).as_deref().map(headers::clean_id);
+    let carried_id = headers::get_id(&message.headers, headers::EVENT_ID);
     if carried_id.is_none() {
         note(headers::EVENT_ID);
     }
@@ -147,20 +147,32 @@ pub fn retried(message: Message, position: &Position) -> Arrival {
             subject: subject.unwrap_or_else(|| message.subject.clone()),
             time_ms: number(headers::ORIGIN_TIME).unwrap_or(position.stored_ms),
         },
-        fallback_id: id::from_position(&position.stream, position.stream_created_unix, position.sequence),
+        fallback_id: position_id(position),
         carried_id,
-        correlation_id: text(headers::CORRELATION_ID).as_deref().map(headers::clean_id),
-        causation_id: text(headers::CAUSATION_ID).as_deref().map(headers::clean_id),
+        correlation_id: headers::get_id(&message.headers, headers::CORRELATION_ID),
+        causation_id: headers::get_id(&message.headers, headers::CAUSATION_ID),
         attempt: attempt.unwrap_or(Attempt::FIRST).plus(position.delivered.saturating_sub(1 + early)),
         history: history.unwrap_or_default(),
         not_before_ms,
         damage,
+        headers_dropped: count(headers::HEADERS_DROPPED),
         headers: without_reserved(message.headers),
         payload: message.payload,
     }
+}
+
+/// The id of an event that brings none. Cleaned like any other, since a stream may have a long name and the
+/// retry is read back through the same check.
+fn position_id(position: &Position) -> String {
+    headers::clean_id(&id::from_position(&position.stream, position.stream_created_unix, position.sequence))
 }
 
 fn without_reserved(mut headers: Headers) -> Headers {
     headers.retain(|(name, _)| !headers::is_reserved(name));
     headers
 }
+
+#[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
+mod tests;

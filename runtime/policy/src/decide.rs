@@ -128,3 +128,6 @@ fn again(handler: &Handler, event: &Event, hint: Option<Duration>, failure: Fail
     };
     Decision::Retry { delay, failure }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,7 @@ pub enum Undecodable {
 }
 
 /// What a format makes of a message; the rest of an event is the same for all formats.
-struct Content {
+struct Decoded {
     id: Option<String>,
     subject: Option<String>,
     kind: Option<String>,
@@ -85,8 +85,8 @@ pub fn decode(arrival: &Arrival, format: Format, max_attempts: u32) -> Result<Ev
     })
 }
 
-fn raw(arrival: &Arrival) -> Content {
-    Content {
+fn raw(arrival: &Arrival) -> Decoded {
+    Decoded {
         id: None,
         subject: None,
         kind: None,
@@ -97,10 +97,10 @@ fn raw(arrival: &Arrival) -> Content {
     }
 }
 
-fn queue(arrival: &Arrival) -> Result<Content, Undecodable> {
+fn queue(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let message = queue_message::parse(&arrival.payload).map_err(|error| Undecodable::Queue(error.to_string()))?;
-    Ok(Content {
-        id: Some(message.id),
+    Ok(Decoded {
+        id: Some(message.id).filter(|id| !id.trim().is_empty()),
         time_ms: parse_time(&message.dispatch_date).ok(),
         payload: arrival.payload.slice_ref(message.payload.get().as_bytes()),
         content_type: Some("application/json".into()),
@@ -109,10 +109,9 @@ fn queue(arrival: &Arrival) -> Result<Content, Undecodable> {
 }
 
 /// Reads a `CloudEvent` of either mode; nothing where the message does not claim to be one.
-fn cloud_event(arrival: &Arrival) -> Result<Option<Content>, Undecodable> {
+fn cloud_event(arrival: &Arrival) -> Result<Option<Decoded>, Undecodable> {
     let content_type = headers::get(&arrival.headers, headers::CONTENT_TYPE).unwrap_or_default();
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    if media_type.eq_ignore_ascii_case("application/cloudevents+json") {
+    if essence(content_type).eq_ignore_ascii_case("application/cloudevents+json") {
         structured(arrival).map(Some)
     } else if headers::get(&arrival.headers, "ce-specversion").is_some() {
         binary(arrival).map(Some)
@@ -121,10 +120,10 @@ fn cloud_event(arrival: &Arrival) -> Result<Option<Content>, Undecodable> {
     }
 }
 
-fn binary(arrival: &Arrival) -> Result<Content, Undecodable> {
+fn binary(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let attribute = |name: &str| attribute(&arrival.headers, name);
     check_version(&attribute("ce-specversion").unwrap_or_default())?;
-    Ok(Content {
+    Ok(Decoded {
         id: Some(required(attribute("ce-id"), "id")?),
         kind: Some(required(attribute("ce-type"), "type")?),
         source: Some(required(attribute("ce-source"), "source")?),
@@ -155,7 +154,7 @@ struct Structured<'a> {
     data_base64: Option<String>,
 }
 
-fn structured(arrival: &Arrival) -> Result<Content, Undecodable> {
+fn structured(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let fault = |what: &dyn std::fmt::Display| Undecodable::Structured(what.to_string());
     let parsed: Structured<'_> = serde_json::from_slice(&arrival.payload).map_err(|error| fault(&error))?;
     check_version(&parsed.specversion)?;
@@ -168,7 +167,7 @@ fn structured(arrival: &Arrival) -> Result<Content, Undecodable> {
             .map_err(|error| fault(&format_args!("data_base64: {error}")))?
             .into(),
     };
-    Ok(Content {
+    Ok(Decoded {
         id: Some(required(parsed.id, "id")?),
         kind: Some(required(parsed.kind, "type")?),
         source: Some(required(parsed.source, "source")?),
@@ -182,11 +181,22 @@ fn structured(arrival: &Arrival) -> Result<Content, Undecodable> {
 /// The data of a structured event: JSON as it stands in the message; for any other media type, a JSON
 /// string holds the text itself (JSON event format, section 3.1.1).
 fn structured_data(arrival: &Arrival, data: &RawValue, content_type: Option<&str>) -> Bytes {
-    let is_json = content_type.is_none_or(|media_type| media_type.to_ascii_lowercase().contains("json"));
-    match serde_json::from_str::<String>(data.get()) {
-        Ok(text) if !is_json => text.into(),
-        _ => arrival.payload.slice_ref(data.get().as_bytes()),
-    }
+    let text = match content_type {
+        Some(media_type) if !is_json(media_type) => serde_json::from_str::<String>(data.get()).ok(),
+        _ => None,
+    };
+    text.map_or_else(|| arrival.payload.slice_ref(data.get().as_bytes()), Bytes::from)
+}
+
+/// Whether a media type says that the data is one JSON value; JSON lines and the like are not.
+fn is_json(media_type: &str) -> bool {
+    let essence = essence(media_type).to_ascii_lowercase();
+    essence.ends_with("/json") || essence.ends_with("+json")
+}
+
+/// A media type without its parameters.
+fn essence(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
 }
 
 fn check_version(version: &str) -> Result<(), Undecodable> {
@@ -225,3 +235,6 @@ fn parse_time(text: &str) -> Result<u64, Undecodable> {
     let time = time::OffsetDateTime::parse(text, &Rfc3339).map_err(|_| Undecodable::Time(text.to_owned()))?;
     Ok(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

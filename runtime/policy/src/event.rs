@@ -41,7 +41,7 @@ pub struct Event {
 pub struct Output {
     /// Where to publish.
     pub subject: String,
-    /// The CloudEvents `type`; where set, the message is a CloudEvent in binary mode.
+    /// The CloudEvents `type`; where set, the message is a `CloudEvent` in binary mode.
     pub kind: Option<String>,
     /// The media type of `payload`.
     pub content_type: Option<String>,

@@ -78,17 +78,22 @@ pub fn is_valid_value(value: &str) -> bool {
     !value.contains(['\r', '\n', '\0'])
 }
 
-/// An id as it can be sent in a header and read back unchanged: control characters become blanks, blanks at
-/// the ends go, and anything too long to be repeated in every message is replaced by its hash.
+/// An id as it can be sent in a header and read back unchanged. One with control characters, with blanks at its
+/// ends, or too long to be repeated in every message is replaced by its hash, so that different ids stay
+/// different.
 pub fn clean_id(id: &str) -> String {
     const ID_BYTES_MAX: usize = 256;
-    let text = id.replace(char::is_control, " ");
-    let text = text.trim();
-    if text.len() > ID_BYTES_MAX || text.is_empty() { id::token(id) } else { text.to_owned() }
+    let is_clean = (1..=ID_BYTES_MAX).contains(&id.len()) && id.trim() == id && !id.contains(char::is_control);
+    if is_clean { id.to_owned() } else { id::token(id) }
+}
+
+/// The id that a header holds. A blank one is none: the events that have it are not one and the same.
+pub fn get_id(headers: &Headers, name: &str) -> Option<String> {
+    get(headers, name).filter(|id| !id.trim().is_empty()).map(clean_id)
 }
 
 /// The bytes that these headers take on the wire.
-pub fn wire_bytes(headers: &Headers) -> usize {
+pub fn wire_bytes(headers: &[(String, String)]) -> usize {
     headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum()
 }
 
@@ -113,5 +118,25 @@ mod tests {
         assert!(is_valid_value("plain, ünïcode"));
         assert!(!is_valid_name("a b") && !is_valid_name("a:b") && !is_valid_name("") && !is_valid_name("ä"));
         assert!(is_valid_name("X-Trace"));
+    }
+
+    #[test]
+    fn an_id_is_sent_as_it_is_where_it_comes_back_unchanged() {
+        for id in ["a", "a b", "ü.*>", &"x".repeat(256)] {
+            assert_eq!(clean_id(id), id);
+        }
+        for id in ["", " a", "a\u{a0}", "a\nb", "a\u{85}b", "\0", &"x".repeat(257)] {
+            let clean = clean_id(id);
+            assert_eq!(clean, id::token(id));
+            assert_eq!(clean_id(&clean), clean);
+        }
+    }
+
+    /// Two events with one id would have the same outputs, of which the server drops the second ones.
+    #[test]
+    fn different_ids_stay_different() {
+        let ids = ["a b", "a\tb", "a\nb", " a b", "a b ", "", " "].map(clean_id);
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "{ids:?}");
     }
 }

@@ -98,16 +98,23 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 /// The most bytes of one error's stack trace.
 const STACK_TRACE_BYTES_MAX: usize = 3 * 1024;
 
+impl AttemptError {
+    /// The error with its long texts cut to what a message can carry.
+    pub(crate) fn shortened(mut self) -> AttemptError {
+        truncate(&mut self.message, MESSAGE_BYTES_MAX);
+        if let Some(trace) = &mut self.stack_trace {
+            truncate(trace, STACK_TRACE_BYTES_MAX);
+        }
+        self
+    }
+}
+
 impl History {
     /// The history with one more error. The result takes at most [`HISTORY_BYTES_MAX`] as JSON: long
     /// texts are cut, then the oldest entries after the first are dropped and counted.
     #[must_use]
-    pub fn with(mut self, mut error: AttemptError) -> History {
-        truncate(&mut error.message, MESSAGE_BYTES_MAX);
-        if let Some(trace) = &mut error.stack_trace {
-            truncate(trace, STACK_TRACE_BYTES_MAX);
-        }
-        self.errors.push(error);
+    pub fn with(mut self, error: AttemptError) -> History {
+        self.errors.push(error.shortened());
         while self.errors.len() > 2 && self.to_json().len() > HISTORY_BYTES_MAX {
             self.errors.remove(1);
             self.dropped = self.dropped.saturating_add(1);
@@ -118,6 +125,11 @@ impl History {
                 error.stack_trace = None;
                 truncate(&mut error.message, MESSAGE_BYTES_MAX / 2);
             }
+        }
+        // Entries of ours fit by now; one that somebody else wrote may be of any size.
+        while self.errors.len() > 1 && self.to_json().len() > HISTORY_BYTES_MAX {
+            self.errors.remove(0);
+            self.dropped = self.dropped.saturating_add(1);
         }
         self
     }
@@ -188,6 +200,15 @@ mod tests {
         assert_eq!(history.dropped, 0);
         assert_eq!(history.errors.iter().map(|e| e.attempt).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!(history.errors[4], error(5, "boom", Some("f\ng")));
+    }
+
+    #[test]
+    fn the_size_is_bounded_whatever_an_earlier_entry_holds() {
+        let mut foreign = error(1, "boom", None);
+        foreign.component = "c".repeat(HISTORY_BYTES_MAX);
+        let history = History { errors: vec![foreign], dropped: u32::MAX }.with(error(2, "boom", None));
+        assert!(history.to_json().len() <= HISTORY_BYTES_MAX);
+        assert_eq!((history.errors.len(), history.errors[0].attempt, history.dropped), (1, 2, u32::MAX));
     }
 
     proptest! {

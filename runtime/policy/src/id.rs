@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 pub enum Purpose {
     /// The output with this index.
     Output(u32),
-    /// The retry that follows the failure of this attempt.
+    /// The retry that follows so many recorded failures. Failures and not attempts: an event replayed from the
+    /// dead letters begins with attempt 1 again, and its retries must not be taken for the earlier ones.
     Retry(u32),
-    /// The dead letter.
-    DeadLetter,
+    /// The dead letter after so many recorded failures.
+    DeadLetter(u32),
 }
 
 /// Who an event is, on the wire: its id, and its source where the message names one, because
@@ -30,8 +31,8 @@ pub struct Identity<'a> {
 pub fn derive(event: Identity<'_>, handler: &str, purpose: Purpose) -> String {
     let (tag, number) = match purpose {
         Purpose::Output(index) => ("output", index),
-        Purpose::Retry(attempt) => ("retry", attempt),
-        Purpose::DeadLetter => ("dead-letter", 0),
+        Purpose::Retry(failures) => ("retry", failures),
+        Purpose::DeadLetter(failures) => ("dead-letter", failures),
     };
     let mut hash = Sha256::new();
     for part in [event.source.unwrap_or_default(), event.id, handler, tag] {
@@ -81,7 +82,8 @@ mod tests {
             derive(EVENT, "h", Purpose::Output(0)),
             derive(EVENT, "h", Purpose::Output(1)),
             derive(EVENT, "h", Purpose::Retry(0)),
-            derive(EVENT, "h", Purpose::DeadLetter),
+            derive(EVENT, "h", Purpose::DeadLetter(1)),
+            derive(EVENT, "h", Purpose::DeadLetter(2)),
             derive(EVENT, "g", Purpose::Output(0)),
             derive(Identity { source: Some("s"), id: "e1" }, "h", Purpose::Output(0)),
             derive(Identity { source: None, id: "e2" }, "h", Purpose::Output(0)),
@@ -99,8 +101,8 @@ mod tests {
     proptest! {
         #[test]
         fn parts_cannot_run_into_each_other(a in ".{0,6}", b in ".{0,6}", c in ".{1,6}") {
-            let one = derive(Identity { source: Some(&a), id: &format!("{b}{c}") }, "h", Purpose::DeadLetter);
-            let two = derive(Identity { source: Some(&format!("{a}{b}")), id: &c }, "h", Purpose::DeadLetter);
+            let one = derive(Identity { source: Some(&a), id: &format!("{b}{c}") }, "h", Purpose::DeadLetter(1));
+            let two = derive(Identity { source: Some(&format!("{a}{b}")), id: &c }, "h", Purpose::DeadLetter(1));
             prop_assert_eq!(one == two, b.is_empty());
         }
 

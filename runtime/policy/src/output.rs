@@ -7,7 +7,8 @@ use crate::subject;
 
 /// The most headers that one output may have.
 pub const OUTPUT_HEADERS_MAX: usize = 128;
-/// The most bytes that the headers of one output may take.
+/// The most bytes that the headers of one output may take, its kind and content type among them: what the server
+/// refuses for its size, it refuses when other outputs are stored already.
 pub const OUTPUT_HEADER_BYTES_MAX: usize = 16 * 1024;
 
 /// Checks all outputs of an invocation against the handler's grants and against what can be sent at all.
@@ -32,21 +33,25 @@ fn check_one(allow: &Allow, output: &Output) -> Result<(), String> {
     if output.headers.len() > OUTPUT_HEADERS_MAX {
         return Err(format!("{} headers, more than {OUTPUT_HEADERS_MAX}", output.headers.len()));
     }
-    let bytes = headers::wire_bytes(&output.headers);
+    let attributes = [&output.kind, &output.content_type];
+    let attribute_bytes: usize = attributes.into_iter().flatten().map(String::len).sum();
+    let bytes = headers::wire_bytes(&output.headers) + attribute_bytes;
     if bytes > OUTPUT_HEADER_BYTES_MAX {
-        return Err(format!("{bytes} bytes of headers, more than {OUTPUT_HEADER_BYTES_MAX}"));
+        return Err(format!("{bytes} bytes of headers, kind and content-type, more than {OUTPUT_HEADER_BYTES_MAX}"));
     }
     for (name, value) in &output.headers {
         if !headers::is_valid_name(name) {
             return Err(format!("header name {name:?} is not visible ASCII without a colon"));
         }
         if !headers::is_valid_value(value) {
-            return Err(format!("the value of header {name:?} contains a line break"));
+            return Err(format!("the value of header {name:?} contains a line break or NUL"));
         }
     }
-    let attributes = [&output.kind, &output.content_type];
+    if output.kind.as_deref() == Some("") {
+        return Err("kind is empty, which no CloudEvent may have; leave it out for a plain message".into());
+    }
     if attributes.into_iter().flatten().any(|value| !headers::is_valid_value(value)) {
-        return Err("kind or content-type contains a line break".into());
+        return Err("kind or content-type contains a line break or NUL".into());
     }
     Ok(())
 }
@@ -90,6 +95,21 @@ mod tests {
         check_says(output("out", &[("", "c")]), "header name");
         check_says(output("out", &[("a", "b"); OUTPUT_HEADERS_MAX + 1]), "more than 128");
         check_says(output("out", &[("a", &"b".repeat(OUTPUT_HEADER_BYTES_MAX))]), "bytes of headers");
+    }
+
+    #[test]
+    fn kind_and_content_type_are_held_to_the_rules_for_headers() {
+        let with = |kind: &str, content_type: &str| {
+            let (kind, content_type) = (Some(kind.to_owned()), Some(content_type.to_owned()));
+            Output { kind, content_type, ..output("out", &[]) }
+        };
+        let long = "b".repeat(OUTPUT_HEADER_BYTES_MAX);
+        check_says(with("mail.sent", "text/plain"), "");
+        check_says(with("", "text/plain"), "kind is empty");
+        check_says(with("a\nb", "text/plain"), "line break");
+        check_says(with("a", "b\r\nNats-Rollup: all"), "line break");
+        check_says(with(&long, "text/plain"), "bytes of headers");
+        check_says(with("a", &long), "bytes of headers");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The messages that decisions lead to: outputs, retries and dead letters, ready to be sent.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,9 @@ pub struct Publication {
 
 /// Servers refuse messages with more than 64 KiB of headers; some room is left for what the client adds.
 pub const HEADER_BYTES_MAX: usize = 60 * 1024;
+
+/// The longest `traceparent` that is continued. Version 00 has 55 bytes; later ones may append to it.
+const TRACEPARENT_BYTES_MAX: usize = 256;
 
 /// How retries wait for their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,8 @@ fn publish_output(handler: &Handler, event: &Event, index: u32, output: Output) 
     }
     if headers::get(&list, headers::TRACEPARENT).is_none()
         && let Some(trace) = headers::get(&event.headers, headers::TRACEPARENT)
+        && trace.len() <= TRACEPARENT_BYTES_MAX
+        && headers::is_valid_value(trace)
     {
         push(&mut list, headers::TRACEPARENT, trace);
     }
@@ -100,6 +106,11 @@ impl Case<'_> {
             None => self.arrival.carried_id.as_deref().unwrap_or(&self.arrival.fallback_id),
         }
     }
+
+    /// How many failures the event has seen, the present one included.
+    fn failures(&self) -> u32 {
+        u32::try_from(self.arrival.history.len()).unwrap_or(u32::MAX).saturating_add(1)
+    }
 }
 
 /// The subject a handler's due retries are delivered on.
@@ -121,7 +132,7 @@ pub fn retry(
     let failed = case.arrival.attempt;
     let due_ms = now_ms.saturating_add(millis(delay));
     let due_subject = retry_due_subject(prefix, handler);
-    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(failed.get()));
+    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(case.failures()));
     let mut own = case_headers(case, error, failed.plus(1));
     push(&mut own, headers::MSG_ID, msg_id);
     let subject = match clock {
@@ -136,7 +147,7 @@ pub fn retry(
             due_subject
         }
     };
-    Publication { subject, headers: with_original(own, &case.arrival.headers), payload: failed_payload(case, error) }
+    Publication { subject, headers: with_original(own, case.arrival), payload: failed_payload(case, error) }
 }
 
 /// What a replay of the last attempt needs.
@@ -152,8 +163,9 @@ pub struct ReplayInputs {
 /// on.
 pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
     let policy = &case.handler.dead_letter;
+    let msg_id = id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter(case.failures()));
     let mut own = case_headers(case, error, case.arrival.attempt);
-    push(&mut own, headers::MSG_ID, id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter));
+    push(&mut own, headers::MSG_ID, msg_id);
     push(&mut own, headers::REASON, error.kind.to_string());
     push(&mut own, headers::DEAD_AT, &error.date);
     push(&mut own, headers::COMPONENT, &error.component);
@@ -166,7 +178,7 @@ pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayI
     }
     Publication {
         subject: policy.subject.clone(),
-        headers: with_original(own, &case.arrival.headers),
+        headers: with_original(own, case.arrival),
         payload: failed_payload(case, error),
     }
 }
@@ -212,38 +224,53 @@ fn failed_payload(case: Case<'_>, error: &AttemptError) -> Bytes {
         .unwrap_or_else(|| case.arrival.payload.clone())
 }
 
-/// Whether decoding took the payload for a queue message: then the event's payload is only a part of it.
+/// Whether decoding took the payload for a queue message.
 fn is_queue_format(case: Case<'_>) -> bool {
     use crate::manifest::Format;
     match case.handler.format {
         Format::Queue => true,
         Format::Auto => {
-            let whole = case.event.is_some_and(|event| event.payload.len() == case.arrival.payload.len());
-            !whole && queue_message::looks_like_one(&case.arrival.payload)
+            // Of a raw message, the event has the whole payload; a CloudEvent has a kind.
+            let is_part = |event: &Event| event.payload.len() < case.arrival.payload.len();
+            case.event.is_some_and(|event| event.kind.is_none() && is_part(event))
         }
         Format::Raw | Format::CloudEvents => false,
     }
 }
 
 /// Our headers followed by the original message's. Where all together would be refused by the server, the
-/// largest of the original ones are left out, and how many is said.
-fn with_original(mut own: Headers, original: &Headers) -> Headers {
-    let mut kept: Vec<(String, String)> = original
-        .iter()
-        .filter(|(name, value)| headers::is_valid_name(name) && headers::is_valid_value(value))
-        .cloned()
-        .collect();
-    let budget = HEADER_BYTES_MAX.saturating_sub(headers::wire_bytes(&own));
-    while headers::wire_bytes(&kept) > budget {
-        let largest = (0..kept.len()).max_by_key(|&index| kept[index].0.len() + kept[index].1.len());
-        let Some(largest) = largest else { break };
-        kept.remove(largest);
+/// largest of the original ones are left out, those that decoding needs last, and how many is said.
+fn with_original(mut own: Headers, arrival: &Arrival) -> Headers {
+    let original = &arrival.headers;
+    let size = |index: usize| headers::wire_bytes(std::slice::from_ref(&original[index]));
+    let can_be_sent =
+        |index: &usize| headers::is_valid_name(&original[*index].0) && headers::is_valid_value(&original[*index].1);
+    let mut kept: Vec<usize> = (0..original.len()).filter(can_be_sent).collect();
+    let note_bytes = headers::HEADERS_DROPPED.len() + 4 + u32::MAX.to_string().len();
+    let mut bytes = headers::wire_bytes(&own) + note_bytes + kept.iter().copied().map(size).sum::<usize>();
+    kept.sort_by_key(|&index| (Reverse(is_needed(&original[index].0)), size(index)));
+    while bytes > HEADER_BYTES_MAX {
+        let Some(largest) = kept.pop() else { break };
+        bytes -= size(largest);
     }
-    if kept.len() < original.len() {
-        push(&mut own, headers::HEADERS_DROPPED, (original.len() - kept.len()).to_string());
+    kept.sort_unstable();
+    let dropped = u32::try_from(original.len() - kept.len()).unwrap_or(u32::MAX);
+    let dropped = dropped.saturating_add(arrival.headers_dropped);
+    if dropped > 0 {
+        push(&mut own, headers::HEADERS_DROPPED, dropped.to_string());
     }
-    own.extend(kept);
+    own.extend(kept.into_iter().map(|index| original[index].clone()));
     own
+}
+
+/// The headers that make a message a `CloudEvent` in binary mode, as far as decoding reads them.
+const CLOUD_EVENT_HEADERS: [&str; 6] =
+    ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time", "ce-datacontenttype"];
+
+/// Whether a header decides what the next attempt sees: without it, the event would be another one.
+fn is_needed(name: &str) -> bool {
+    let is = |needed: &str| name.eq_ignore_ascii_case(needed);
+    is(headers::CONTENT_TYPE) || is(headers::TRACEPARENT) || CLOUD_EVENT_HEADERS.into_iter().any(is)
 }
 
 fn push(headers: &mut Headers, name: &str, value: impl Into<String>) {
@@ -268,3 +295,6 @@ fn percent_encode(text: &str) -> String {
     }
     encoded
 }
+
+#[cfg(test)]
+mod tests;

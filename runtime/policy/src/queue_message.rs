@@ -47,11 +47,16 @@ pub fn parse(payload: &[u8]) -> Result<QueueMessage<'_>, serde_json::Error> {
     serde_json::from_slice(payload)
 }
 
+/// The most bytes that the `error` array may take. What does not fit is in the history header only, since an
+/// event whose message outgrows what the server accepts could not even be dead-lettered.
+const ERRORS_BYTES_MAX: usize = 64 * 1024;
+
 /// The queue message with `error` appended to its `error` array, all else unchanged to the byte (white
-/// space between members aside). Nothing where the payload is no queue message.
+/// space between members aside). Nothing where the payload is no queue message, or the array is full.
 pub fn with_error(payload: &[u8], error: &AttemptError) -> Option<Bytes> {
     parse(payload).ok()?;
     let Members(mut members) = serde_json::from_slice(payload).ok()?;
+    let error = error.clone().shortened();
     let entry = to_raw_value(&ErrorEntry {
         status_code: error.status_code,
         message: &error.message,
@@ -59,16 +64,27 @@ pub fn with_error(payload: &[u8], error: &AttemptError) -> Option<Bytes> {
         date: &error.date,
     })
     .ok()?;
-    match members.iter_mut().find(|(name, _)| name == "error") {
-        Some((_, present)) => {
-            // Anything but an array is replaced: nothing could be appended to it.
-            let mut entries: Vec<Box<RawValue>> = serde_json::from_str(present.get()).unwrap_or_default();
-            entries.push(entry);
-            *present = to_raw_value(&entries).ok()?;
-        }
-        None => members.push(("error".into(), to_raw_value(&[entry]).ok()?)),
+    // Of several members of one name, readers of JSON take the last.
+    let present = members.iter_mut().rfind(|(name, _)| name == "error").map(|(_, value)| value);
+    let mut entries = present.as_deref().map(|value| entries_of(value)).unwrap_or_default();
+    entries.push(entry);
+    let entries = to_raw_value(&entries).ok()?;
+    if entries.get().len() > ERRORS_BYTES_MAX {
+        return None;
+    }
+    match present {
+        Some(value) => *value = entries,
+        None => members.push(("error".into(), entries)),
     }
     render(&members)
+}
+
+/// What `error` holds already; a single error that somebody else put there becomes the first entry.
+fn entries_of(error: &RawValue) -> Vec<Box<RawValue>> {
+    match error.get() {
+        "null" => Vec::new(),
+        text => serde_json::from_str(text).unwrap_or_else(|_| vec![error.to_owned()]),
+    }
 }
 
 fn render(members: &[(String, Box<RawValue>)]) -> Option<Bytes> {
@@ -109,3 +125,6 @@ impl<'de> Deserialize<'de> for Members {
         deserializer.deserialize_map(Collect)
     }
 }
+
+#[cfg(test)]
+mod tests;

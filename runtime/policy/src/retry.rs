@@ -29,12 +29,15 @@ pub fn delay(policy: &RetryPolicy, failed: Attempt, event_id: &str, handler: &st
 /// The delay that a handler's hint leads to: what the handler wishes, but no more than an hour or
 /// `policy.max`, whichever is longer.
 pub fn hinted(policy: &RetryPolicy, hint: Duration) -> Duration {
-    hint.min(policy.max.max(Duration::from_secs(3600)))
+    hint.min(policy.max.max(Duration::from_hours(1)))
 }
 
 /// `duration * factor`, saturating: the product of two finite positive numbers may exceed what a
 /// `Duration` holds.
 fn scale(duration: Duration, factor: f64) -> Duration {
+    if duration.is_zero() {
+        return duration; // The factor may be infinite.
+    }
     Duration::try_from_secs_f64(duration.as_secs_f64() * factor).unwrap_or(Duration::MAX)
 }
 
@@ -67,13 +70,26 @@ mod tests {
             max_attempts: 20,
             backoff: Backoff::Exponential,
             initial: Duration::from_millis(500),
-            max: Duration::from_secs(60),
+            max: Duration::from_mins(1),
             multiplier: 2.0,
             jitter: 0.0,
         };
         let schedule: Vec<_> =
             (1..=9).map(|n| backoff(&policy, Attempt::new(n).expect("from 1")).as_millis()).collect();
         assert_eq!(schedule, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+    }
+
+    #[test]
+    fn no_delay_stays_no_delay_after_any_number_of_failures() {
+        let policy = RetryPolicy {
+            max_attempts: 1000,
+            backoff: Backoff::Exponential,
+            initial: Duration::ZERO,
+            max: Duration::from_mins(1),
+            multiplier: 10.0,
+            jitter: 0.0,
+        };
+        assert_eq!(backoff(&policy, Attempt::new(999).expect("from 1")), Duration::ZERO);
     }
 
     proptest! {

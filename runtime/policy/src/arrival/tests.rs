@@ -1,0 +1,137 @@
+use proptest::prelude::*;
+
+use super::fixtures::{any_headers, any_payload, arrival, list, message, position, retry_position};
+use super::*;
+
+/// The headers of a sound retry of attempt 3.
+const RETRY: [(&str, &str); 8] = [
+    (headers::ORIGIN_STREAM, "ORDERS"),
+    (headers::ORIGIN_SEQ, "7"),
+    (headers::ORIGIN_SUBJECT, "orders.created"),
+    (headers::ORIGIN_TIME, "1700000000123"),
+    (headers::EVENT_ID, "e1"),
+    (headers::ATTEMPT, "3"),
+    (headers::ERRORS, "[]"),
+    ("X-Tenant", "acme"),
+];
+
+fn retry_with(name: &str, value: Option<&str>) -> Arrival {
+    let mut pairs: Vec<_> = RETRY.into_iter().filter(|(key, _)| *key != name).collect();
+    pairs.extend(value.map(|value| (name, value)));
+    retried(message(&pairs, "p"), &retry_position())
+}
+
+#[test]
+fn an_input_cannot_forge_what_only_retries_say() {
+    let mut forged = RETRY.to_vec();
+    forged.extend([("TIDEMILL-ERRORS-DROPPED", "9"), (headers::NOT_BEFORE, "9999"), ("nats-rollup", "all")]);
+    forged.push((headers::HEADERS_DROPPED, "3"));
+    let arrival = arrival(&forged, "p");
+    assert_eq!(arrival.attempt, Attempt::FIRST);
+    assert!(arrival.history.is_empty());
+    assert_eq!((arrival.carried_id, arrival.not_before_ms, arrival.headers_dropped), (None, None, 0));
+    assert_eq!(arrival.fallback_id, "ORDERS@1700000000:7");
+    assert_eq!((arrival.origin.sequence, arrival.origin.time_ms), (7, 1_700_000_000_123));
+    assert_eq!(arrival.headers, list(&[("X-Tenant", "acme")]));
+    assert_eq!(arrival.damage, None);
+}
+
+#[test]
+fn every_delivery_of_an_input_counts_as_an_attempt() {
+    for (delivered, attempt) in [(0, 1), (1, 1), (2, 2), (6, 6), (u32::MAX, u32::MAX)] {
+        let arrival = first(message(&[], ""), &Position { delivered, ..position() });
+        assert_eq!(arrival.attempt.get(), attempt, "delivered {delivered}");
+    }
+}
+
+#[test]
+fn a_delivery_before_its_time_is_no_attempt() {
+    let rows = [
+        (None, 1, 3),
+        (None, 2, 4),
+        (Some("1800000000000"), 1, 3),
+        (Some("1800000000000"), 2, 3),
+        (Some("1800000000000"), 3, 4),
+        (None, u32::MAX, u32::MAX),
+    ];
+    for (not_before, delivered, attempt) in rows {
+        let mut pairs = RETRY.to_vec();
+        pairs.extend(not_before.map(|time| (headers::NOT_BEFORE, time)));
+        let arrival = retried(message(&pairs, ""), &Position { delivered, ..retry_position() });
+        assert_eq!(arrival.attempt.get(), attempt, "{not_before:?}, delivered {delivered}");
+        assert_eq!(arrival.not_before_ms, not_before.map(|_| 1_800_000_000_000));
+    }
+}
+
+#[test]
+fn a_sound_retry_is_read_whole() {
+    let arrival = retry_with(headers::HEADERS_DROPPED, Some("4"));
+    assert_eq!(arrival.damage, None);
+    assert_eq!(arrival.carried_id.as_deref(), Some("e1"));
+    assert_eq!(arrival.headers_dropped, 4);
+    let origin =
+        Origin { stream: "ORDERS".into(), sequence: 7, subject: "orders.created".into(), time_ms: 1_700_000_000_123 };
+    assert_eq!(arrival.origin, origin);
+    assert_eq!(arrival.headers, list(&[("X-Tenant", "acme")]));
+}
+
+#[test]
+fn what_a_retry_must_say_is_damage_where_it_does_not() {
+    let rows: [(&str, &[Option<&str>]); 4] = [
+        (headers::ATTEMPT, &[None, Some(""), Some("0"), Some("-1"), Some("4294967296"), Some("1e3"), Some("three")]),
+        (headers::ERRORS, &[None, Some(""), Some("{}"), Some("[{}]"), Some("[1"), Some("null")]),
+        (headers::ORIGIN_SUBJECT, &[None]),
+        (headers::EVENT_ID, &[None, Some(""), Some("  ")]),
+    ];
+    for (name, values) in rows {
+        for value in values {
+            let arrival = retry_with(name, *value);
+            assert!(arrival.damage.as_ref().is_some_and(|damage| damage.contains(name)), "{name}: {value:?}");
+            assert_eq!(arrival.payload, "p");
+        }
+    }
+}
+
+#[test]
+fn what_a_retry_may_leave_out_is_told_from_the_delivery() {
+    for (name, value) in
+        [(headers::ORIGIN_SEQ, Some("x")), (headers::ORIGIN_TIME, None), (headers::NOT_BEFORE, Some("soon"))]
+    {
+        assert_eq!(retry_with(name, value).damage, None, "{name}");
+    }
+    assert_eq!(retry_with(headers::ORIGIN_SEQ, Some("-7")).origin.sequence, 900);
+}
+
+/// Were a blank id an id, all events that have it would be one, and all but the first would lose their outputs.
+#[test]
+fn a_blank_id_is_no_id() {
+    for blank in ["", " ", "\t"] {
+        let arrival =
+            arrival(&[(headers::MSG_ID, blank), (headers::CORRELATION_ID, blank), (headers::CAUSATION_ID, blank)], "p");
+        assert_eq!(arrival.fallback_id, "ORDERS@1700000000:7");
+        assert_eq!((arrival.correlation_id, arrival.causation_id), (None, None));
+    }
+}
+
+/// A retry carries the id, which is cleaned again when it is read.
+#[test]
+fn the_id_of_a_message_in_a_stream_with_a_long_name_survives_its_retry() {
+    let position = Position { stream: "S".repeat(255), ..position() };
+    let id = first(message(&[], ""), &position).fallback_id;
+    assert_eq!(headers::clean_id(&id), id);
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics(
+        list in any_headers(), payload in any_payload(), delivered in any::<u32>(), subject in any::<String>()
+    ) {
+        let message = Message { subject, headers: list, payload, damage: None };
+        let position = Position { delivered, ..position() };
+        for arrival in [first(message.clone(), &position), retried(message.clone(), &position)] {
+            prop_assert!(arrival.headers.iter().all(|(name, _)| !headers::is_reserved(name)));
+            prop_assert_eq!(&arrival.payload, &message.payload);
+            prop_assert_eq!(headers::clean_id(&arrival.fallback_id), arrival.fallback_id);
+        }
+    }
+}
