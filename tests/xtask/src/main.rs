@@ -1,12 +1,12 @@
-//! `cargo xtask`: sets up, builds the guests, runs the tests.
+//! `cargo xtask`: sets up, builds the guests, runs the tests and the demo.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{guests, suite, tools};
+use xtask::{demo, guests, suite, tools};
 
-/// The project's own tool: sets up what is needed, builds the guests, runs the tests.
+/// The project's own tool: sets up what is needed, builds the guests, runs the tests and the demo.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
@@ -20,6 +20,8 @@ enum Task {
     Setup,
     /// Build the example plugins and the test guests into target/guests
     Guests,
+    /// Build everything and show it at work: 4,000 events, some of them odd, and what becomes of each
+    Demo,
     /// Set up, build the guests, check format and lints, run all tests
     Test {
         /// Passed on to `cargo test`, such as a filter
@@ -42,6 +44,7 @@ fn run(task: &Task) -> Result<()> {
     match task {
         Task::Setup => tools::setup(),
         Task::Guests => guests::build().map(|dir| println!("guests are in {}", dir.display())),
+        Task::Demo => demo::run(),
         Task::Test { args } => suite::run(args),
     }
 }

@@ -52,8 +52,17 @@ pub fn output(command: &mut Command) -> Result<String> {
 }
 
 /// The cargo that runs this program, else the one in the `PATH`.
+///
+/// It is not told that xtask is the package that runs: some build scripts watch those variables, and all that
+/// depends on them would be built anew whenever cargo is called by hand and through xtask in turn.
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 fn name(command: &Command) -> String {

@@ -1,0 +1,52 @@
+//! Builds all that the demo needs and turns into it.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::{guests, paths, process, tools};
+
+/// Sets up, builds the guests, tidemill and the demo, and runs the demo in place of this process, so that
+/// Ctrl-C reaches it alone.
+///
+/// # Errors
+///
+/// If a tool is missing or something cannot be built. If the demo starts, this does not return.
+pub fn run() -> Result<()> {
+    tools::setup()?;
+    println!("==> Guests");
+    println!("    {}", guests::build()?.display());
+    println!("==> tidemill and the demo (the first time, this takes some minutes)");
+    build()?;
+    println!();
+    let mut demo = Command::new(paths::target().join("debug/tidemill-demo"));
+    demo.env("TIDEMILL_NATS_SERVER", tools::nats_server()?);
+    start(demo)
+}
+
+/// The features of dependencies hang on which packages are selected. With all of them selected, as for the
+/// tests, what both need is built once.
+fn build() -> Result<()> {
+    process::stream(process::cargo().current_dir(paths::root()).args([
+        "build",
+        "--workspace",
+        "--bin",
+        "tidemill",
+        "--bin",
+        "tidemill-demo",
+        "--jobs",
+        "2",
+    ]))
+}
+
+#[cfg(unix)]
+fn start(mut demo: Command) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    Err(demo.exec()).context("cannot start the demo")
+}
+
+#[cfg(not(unix))]
+fn start(mut demo: Command) -> Result<()> {
+    let status = demo.status().context("cannot start the demo")?;
+    std::process::exit(status.code().unwrap_or(1));
+}
