@@ -234,7 +234,9 @@ fn find_handler<'a>(file: &'a ManifestFile, name: &str) -> Result<&'a Handler, F
 /// Connects once; services that wait for their server do so elsewhere.
 async fn connect(target: &Target, name: &str) -> Result<Nats, Failure> {
     let (client, link) = connect::connect(target, name).await.map_err(|error| match error {
-        ConnectError::Unreachable { .. } => anyhow!("{error}; is the server running, and are the URL and the credentials right?"),
+        ConnectError::Unreachable { .. } => {
+            anyhow!("{error}; is the server running, and are the URL and the credentials right?")
+        }
         error => error.into(),
     })?;
     Ok(Nats::new(client, link))
