@@ -217,17 +217,36 @@ async fn an_instance_that_starts_before_the_server_waits_for_it() {
     running.drain().await.expect("drains");
 }
 
-#[tokio::test]
-async fn a_message_that_the_client_cannot_parse_is_dead_lettered_and_others_go_on() {
-    let world = world().await;
-    let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
+/// Publishes a message with a header block that no client library would send.
+async fn publish_raw(world: &World, header: &[u8]) {
     let address = world.server.url.trim_start_matches("nats://");
     let mut socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
-    let header: &[u8] = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n";
     let mut message = b"CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_vec();
     message.extend(format!("HPUB in.bad {} {}\r\n", header.len(), header.len() + 4).bytes());
     message.extend([header, b"data\r\nPING\r\n"].concat());
     socket.write_all(&message).await.expect("sent");
+}
+
+#[tokio::test]
+async fn a_message_that_makes_the_client_panic_is_dead_lettered_and_others_go_on() {
+    let world = world().await;
+    let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
+    publish_raw(&world, b"NATS/1.0\r\nX-Bad: a\rb\r\n\r\n").await;
+    let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+    let errors = history(&letters[0]);
+    assert_eq!(errors[0].kind, Kind::Undecodable);
+    assert!(errors[0].message.contains("carriage return"), "{errors:?}");
+    world.publish("in.good", &[], "p").await;
+    let stored = world.wait_for("OUT", 1).await;
+    assert_eq!(stored[0].payload, b"in.good");
+    running.drain().await.expect("drains");
+}
+
+#[tokio::test]
+async fn a_message_that_the_client_cannot_parse_is_dead_lettered_and_others_go_on() {
+    let world = world().await;
+    let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
+    publish_raw(&world, b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n").await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
     let errors = history(&letters[0]);
     assert_eq!(errors[0].kind, Kind::Undecodable);

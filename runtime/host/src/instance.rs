@@ -83,21 +83,38 @@ pub async fn run<I: Invoker>(
     status: Arc<Status>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
+    let share =
+        |part: Part<I>| Part { handler: part.handler, invoker: Arc::new(part.invoker), component: part.component };
+    let parts: Vec<_> = parts.into_iter().map(share).collect();
+    while !stop.is_cancelled() {
+        serve(settings, &parts, &status, &stop).await?;
+    }
+    Ok(())
+}
+
+/// Runs on one connection, until `stop` is cancelled or the client library has given up for good. Events that
+/// were in flight then are delivered again.
+async fn serve<I: Invoker>(
+    settings: &Settings,
+    parts: &[Part<Arc<I>>],
+    status: &Arc<Status>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
     let started = async {
-        let nats = Arc::new(connect(settings, &status).await?);
-        let inputs = set_up(&nats, &parts).await?;
+        let nats = Arc::new(connect(settings, status).await?);
+        let inputs = set_up(&nats, parts).await?;
         Ok::<_, StartError>((nats, inputs))
     };
     let (nats, inputs) = tokio::select! {
         started = started => started?,
         () = stop.cancelled() => return Ok(()),
     };
-    let stop = Stop { requested: stop, overdue: CancellationToken::new() };
+    let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
     let in_flight = TaskTracker::new();
-    let mut consumers = Vec::new();
+    let consumers = TaskTracker::new();
     let mut specs = Vec::new();
-    for (part, input) in parts.into_iter().zip(inputs) {
-        let worker = Arc::new(Worker::new(settings, part, &nats, &status, stop.clone(), in_flight.clone()));
+    for (part, input) in parts.iter().zip(inputs) {
+        let worker = Arc::new(Worker::new(settings, part, &nats, status, stop.clone(), in_flight.clone()));
         for spec in worker.specs(&input, settings, &nats) {
             consume::ensure(&nats, &spec)
                 .await
@@ -106,14 +123,22 @@ pub async fn run<I: Invoker>(
             let worker = Arc::clone(&worker);
             let hand_over = move |delivery| Worker::start(&worker, delivery);
             let run = consume::run(Arc::clone(&nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over);
-            consumers.push(tokio::spawn(run));
+            consumers.spawn(run);
         }
         status.consuming();
     }
-    tracing::info!(handlers = settings.manifest.handlers.len(), instance = %status.name, "ready");
-    for consumer in consumers {
-        if let Err(error) = consumer.await {
-            tracing::error!(%error, "a consumer's task ended unexpectedly");
+    tracing::info!(handlers = parts.len(), instance = %status.name, "ready");
+    consumers.close();
+    tokio::select! {
+        () = consumers.wait() => {}
+        () = nats.link.lost.cancelled() => {
+            tracing::error!("the NATS client has failed; connecting anew, events in flight are delivered again");
+            stop.requested.cancel();
+            stop.overdue.cancel();
+            consumers.wait().await;
+            in_flight.close();
+            in_flight.wait().await;
+            return Ok(());
         }
     }
     drain(&nats, &in_flight, &stop, settings.manifest.runtime.drain).await;
@@ -196,10 +221,10 @@ struct Worker<I> {
     in_flight: TaskTracker,
 }
 
-impl<I: Invoker> Worker<I> {
+impl<I: Invoker + Clone> Worker<I> {
     fn new(
         settings: &Settings,
-        part: Part<I>,
+        part: &Part<I>,
         nats: &Arc<Nats>,
         status: &Arc<Status>,
         stop: Stop,
@@ -207,12 +232,12 @@ impl<I: Invoker> Worker<I> {
     ) -> Worker<I> {
         let slots = Semaphore::new(part.handler.concurrency as usize);
         let pipeline = Pipeline {
-            handler: part.handler,
-            invoker: part.invoker,
+            handler: Arc::clone(&part.handler),
+            invoker: part.invoker.clone(),
             broker: Arc::clone(nats),
             prefix: settings.manifest.nats.prefix.clone(),
             instance: status.name.clone(),
-            component: part.component,
+            component: part.component.clone(),
             clock: Clock::System,
             stop,
         };

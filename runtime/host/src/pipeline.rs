@@ -29,7 +29,7 @@ const HOLD_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration:
 /// How long the broker keeps back a delivery that was released.
 const RELEASE_DELAY: Duration = Duration::from_secs(1);
 /// How long the broker keeps back a delivery whose dead letter cannot be stored at all.
-const UNSTORABLE_DELAY: Duration = Duration::from_secs(300);
+const UNSTORABLE_DELAY: Duration = Duration::from_mins(5);
 
 /// Everything one handler's events need.
 pub struct Pipeline<B, I> {
@@ -68,6 +68,7 @@ struct Attempted {
 }
 
 /// What follows after a decision was carried out.
+#[allow(clippy::large_enum_variant, reason = "one exists at a time, for each event in flight")]
 enum Step {
     /// Settle, and be done.
     Settle(Settlement, What),

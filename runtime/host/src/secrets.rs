@@ -22,6 +22,9 @@ pub enum SecretError {
 }
 
 /// Reads a secret; a file's path is relative to `base`, and one line break at its end is dropped.
+///
+/// # Errors
+/// Where the variable is not set or the file cannot be read.
 pub fn read(secret: &SecretRef, base: &Path) -> Result<String, SecretError> {
     match secret {
         SecretRef::Env(name) => std::env::var(name).map_err(|_| SecretError::Unset(name.clone())),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ pub struct Status {
     /// The instance's name.
     pub name: String,
     handlers: BTreeMap<String, HandlerStatus>,
-    nats: OnceLock<Arc<Link>>,
+    nats: Mutex<Option<Arc<Link>>>,
     /// How many consumers are yet to be set up.
     missing: AtomicU64,
 }
@@ -73,15 +73,19 @@ impl Status {
         Status {
             name,
             handlers: handlers.collect(),
-            nats: OnceLock::new(),
+            nats: Mutex::default(),
             missing: AtomicU64::new(parts.len() as u64),
         }
     }
 
-    /// Notes the connection. Called once.
+    /// Notes a new connection, on which every handler's consumers are yet to be set up.
     pub fn connected(&self, link: &Arc<Link>) {
-        // A second connection would be a second instance, which has a status of its own.
-        let _ = self.nats.set(Arc::clone(link));
+        self.missing.store(self.handlers.len() as u64, Ordering::Relaxed);
+        *self.link() = Some(Arc::clone(link));
+    }
+
+    fn link(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+        self.nats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that one more handler's consumers are set up.
@@ -105,7 +109,7 @@ impl Status {
 
     /// Whether the connection to NATS is up.
     pub fn is_connected(&self) -> bool {
-        self.nats.get().is_some_and(|link| link.is_up())
+        self.link().as_ref().is_some_and(|link| link.is_up())
     }
 
     /// Whether events are being consumed.

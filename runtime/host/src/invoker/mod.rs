@@ -6,6 +6,7 @@
 pub mod wasm;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
@@ -18,6 +19,12 @@ pub trait Invoker: Send + Sync + 'static {
     /// The future may be dropped at any await: the handler is then stopped where it is, nothing keeps
     /// running, and what it had changed in its instance is thrown away with the instance.
     fn invoke(&self, event: Event) -> impl Future<Output = Report> + Send;
+}
+
+impl<I: Invoker> Invoker for Arc<I> {
+    fn invoke(&self, event: Event) -> impl Future<Output = Report> + Send {
+        I::invoke(self, event)
+    }
 }
 
 /// Where the random numbers of one invocation come from.

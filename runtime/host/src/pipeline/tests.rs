@@ -8,7 +8,7 @@ use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::headers;
 use tidemill_policy::manifest::{self, Source as ManifestSource};
-use tidemill_policy::outcome::HandlerError;
+use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
 use super::*;
@@ -167,7 +167,7 @@ fn last_history(told: &[Told]) -> Vec<AttemptError> {
 
 #[tokio::test(start_paused = true)]
 async fn every_outcome_is_stored_before_the_delivery_is_settled() {
-    let interruption = tidemill_policy::outcome::Interruption::default;
+    let interruption = Interruption::default;
     let rows: Vec<(Outcome, &str)> = vec![
         (Outcome::Completed(vec![output("out.a"), output("out.b")]), "out.a out.b | ack"),
         (Outcome::Completed(vec![]), " | ack"),
@@ -249,7 +249,7 @@ async fn a_retry_that_comes_too_early_is_handed_back_with_the_rest_of_its_delay(
 #[tokio::test(start_paused = true)]
 async fn in_broadcast_mode_retries_happen_in_place_with_the_history_kept() {
     let policy = "mode = \"broadcast\"\nretry = { max_attempts = 3 }";
-    let scene = scene(policy, vec![retry(), Outcome::Trapped(Default::default()), retry()], vec![]);
+    let scene = scene(policy, vec![retry(), Outcome::Trapped(Interruption::default()), retry()], vec![]);
     let told = scene.deliver_first().await;
     check(&told, "tidemill.deadletter.h | term retry");
     let kinds: Vec<_> = last_history(&told).iter().map(|error| (error.attempt, error.kind)).collect();

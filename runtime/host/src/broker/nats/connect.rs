@@ -11,6 +11,7 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Auth, SecretRef, Tls};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::secrets::{self, SecretError};
 
@@ -25,6 +26,9 @@ pub struct Link {
     denied: Notify,
     /// Whether we are closing the connection ourselves.
     closing: AtomicBool,
+    /// Cancelled when the client library has given up for good: its task has ended, and nothing is sent or
+    /// received any more.
+    pub lost: CancellationToken,
     /// How often the connection was made anew.
     pub reconnects: watch::Sender<u64>,
 }
@@ -36,6 +40,7 @@ impl Default for Link {
             denials: RwLock::default(),
             denied: Notify::new(),
             closing: AtomicBool::new(false),
+            lost: CancellationToken::new(),
             reconnects: watch::Sender::new(0),
         }
     }
@@ -68,6 +73,12 @@ impl Link {
     /// Says that the connection is about to be closed by us, which is no loss.
     pub fn expect_end(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the client library has ended: a message with a carriage return in a header makes it panic.
+    pub fn lose(&self) {
+        self.up.send_replace(false);
+        self.lost.cancel();
     }
 
     fn on_event(&self, event: Event) {
@@ -161,6 +172,9 @@ pub fn without_credentials(urls: &[String]) -> String {
 }
 
 /// Connects once.
+///
+/// # Errors
+/// Where a secret cannot be read, or no server can be reached.
 pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
     let link = Arc::new(Link::default());
     let observer = Arc::clone(&link);

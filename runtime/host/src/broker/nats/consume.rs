@@ -69,6 +69,9 @@ pub struct ConsumerError {
 }
 
 /// Makes the consumer, or brings an existing one up to date.
+///
+/// # Errors
+/// What the server says against it, and what to do about it.
 pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
     let fail = |why: String| ConsumerError { name: spec.name.clone(), stream: spec.stream.clone(), why };
     let present = present(nats, spec).await.map_err(|error| fail(error.to_string()))?;
@@ -113,7 +116,7 @@ fn config(spec: &Spec, present: Option<&jetstream::consumer::Config>) -> pull::C
         // The limit on attempts is ours: a message that the server stops delivering would be lost from sight.
         max_deliver: -1,
         max_ack_pending: spec.max_ack_pending,
-        inactive_threshold: if spec.broadcast { Duration::from_secs(60) } else { Duration::ZERO },
+        inactive_threshold: if spec.broadcast { Duration::from_mins(1) } else { Duration::ZERO },
         ..present.and_then(|config| pull::Config::try_from_consumer_config(config.clone()).ok()).unwrap_or_default()
     }
 }
@@ -147,6 +150,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     async fn pull_for_ever(&self) {
         let credit = Arc::new(Semaphore::new(self.spec.credit as usize));
         let mut delay = RECOVERY_DELAYS.0;
+        // What an earlier connection or process stumbled over must not be pulled again.
+        self.recover().await;
         loop {
             let since = Instant::now();
             let why = self.pull(&credit).await;
@@ -165,7 +170,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let inbox = Subject::from(self.nats.client.new_inbox());
         let mut messages = match self.nats.client.subscribe(inbox.clone()).await {
             Ok(messages) => messages,
-            Err(error) => return error.to_string(),
+            Err(error) => {
+                self.nats.link.lose();
+                return error.to_string();
+            }
         };
         let mut reconnects = self.nats.link.reconnects.subscribe();
         // What was asked for and has not arrived. Freed as a whole when this function returns.
@@ -177,7 +185,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             tokio::select! {
                 message = messages.next() => {
                     heard = Instant::now();
-                    let Some(message) = message else { return "the subscription ended".into() };
+                    let Some(message) = message else {
+                        self.nats.link.lose();
+                        return "the client ended".into();
+                    };
                     match message.status {
                         None => self.receive(message, open.split(1)),
                         Some(status) => if let Err(why) = answer(status, &message, &mut open) { return why },
@@ -235,7 +246,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let NatsMessage { subject, reply, payload, headers, .. } = message.message;
         let Some(reply) = reply else { return };
         let Some(lease) = self.leases.take(position.sequence, reply, credit) else { return };
-        let headers = headers_from(headers);
+        let headers = headers_from(headers.as_ref());
         let message = Message { subject: subject.into_string(), headers, payload, damage: None };
         (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
     }

@@ -108,9 +108,9 @@ impl Broker for Nats {
 }
 
 /// The client's headers as a list, sorted by name: the client keeps them in a hash map.
-fn headers_from(map: Option<HeaderMap>) -> Headers {
+fn headers_from(map: Option<&HeaderMap>) -> Headers {
     let mut list = Headers::new();
-    for (name, values) in map.iter().flat_map(HeaderMap::iter) {
+    for (name, values) in map.into_iter().flat_map(HeaderMap::iter) {
         list.extend(values.iter().map(|value| (name.to_string(), value.as_str().to_owned())));
     }
     list.sort_by(|a, b| a.0.cmp(&b.0));

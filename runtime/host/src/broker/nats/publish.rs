@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock};
 
 use async_nats::jetstream::context::{PublishAckFuture, PublishError as AckError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt;
 use tidemill_policy::publication::Publication;
@@ -42,6 +43,9 @@ enum Route {
 }
 
 /// Publishes a batch and waits until every message is confirmed.
+///
+/// # Errors
+/// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
 pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
     for message in batch {
         let subject = &message.subject;
@@ -72,11 +76,15 @@ async fn send(nats: &Nats, message: &Publication) -> Result<PublishAckFuture, Pu
 
 /// Waits for a confirmation, or for the server to say that it denies the subject: it says so beside the
 /// request, which itself is never answered.
-async fn confirm(nats: &Nats, message: &Publication, confirmation: PublishAckFuture) -> Result<(), PublishError> {
+async fn confirm(
+    nats: &Nats,
+    message: &Publication,
+    confirmation: PublishAckFuture,
+) -> Result<PublishAck, PublishError> {
     let subject = &message.subject;
     tokio::select! {
         result = confirmation => match result {
-            Ok(_) => Ok(()),
+            Ok(stored) => Ok(stored),
             Err(error) => Err(refusal(nats, subject, &error).await),
         },
         why = nats.link.until_denied(subject) => Err(PublishError::Denied { subject: subject.clone(), why }),
@@ -164,16 +172,13 @@ impl Routes {
     }
 }
 
-/// Publishes one message for the command line, and returns the stream and the sequence it got.
+/// Publishes one message for the command line, and returns the stream, the sequence it got, and whether it was
+/// there already.
+///
+/// # Errors
+/// Where it is refused or not confirmed.
 pub async fn publish_one(nats: &Nats, message: &Publication) -> Result<(String, u64, bool), PublishError> {
-    publish(nats, &[]).await?;
-    let subject = &message.subject;
     let confirmation = send(nats, message).await?;
-    tokio::select! {
-        result = confirmation => match result {
-            Ok(ack) => Ok((ack.stream, ack.sequence, ack.duplicate)),
-            Err(error) => Err(refusal(nats, subject, &error).await),
-        },
-        why = nats.link.until_denied(subject) => Err(PublishError::Denied { subject: subject.clone(), why }),
-    }
+    let stored = confirm(nats, message, confirmation).await?;
+    Ok((stored.stream, stored.sequence, stored.duplicate))
 }

@@ -82,6 +82,9 @@ fn fault(raw: &[u8]) -> Option<&'static str> {
             || line.starts_with(char::is_whitespace)
             || line.split_once(':').is_some_and(|(name, _)| HeaderName::from_str(name).is_ok())
     };
+    if lines.clone().any(|line| line.contains('\r')) {
+        return Some("a header contains a carriage return");
+    }
     (!lines.all(is_valid)).then_some("a header is not of the form \"name: value\"")
 }
 
@@ -123,7 +126,12 @@ mod tests {
         for raw in good {
             assert_eq!(fault(raw), None, "{raw:?}");
         }
-        let bad: &[&[u8]] = &[b"NATS/1.0\r\nA: \xff\r\n\r\n", b"NATS/1.0\r\nno colon\r\n\r\n", b"HTTP/1.1\r\n\r\n"];
+        let bad: &[&[u8]] = &[
+            b"NATS/1.0\r\nA: \xff\r\n\r\n",
+            b"NATS/1.0\r\nno colon\r\n\r\n",
+            b"NATS/1.0\r\nA: b\rc\r\n\r\n",
+            b"HTTP/1.1\r\n\r\n",
+        ];
         for raw in bad {
             assert!(fault(raw).is_some(), "{raw:?}");
         }

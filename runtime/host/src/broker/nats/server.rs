@@ -80,6 +80,9 @@ pub fn executable(given: Option<&Path>) -> PathBuf {
 impl Server {
     /// Starts a server whose data lies below `folder`, on `port` or a free one, and waits until it accepts
     /// connections. `extra` is added to its configuration.
+    ///
+    /// # Errors
+    /// Where there is no executable, it ends at once, or does not get ready in time.
     pub async fn start(
         executable: &Path,
         folder: &Path,

@@ -21,7 +21,7 @@ const SCHEDULES_API_LEVEL: u64 = 2;
 /// The API level from which messages may have a time to live (2.11).
 const MESSAGE_TTL_API_LEVEL: u64 = 1;
 /// For how long our own streams recognise duplicates.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(5);
 /// The most filters that are shown in an error.
 const SHOWN_MAX: usize = 8;
 
@@ -115,6 +115,9 @@ pub fn dead_letter_stream(prefix: &str) -> String {
 }
 
 /// Asks for the server's API level; 0 where it announces none.
+///
+/// # Errors
+/// Where JetStream is not enabled, or does not answer.
 pub async fn api_level(nats: &Nats) -> Result<u64, StreamError> {
     #[derive(Deserialize)]
     struct Info {
@@ -141,6 +144,9 @@ pub async fn api_level(nats: &Nats) -> Result<u64, StreamError> {
 }
 
 /// Makes our own streams, and finds out what the server offers.
+///
+/// # Errors
+/// Where JetStream does not answer, or refuses a stream.
 pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamError> {
     let api_level = api_level(nats).await?;
     let schedules = api_level >= SCHEDULES_API_LEVEL;
@@ -207,7 +213,7 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
     };
     let subjects: BTreeSet<_> = present.subjects.iter().chain(&wanted.subjects).cloned().collect();
     let merged = Config {
-        subjects: minimal(subjects),
+        subjects: minimal(&subjects),
         allow_message_schedules: present.allow_message_schedules || wanted.allow_message_schedules,
         allow_message_ttl: present.allow_message_ttl || wanted.allow_message_ttl,
         ..present.clone()
@@ -224,7 +230,7 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
 }
 
 /// The subjects without those that another one covers, which the server would refuse.
-fn minimal(subjects: BTreeSet<String>) -> Vec<String> {
+fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
     let covered = |one: &String| subjects.iter().any(|other| other != one && subject::covers(other, one));
     subjects.iter().filter(|one| !covered(one)).cloned().collect()
 }
@@ -266,6 +272,9 @@ pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamEr
 }
 
 /// Finds the stream that a handler consumes, and makes it if the handler says so.
+///
+/// # Errors
+/// Where there is no such stream, more than one, or one that does not store the handler's subjects.
 pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
     let name = match &handler.stream {
         Some(name) => name.clone(),
