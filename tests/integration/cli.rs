@@ -417,3 +417,11 @@ fn dev_shows_the_fate_of_each_event() {
     dev.line_with("stopped");
     assert_eq!(dev.child.wait().expect("ended").code(), Some(0));
 }
+
+#[test]
+fn the_manifest_reference_in_the_readme_is_the_table_of_keys() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(readme).expect("a README");
+    let reference = tidemill_policy::manifest::reference_markdown();
+    assert!(readme.contains(reference.trim()), "put the output of `tidemill schema --markdown` into README.md");
+}

@@ -60,7 +60,7 @@ pub struct Nats {
     pub auth: Auth,
     /// TLS files, where TLS is configured.
     pub tls: Option<Tls>,
-    /// The first part of the names of our own streams, buckets and subjects.
+    /// The first part of the names of our own streams and subjects.
     pub prefix: String,
     /// Replicas of our own streams.
     pub replicas: u32,

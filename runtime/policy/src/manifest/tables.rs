@@ -71,9 +71,9 @@ pub(super) const NATS: &[Key] = &[
     key("user", Kind::Text(Text::Any), "the user to authenticate as; needs `password`").example("'tidemill'"),
     key("password", SECRET, "the user's password; needs `user`").example("'env:NATS_PASSWORD'"),
     key("tls", Kind::Table(TLS), "TLS files, relative to the manifest").example("{}"),
-    key("prefix", Kind::Text(Text::Prefix), "the first part of the names of our own streams, buckets and subjects")
+    key("prefix", Kind::Text(Text::Prefix), "the first part of the names of our own streams and subjects")
         .default("'tidemill'"),
-    key("replicas", integer(1, 5), "replicas of our own streams and buckets; 3 on a cluster").default("1"),
+    key("replicas", integer(1, 5), "replicas of our own streams; 3 on a cluster").default("1"),
 ];
 
 const TLS: &[Key] = &[
@@ -86,7 +86,7 @@ const TLS: &[Key] = &[
 pub(super) const RUNTIME: &[Key] = &[
     key("plugins", PATH, "the folder of components and of drop-in manifests, relative to the manifest")
         .default("'plugins'"),
-    key("listen", Kind::Text(Text::Listen), "where console, API, metrics and health are served; loopback only")
+    key("listen", Kind::Text(Text::Listen), "where health and status are served; loopback only")
         .default("'127.0.0.1:7070'"),
     key("drain", duration(Duration::ZERO, HOUR), "how long to wait for events in flight when stopping")
         .default("'30s'"),
