@@ -125,6 +125,13 @@ fn all_mistakes_are_told_at_once_also_those_in_drop_ins() {
     let json = desk.run(&["check", "--output", "json"]);
     assert_eq!((json.exit, json.stderr.as_str()), (2, ""));
     assert!(json.json()["error"]["problems"].as_array().is_some_and(|list| list.len() >= 3), "{}", json.stdout);
+
+    // Drop-ins are looked for where the manifest says, also if the rest of it is wrong.
+    let desk = Desk::with("[runtime]\nplugins = \"built\"\n[handler.mail]\nsubject = \"mail.>\"\nmod = \"queue\"\n");
+    desk.write("plugins/other.toml", "subjec = \"x\"\n");
+    let run = desk.run(&["check"]);
+    run.fails(2, &["tidemill.toml:5:"]);
+    assert!(!run.stderr.contains("other.toml"), "{}", run.stderr);
 }
 
 #[test]

@@ -82,10 +82,12 @@ pub fn read(path: &Path) -> Result<ManifestFile, ReadError> {
     let name = path.display().to_string();
     let main = Source { path: &name, text: &text };
     let env = |name: &str| std::env::var(name).ok();
-    // Only the main file says where the drop-ins are. Where it is wrong, the usual folder is looked at, so
-    // that what is wrong there is told at the same time.
-    let alone = manifest::parse(main, &[], &env).ok();
-    let plugins = alone.map_or_else(|| PathBuf::from("plugins"), |parsed| parsed.manifest.runtime.plugins);
+    // Only the main file says where the drop-ins are. Where it is wrong, its plain text may still tell, so that
+    // what is wrong there is told at the same time.
+    let plugins = match manifest::parse(main, &[], &env) {
+        Ok(alone) => alone.manifest.runtime.plugins,
+        Err(_) => manifest::plugins_folder(&text).unwrap_or_else(|| "plugins".into()).into(),
+    };
     let drop_ins = read_drop_ins(&base.join(plugins), path)?;
     let drop_ins: Vec<_> = drop_ins.iter().map(|(path, text)| Source { path, text }).collect();
     let parsed = manifest::parse(main, &drop_ins, &env).map_err(ReadError::Invalid)?;

@@ -57,6 +57,14 @@ pub struct Parsed {
     pub warnings: Problems,
 }
 
+/// The plugins folder that a manifest names as a plain string, whatever else is wrong with it: tells where the
+/// drop-ins are, so that their problems can be reported beside those of the main file.
+pub fn plugins_folder(text: &str) -> Option<String> {
+    let table: toml::Table = text.parse().ok()?;
+    let folder = table.get("runtime")?.get("plugins")?.as_str()?;
+    (!folder.contains("${")).then(|| folder.to_owned())
+}
+
 /// Parses a manifest: `main` is `tidemill.toml`, each of `drop_ins` the body of one handler table. `env`
 /// looks up the variables that strings refer to; it is not asked for secrets.
 ///
