@@ -24,8 +24,6 @@ use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
 
-/// The least time for which the server waits for a sign of life before it delivers a message again.
-const ACK_WAIT_MIN: Duration = Duration::from_secs(30);
 /// The most messages in flight over all instances, as a multiple of one instance's share.
 const INSTANCES_MAX: i64 = 64;
 /// The most retries that wait by being handed back, on servers without schedules.
@@ -256,7 +254,7 @@ impl<I: Invoker + Clone> Worker<I> {
             stream_created_unix: input.created_unix,
             name: if broadcast { format!("{}-{}", handler.durable, self.status.name) } else { handler.durable.clone() },
             filters: handler.subjects.clone(),
-            ack_wait: ack_wait(handler),
+            ack_wait: handler.ack_wait,
             max_ack_pending: share,
             credit,
             broadcast,
@@ -303,10 +301,4 @@ impl<I: Invoker + Clone> Worker<I> {
             }
         }
     }
-}
-
-/// How long the server waits before it takes a delivery for lost. While we live, leases are prolonged; this
-/// is how long it takes after we died.
-pub fn ack_wait(handler: &Handler) -> Duration {
-    (handler.limits.budget.timeout * 3 / 2).max(ACK_WAIT_MIN)
 }

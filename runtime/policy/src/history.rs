@@ -31,11 +31,23 @@ pub enum Kind {
     Attempts,
     /// The broker denied a publication.
     Denied,
+    /// The event was older than `max_age`.
+    Expired,
+    /// The attempt ended without a result: the process died in it, or lost its connection for too long.
+    Lost,
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// The kinds that an attempt can end in, which a manifest may map: the others come before or instead of one.
+    pub const OF_ATTEMPTS: [Kind; 8] =
+        [Kind::Retry, Kind::Reject, Kind::Timeout, Kind::Fuel, Kind::Memory, Kind::Trap, Kind::Output, Kind::Denied];
+    /// Their names.
+    pub const OF_ATTEMPTS_NAMES: &[&str] =
+        &["retry", "reject", "timeout", "fuel", "memory", "trap", "output", "denied"];
+
+    /// The kind's name in the manifest, the history and the logs.
+    pub const fn name(self) -> &'static str {
+        match self {
             Kind::Retry => "retry",
             Kind::Reject => "reject",
             Kind::Timeout => "timeout",
@@ -47,7 +59,15 @@ impl fmt::Display for Kind {
             Kind::Payload => "payload",
             Kind::Attempts => "attempts",
             Kind::Denied => "denied",
-        })
+            Kind::Expired => "expired",
+            Kind::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -191,6 +211,15 @@ mod tests {
             duration_ms: u64::MAX,
             fuel_used: u64::MAX,
             memory_peak: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn the_names_of_kinds_are_those_on_the_wire() {
+        let names = Kind::OF_ATTEMPTS.map(Kind::name);
+        assert_eq!(names, Kind::OF_ATTEMPTS_NAMES);
+        for kind in Kind::OF_ATTEMPTS.into_iter().chain([Kind::Expired, Kind::Lost, Kind::Payload]) {
+            assert_eq!(serde_json::to_string(&kind).ok(), Some(format!("\"{kind}\"")));
         }
     }
 

@@ -56,6 +56,8 @@ mod tests {
                 max: Duration::from_millis(initial + more),
                 multiplier,
                 jitter,
+                in_memory: Duration::ZERO,
+                on: Vec::new(),
             },
         )
     }
@@ -73,6 +75,8 @@ mod tests {
             max: Duration::from_mins(1),
             multiplier: 2.0,
             jitter: 0.0,
+            in_memory: Duration::ZERO,
+            on: Vec::new(),
         };
         let schedule: Vec<_> =
             (1..=9).map(|n| backoff(&policy, Attempt::new(n).expect("from 1")).as_millis()).collect();
@@ -88,6 +92,8 @@ mod tests {
             max: Duration::from_mins(1),
             multiplier: 10.0,
             jitter: 0.0,
+            in_memory: Duration::ZERO,
+            on: Vec::new(),
         };
         assert_eq!(backoff(&policy, Attempt::new(999).expect("from 1")), Duration::ZERO);
     }

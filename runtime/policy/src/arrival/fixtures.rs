@@ -11,7 +11,9 @@ use crate::attempt::Attempt;
 use crate::budget::Budget;
 use crate::event::Headers;
 use crate::history::{AttemptError, Kind};
-use crate::manifest::{Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy};
+use crate::manifest::{
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy,
+};
 use crate::publication::Publication;
 
 pub(crate) const NOW_MS: u64 = 1_800_000_000_000;
@@ -68,6 +70,10 @@ pub(crate) fn handler() -> Handler {
         mode: Mode::Queue,
         format: Format::Auto,
         concurrency: 1,
+        ack: AckMode::Plain,
+        ack_wait: Duration::from_secs(30),
+        max_age: None,
+        dedup: None,
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,
@@ -83,8 +89,10 @@ pub(crate) fn handler() -> Handler {
             max: Duration::from_mins(1),
             multiplier: 2.0,
             jitter: 0.2,
+            in_memory: Duration::ZERO,
+            on: Vec::new(),
         },
-        dead_letter: DeadLetterPolicy { subject: "dead.mail".into(), max_age: Duration::from_hours(1) },
+        dead_letter: DeadLetterPolicy { subject: "dead.mail".into(), max_age: Duration::from_hours(1), on: Vec::new() },
         allow: Allow { publish: vec!["sent.>".into()] },
     }
 }

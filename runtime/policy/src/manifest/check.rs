@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::layers::Layers;
 use super::problem::{Complaint, Report, Span, quoted};
 use super::read::{Layer, Raw, Value};
-use super::resolved::Handler;
+use super::resolved::{Handler, Mode};
 use super::units::show_duration;
 use crate::subject;
 
@@ -39,6 +39,9 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     subjects(handler, layers, prefix, report);
     stream(handler, layers, prefix, report);
     retry(handler, layers, report);
+    waits(handler, layers, report);
+    dedup(handler, layers, report);
+    kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
     publish(layers, prefix, report);
     for (name, leaf) in layers.entries("secrets") {
@@ -105,6 +108,71 @@ fn retry(handler: &Handler, layers: &Layers, report: &mut Report) {
         None => "retry.max",
     };
     report.error(layers.span(blamed), Complaint::new(message).hint("lower the one or raise the other"));
+}
+
+/// Checks how long an event may wait for what against each other.
+fn waits(handler: &Handler, layers: &Layers, report: &mut Report) {
+    let timeout = handler.limits.budget.timeout;
+    if handler.ack_wait < timeout && layers.sound(&["ack_wait", "limits", "limits.timeout"]) {
+        let message = format!(
+            "\"ack_wait\" ({}) is shorter than \"limits.timeout\" ({}): an event could be taken away while it is run",
+            show_duration(handler.ack_wait),
+            show_duration(timeout),
+        );
+        let hint = "raise \"ack_wait\" or lower \"limits.timeout\"";
+        report.error(layers.span("ack_wait"), Complaint::new(message).hint(hint));
+    }
+    let Some(max_age) = handler.max_age else { return };
+    let first = handler.retry.initial;
+    if handler.retry.max_attempts > 1 && first >= max_age && layers.sound(&["max_age", "retry", "retry.initial"]) {
+        let message = format!(
+            "\"max_age\" ({}) is over before the first retry, which \"retry.initial\" ({}) puts off: \
+             no event would be attempted twice",
+            show_duration(max_age),
+            show_duration(first),
+        );
+        let hint = "raise \"max_age\", lower \"retry.initial\", or say retry.max_attempts = 1";
+        report.error(layers.span("max_age"), Complaint::new(message).hint(hint));
+    }
+}
+
+fn dedup(handler: &Handler, layers: &Layers, report: &mut Report) {
+    let has_key = layers.find("dedup.key").is_some();
+    let own = layers.said.first().filter(|_| !has_key);
+    for path in
+        ["dedup.window", "dedup.claim"].into_iter().filter(|path| own.is_some_and(|own| own.contains_key(*path)))
+    {
+        let message = format!("\"{path}\" is given without \"dedup.key\"");
+        let hint = "add key = \"id\", or another key of the event";
+        report.error(layers.span(path), Complaint::new(message).hint(hint));
+    }
+    let Some(dedup) = &handler.dedup else { return };
+    if handler.mode == Mode::Broadcast {
+        let message = "\"dedup\" remembers an event for all instances, but \"mode\" is \"broadcast\"";
+        let hint = "every instance is to handle the event: remove \"dedup\", or say mode = \"queue\"";
+        report.error(layers.span("dedup"), Complaint::new(message).hint(hint));
+    }
+    if dedup.window < handler.ack_wait && layers.sound(&["dedup", "dedup.window", "ack_wait", "limits.timeout"]) {
+        let message = format!(
+            "\"dedup.window\" ({}) is shorter than \"ack_wait\" ({}): an event that is delivered again would be \
+             forgotten by then",
+            show_duration(dedup.window),
+            show_duration(handler.ack_wait),
+        );
+        let span = layers.find("dedup.window").map_or_else(|| layers.span("dedup"), |leaf| leaf.span);
+        report.error(span, Complaint::new(message).hint("raise \"dedup.window\" or lower \"ack_wait\""));
+    }
+}
+
+/// Checks that no kind of failure is to be attempted again and given up at once.
+fn kinds(layers: &Layers, report: &mut Report) {
+    let given_up = layers.list("dead_letter.on");
+    for (kind, span) in layers.list("retry.on") {
+        if given_up.iter().any(|(other, _)| other == kind) {
+            let message = format!("\"{kind}\" is in both \"retry.on\" and \"dead_letter.on\"");
+            report.error(*span, Complaint::new(message).hint("remove it from one of them"));
+        }
+    }
 }
 
 fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Report) {
@@ -215,6 +283,8 @@ fn without_effect(layer: &Layer, report: &mut Report) {
     let pairs = [
         (constant, "retry.multiplier", "\"retry.backoff\" is not \"exponential\""),
         (is("isolation", "event"), "limits.reuse", "\"isolation\" is \"event\""),
+        (is("dedup.key", "none"), "dedup.window", "\"dedup.key\" is \"none\""),
+        (is("dedup.key", "none"), "dedup.claim", "\"dedup.key\" is \"none\""),
     ];
     for (meaningless, path, reason) in pairs {
         if let (true, Some(leaf)) = (meaningless, layer.get(path)) {

@@ -64,6 +64,8 @@ pub(super) enum Text {
     Subject,
     /// A subject with or without wildcards.
     Pattern,
+    /// What makes two events the same.
+    DedupKey,
     /// One of these.
     Choice(&'static [&'static str]),
     /// A duration within bounds.
@@ -194,6 +196,7 @@ impl Text {
             Text::Secret => "a reference, \"env:NAME\" or \"file:path\"".to_owned(),
             Text::Subject => "a subject without wildcards".to_owned(),
             Text::Pattern => "a subject pattern".to_owned(),
+            Text::DedupKey => "\"id\", \"header:<name>\", \"json:<pointer>\" or \"none\"".to_owned(),
             Text::Choice(names) => {
                 format!("one of {}", quoted(names.iter().copied()))
             }

@@ -1,17 +1,19 @@
 //! From checked values to resolved ones: applies precedence and fills in what follows from other keys.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::check;
 use super::layers::Layers;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
 use super::resolved::{
-    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, RetryPolicy,
-    Runtime, Tls,
+    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
+    Mode, Nats, RetryPolicy, Runtime, Tls,
 };
 use super::tables::{HANDLER, NATS, RUNTIME};
 use crate::budget::Budget;
+use crate::history::Kind;
 
 /// Resolves a manifest. If the report has errors afterwards, what is returned must not be used.
 pub(super) fn manifest(raw: &Raw, report: &mut Report) -> Manifest {
@@ -100,6 +102,7 @@ fn runtime(named: &Named) -> Runtime {
 
 fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
     let list = |path| layers.list(path).iter().map(|(text, _)| text.clone()).collect();
+    let limits = limits(layers);
     Handler {
         name: name.to_owned(),
         component: layers.path("component").unwrap_or_else(|| format!("{name}.wasm").into()),
@@ -110,6 +113,10 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         mode: layers.choice("mode", Mode::ALL, Mode::name),
         format: layers.choice("format", Format::ALL, Format::name),
         concurrency: layers.count("concurrency"),
+        ack: layers.choice("ack", AckMode::ALL, AckMode::name),
+        ack_wait: ack_wait(layers, limits.budget.timeout),
+        max_age: layers.find("max_age").map(|_| layers.duration("max_age")),
+        dedup: dedup(layers),
         config: entries(layers, "config", |value| match value {
             Value::Text(text) => Some(text.clone()),
             _ => None,
@@ -119,11 +126,12 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
             _ => None,
         }),
         isolation: layers.choice("isolation", Isolation::ALL, Isolation::name),
-        limits: limits(layers),
+        limits,
         retry: retry(layers),
         dead_letter: DeadLetterPolicy {
             subject: layers.text("dead_letter.subject").unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),
             max_age: layers.duration("dead_letter.max_age"),
+            on: kinds(layers, "dead_letter.on"),
         },
         allow: Allow { publish: list("allow.publish") },
     }
@@ -156,13 +164,32 @@ fn retry(layers: &Layers) -> RetryPolicy {
         max: layers.duration("retry.max"),
         multiplier: layers.number("retry.multiplier"),
         jitter: layers.number("retry.jitter"),
+        in_memory: layers.duration("retry.in_memory"),
+        on: kinds(layers, "retry.on"),
     }
+}
+
+/// While an instance lives, it prolongs what it works on; this is how long it takes after it died.
+fn ack_wait(layers: &Layers, timeout: Duration) -> Duration {
+    const ACK_WAIT_MIN: Duration = Duration::from_secs(30);
+    match layers.find("ack_wait") {
+        Some(_) => layers.duration("ack_wait"),
+        None => (timeout * 3 / 2).max(ACK_WAIT_MIN),
+    }
+}
+
+fn dedup(layers: &Layers) -> Option<Dedup> {
+    let key = DedupKey::parse(&layers.text("dedup.key")?)?;
+    Some(Dedup { key, window: layers.duration("dedup.window"), claim: layers.flag("dedup.claim") })
+}
+
+fn kinds(layers: &Layers, path: &str) -> Vec<Kind> {
+    let named = |name: &str| Kind::OF_ATTEMPTS.into_iter().find(|kind| kind.name() == name);
+    layers.list(path).iter().filter_map(|(name, _)| named(name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::{Source, parse};
     use super::*;
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::budget::Budget;
+use crate::history::Kind;
 
 /// Declares an enum whose values have a name in the manifest, so that reader, schema, reference and
 /// output take the names from one place.
@@ -149,6 +150,14 @@ pub struct Handler {
     pub format: Format,
     /// How many events are handled at once in this process.
     pub concurrency: u32,
+    /// How acknowledgements are sent.
+    pub ack: AckMode,
+    /// After how long without a sign of life the server delivers an event again.
+    pub ack_wait: Duration,
+    /// How old an event may be to be attempted, counted from when it was first stored.
+    pub max_age: Option<Duration>,
+    /// What is done about duplicates; `None` where only the broker's window is relied on.
+    pub dedup: Option<Dedup>,
     /// Settings for the handler.
     pub config: BTreeMap<String, String>,
     /// Secrets for the handler.
@@ -190,6 +199,59 @@ choice! {
 }
 
 choice! {
+    /// `ack`: how the server is told that an event is done.
+    AckMode {
+        /// Sent and not waited for: if it is lost, the event is delivered again.
+        Plain = "plain",
+        /// Sent as a request, and the event is not done before the server has answered.
+        Confirmed = "confirmed",
+    }
+}
+
+/// `dedup`: events that are handled once, however often they arrive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dedup {
+    /// What two events have in common that are the same.
+    pub key: DedupKey,
+    /// For how long an event is remembered after it was handled.
+    pub window: Duration,
+    /// Whether an event is claimed before it is run.
+    pub claim: bool,
+}
+
+/// `dedup.key`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DedupKey {
+    /// The event's id.
+    Id,
+    /// The value of this header.
+    Header(String),
+    /// The value at this JSON pointer (RFC 6901) in the payload.
+    Json(String),
+}
+
+impl DedupKey {
+    /// Reads the key as the manifest says it; `None` for "none".
+    pub fn parse(text: &str) -> Option<DedupKey> {
+        match text.split_once(':') {
+            Some(("header", name)) => Some(DedupKey::Header(name.to_owned())),
+            Some(("json", pointer)) => Some(DedupKey::Json(pointer.to_owned())),
+            _ => (text == "id").then_some(DedupKey::Id),
+        }
+    }
+}
+
+impl fmt::Display for DedupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DedupKey::Id => f.write_str("id"),
+            DedupKey::Header(name) => write!(f, "header:{name}"),
+            DedupKey::Json(pointer) => write!(f, "json:{pointer}"),
+        }
+    }
+}
+
+choice! {
     /// `isolation`.
     Isolation {
         /// An instance serves many events, one after the other.
@@ -211,7 +273,7 @@ pub struct Limits {
 }
 
 /// `retry`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
     /// After how many failed attempts an event goes to the dead letters; at least 1.
     pub max_attempts: u32,
@@ -225,6 +287,10 @@ pub struct RetryPolicy {
     pub multiplier: f64,
     /// The share of a delay that is varied at random: 0.2 spreads over 80 % to 120 %. From 0 to 1.
     pub jitter: f64,
+    /// For how long, all delays of one delivery taken together, retries wait in the process.
+    pub in_memory: Duration,
+    /// Kinds of failure that are attempted again, whatever is usual for them.
+    pub on: Vec<Kind>,
 }
 
 choice! {
@@ -246,6 +312,8 @@ pub struct DeadLetterPolicy {
     pub subject: String,
     /// How long they are kept.
     pub max_age: Duration,
+    /// Kinds of failure that are not attempted again, whatever is usual for them.
+    pub on: Vec<Kind>,
 }
 
 /// `allow`.

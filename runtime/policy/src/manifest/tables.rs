@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
-use super::resolved::{Backoff, Format, Isolation, Mode};
+use super::resolved::{AckMode, Backoff, Format, Isolation, Mode};
+use crate::history;
 
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -121,6 +122,21 @@ pub(super) const HANDLER: &[Key] = &[
         .example("'patient'")
         .within(Within::NotPolicy),
     key("concurrency", integer(1, 4096), "how many events are handled at once in one process").default("16"),
+    key("ack", choice(AckMode::NAMES), "`confirmed` waits until the server confirms each acknowledgement")
+        .default("'plain'"),
+    key(
+        "ack_wait",
+        duration(Duration::from_secs(1), DAY),
+        "after how long without a sign of life an event is taken from an instance; at least `limits.timeout`",
+    )
+    .derived("`30s`, or one and a half times `limits.timeout` if that is longer", "'30s'"),
+    key(
+        "max_age",
+        duration(Duration::from_secs(1), DAY.saturating_mul(3650)),
+        "events that were stored longer ago than this go to the dead letters instead of being attempted",
+    )
+    .example("'1h'"),
+    key("dedup", Kind::Table(DEDUP), "which events to handle once, over how long").default("{}"),
     key("config", Kind::Settings, "settings for the handler, read through `wasi:config`").default("{}"),
     key("secrets", Kind::Secrets, "secrets for the handler, read through `wasi:config`; references only").default("{}"),
     key("isolation", choice(Isolation::NAMES), "`handler` reuses instances, `event` makes a fresh one for each event")
@@ -147,6 +163,23 @@ const LIMITS: &[Key] = &[
     key("reuse", integer(1, 1_000_000_000), "after how many events an instance is replaced").default("1000"),
 ];
 
+const DEDUP: &[Key] = &[
+    key("key", Kind::Text(Text::DedupKey), "what two events have in common that are the same").default("'none'"),
+    key(
+        "window",
+        duration(Duration::from_secs(1), DAY.saturating_mul(365)),
+        "for how long an event is remembered; at least `ack_wait`",
+    )
+    .default("'24h'"),
+    key(
+        "claim",
+        Kind::Bool,
+        "whether to claim an event before it is run, so that two copies never run at once anywhere: for handlers with \
+         effects outside NATS",
+    )
+    .default("false"),
+];
+
 const RETRY: &[Key] = &[
     key("max_attempts", integer(1, 1000), "after how many failed attempts an event goes to the dead letters")
         .default("5"),
@@ -167,7 +200,17 @@ const RETRY: &[Key] = &[
         "the share of a delay that is varied at random: 0.2 spreads over 80 % to 120 %",
     )
     .default("0.2"),
+    key(
+        "in_memory",
+        duration(Duration::ZERO, Duration::from_mins(1)),
+        "the first retries wait in the process, up to this long in total; later ones wait in the retry stream",
+    )
+    .default("'250ms'"),
+    key("on", KINDS, "kinds of failure to attempt again though they go to the dead letters otherwise").default("[]"),
 ];
+
+/// The kinds of failure that an attempt can end in.
+const KINDS: Kind = Kind::List(Text::Choice(history::Kind::OF_ATTEMPTS_NAMES));
 
 const DEAD_LETTER: &[Key] = &[
     key("subject", Kind::Text(Text::Subject), "the subject dead letters are published on")
@@ -175,6 +218,8 @@ const DEAD_LETTER: &[Key] = &[
         .within(Within::Handler),
     key("max_age", duration(Duration::from_secs(1), DAY.saturating_mul(3650)), "how long dead letters are kept")
         .default("'30d'"),
+    key("on", KINDS, "kinds of failure that go to the dead letters at once though they are attempted again otherwise")
+        .default("[]"),
 ];
 
 const ALLOW: &[Key] =

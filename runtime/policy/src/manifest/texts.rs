@@ -11,6 +11,7 @@ use super::problem::{Complaint, nearest};
 use super::read::Value;
 use super::resolved::SecretRef;
 use super::units;
+use crate::headers;
 use crate::subject::{self, SubjectError};
 
 /// The longest path, or text of no special form, in bytes.
@@ -37,6 +38,7 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Secret => secret(text).map(Value::Secret),
         Text::Subject => own_subject(text, subject::check_subject(text)).map(Value::Text),
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
+        Text::DedupKey => dedup_key(text).map(Value::Text),
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
@@ -109,6 +111,32 @@ fn secret(text: &str) -> Result<SecretRef, Complaint> {
              \"file:path\"; a secret that was saved here should be replaced",
         )),
     }
+}
+
+fn dedup_key(text: &str) -> Result<String, Complaint> {
+    let fine = match text.split_once(':') {
+        None => matches!(text, "none" | "id"),
+        Some(("header", name)) => headers::is_valid_name(name) && !headers::is_reserved(name),
+        Some(("json", pointer)) => is_json_pointer(pointer),
+        Some(_) => false,
+    };
+    if fine {
+        return Ok(text.to_owned());
+    }
+    let complaint = must_be(Text::DedupKey);
+    Err(match text.split_once(':') {
+        Some(("header", name)) if headers::is_reserved(name) => {
+            complaint.hint("Nats-Msg-Id is what \"id\" stands for, unless the event brings an id of its own")
+        }
+        Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
+        _ => complaint,
+    })
+}
+
+/// Whether `text` is a JSON pointer (RFC 6901).
+fn is_json_pointer(text: &str) -> bool {
+    let escapes_are_known = text.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    (text.is_empty() || text.starts_with('/')) && text.len() <= TEXT_BYTES_MAX && escapes_are_known
 }
 
 fn url(text: &str) -> Result<String, Complaint> {
@@ -209,6 +237,11 @@ mod tests {
         refused(Text::Prefix, &["", "a.b", "123456789012345678901234567890123"]);
         refused(Text::Subject, &["$JS.API", "_INBOX.x", "a.*"]);
         fine(Text::Pattern, &["a.*", ">"]);
+        fine(Text::DedupKey, &["none", "id", "header:X-Order", "json:", "json:/a/b~1c"]);
+        refused(
+            Text::DedupKey,
+            &["", "ID", "header:", "header:a b", "header:Nats-Msg-Id", "json:a", "json:/~2", "x:y"],
+        );
         assert!(check_name("welcome-email_2").is_ok());
         for name in ["", "2a", "A", "a.b", "a b", &"a".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");

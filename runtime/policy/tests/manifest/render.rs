@@ -73,6 +73,8 @@ fn handler(handler: &Handler) -> Value {
         "concurrency": handler.concurrency,
         "config": map(&handler.config, |value| text(value)),
         "secrets": map(&handler.secrets, secret),
+        "ack": handler.ack.name(),
+        "ack_wait": duration(handler.ack_wait),
         "isolation": handler.isolation.name(),
         "limits": {
             "timeout": duration(budget.timeout),
@@ -90,15 +92,25 @@ fn handler(handler: &Handler) -> Value {
             "max": duration(retry.max),
             "multiplier": retry.multiplier,
             "jitter": retry.jitter,
+            "in_memory": duration(retry.in_memory),
+            "on": retry.on.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
         },
         "dead_letter": {
             "subject": handler.dead_letter.subject,
             "max_age": duration(handler.dead_letter.max_age),
+            "on": handler.dead_letter.on.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
         },
         "allow": { "publish": handler.allow.publish },
     });
     if let Some(stream) = &handler.stream {
         table["stream"] = json!(stream);
+    }
+    if let Some(max_age) = handler.max_age {
+        table["max_age"] = duration(max_age);
+    }
+    if let Some(dedup) = &handler.dedup {
+        let window = duration(dedup.window);
+        table["dedup"] = json!({ "key": dedup.key.to_string(), "window": window, "claim": dedup.claim });
     }
     table
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::{collection, option, sample};
 use tidemill_policy::budget::Budget;
+use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
-    Allow, Auth, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, Parsed, Problems,
-    RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
+    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
+    Mode, Nats, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -92,6 +93,8 @@ fn retry() -> impl Strategy<Value = RetryPolicy> {
             max: one.max(other),
             multiplier,
             jitter,
+            in_memory: one.min(Duration::from_mins(1)),
+            on: Vec::new(),
         })
 }
 
@@ -122,6 +125,34 @@ fn identity() -> impl Strategy<Value = Identity> {
     )
 }
 
+fn dedup() -> impl Strategy<Value = Dedup> {
+    let key = prop_oneof![
+        Just(DedupKey::Id),
+        "[A-Z][a-z-]{0,8}".prop_map(|name| DedupKey::Header(format!("X-{name}"))),
+        "(/[a-z~01]{0,5}){0,3}".prop_map(|pointer| DedupKey::Json(pointer.replace('~', "~0"))),
+    ];
+    (key, any::<bool>()).prop_map(|(key, claim)| Dedup { key, window: Duration::from_hours(24), claim })
+}
+
+/// What an event's waits and failures lead to.
+#[derive(Debug, Clone)]
+struct Course {
+    ack: AckMode,
+    ack_wait_slack: Duration,
+    has_max_age: bool,
+    dedup: Option<Dedup>,
+    kinds: Vec<(Kind, bool)>,
+}
+
+fn course() -> impl Strategy<Value = Course> {
+    let kinds = sample::subsequence(Kind::OF_ATTEMPTS.to_vec(), 0..4);
+    let kinds =
+        kinds.prop_flat_map(|kinds| kinds.into_iter().map(|kind| (Just(kind), any::<bool>())).collect::<Vec<_>>());
+    (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>(), option::of(dedup()), kinds).prop_map(
+        |(ack, ack_wait_slack, has_max_age, dedup, kinds)| Course { ack, ack_wait_slack, has_max_age, dedup, kinds },
+    )
+}
+
 fn handler() -> impl Strategy<Value = Handler> {
     let modes = (
         sample::select(Mode::ALL),
@@ -136,10 +167,12 @@ fn handler() -> impl Strategy<Value = Handler> {
         collection::vec("p[a-z]{1,5}(\\.\\*|\\.>)?", 0..3),
     );
     let policies = (limits(), retry(), millis(1000..=86_400_000_000));
-    (identity(), modes, maps, policies).prop_map(|(identity, modes, maps, policies)| {
+    (identity(), modes, maps, policies, course()).prop_map(|(identity, modes, maps, policies, course)| {
         let (mode, format, isolation, create, concurrency) = modes;
         let (config, secrets, publish) = maps;
-        let (limits, retry, max_age) = policies;
+        let (limits, mut retry, max_age) = policies;
+        let on = |again: bool| course.kinds.iter().filter(|(_, each)| *each == again).map(|(kind, _)| *kind).collect();
+        retry.on = on(true);
         Handler {
             name: String::new(),
             component: identity.component,
@@ -150,12 +183,16 @@ fn handler() -> impl Strategy<Value = Handler> {
             mode,
             format,
             concurrency,
+            ack: course.ack,
+            ack_wait: limits.budget.timeout + course.ack_wait_slack,
+            max_age: course.has_max_age.then(|| retry.initial + course.ack_wait_slack),
+            dedup: course.dedup.filter(|_| mode == Mode::Queue),
             config,
             secrets,
             isolation,
             limits,
             retry,
-            dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age },
+            dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },
             allow: Allow { publish },
         }
     })

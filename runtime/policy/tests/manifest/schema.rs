@@ -63,7 +63,14 @@ fn answer(path: &[String], sample: &Value) -> Problems {
 }
 
 /// Keys that need another one beside them.
-const INCOMPLETE_ALONE: &[&str] = &["nats.user", "nats.password", "nats.tls.cert", "nats.tls.key"];
+const INCOMPLETE_ALONE: &[&str] = &[
+    "nats.user",
+    "nats.password",
+    "nats.tls.cert",
+    "nats.tls.key",
+    "handler.mail.dedup.window",
+    "handler.mail.dedup.claim",
+];
 
 #[test]
 fn the_reader_accepts_every_key_of_the_schema() {

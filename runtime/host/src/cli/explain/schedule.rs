@@ -110,6 +110,8 @@ mod tests {
         max: Duration::from_secs(1),
         multiplier: 2.0,
         jitter: 0.5,
+        in_memory: Duration::ZERO,
+        on: Vec::new(),
     };
 
     #[test]
