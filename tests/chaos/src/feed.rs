@@ -26,7 +26,7 @@ async fn confirm(context: &jetstream::Context, message: Message) -> u64 {
     let mut repeats = 0;
     loop {
         let publication = PublishMessage::build()
-            .message_id(&message.message_id)
+            .message_id(&message.id)
             .header(ORDER_HEADER, message.order.as_str())
             .payload(message.payload.clone().into());
         if let Ok(confirmation) = context.send_publish(message.subject.clone(), publication).await

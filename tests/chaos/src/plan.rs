@@ -114,7 +114,7 @@ pub(crate) struct Message {
     /// Where.
     pub(crate) subject: String,
     /// The id by which the server knows that it has it already.
-    pub(crate) message_id: String,
+    pub(crate) id: String,
     /// The event's name, by which `orders` knows it.
     pub(crate) order: String,
     /// What it says.
@@ -174,7 +174,7 @@ impl Event {
         let payload = Payload { event: &name, copy: copy as u32, outputs, failures: self.failures, end: self.end };
         Message {
             subject: format!("in.{}", self.handler.name()),
-            message_id: format!("{name}/{}", copy as u32),
+            id: format!("{name}/{}", copy as u32),
             payload: serde_json::to_string(&payload).expect("strings and numbers always serialise"),
             order: name,
         }
@@ -222,7 +222,7 @@ mod tests {
         let event = Event::new(1, 2);
         let [first, twin, late] = [Copy::First, Copy::Twin, Copy::Late].map(|copy| event.message(copy));
         assert!(first.order == twin.order && first.order == late.order);
-        assert!(first.message_id != twin.message_id && first.message_id != late.message_id);
+        assert!(first.id != twin.id && first.id != late.id);
         assert!(first.payload != twin.payload && first.payload != late.payload);
     }
 }

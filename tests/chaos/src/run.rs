@@ -23,7 +23,7 @@ const INSTANCES: usize = 2;
 /// How long the server may take to answer or confirm; shorter than usual, since it is often away.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long nothing at all may happen.
-const STALL_MAX: Duration = Duration::from_secs(60);
+const STALL_MAX: Duration = Duration::from_mins(1);
 /// For how long to wait for work in flight before a kill: with a wave's last events, there may be none.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Which share of a wave's results must be there before the next wave begins, in percent.

@@ -42,11 +42,8 @@ pub(crate) fn wave(seed: u64, wave: u64, instances: usize) -> Vec<Moment> {
     if wave % 2 == 1 {
         blows.push(Blow::Server { crash: wave % 4 == 3 });
     }
-    let mut moment = |blow| Moment {
-        percent: u64::from(5 + chance.below(70)),
-        delay_ms: u64::from(chance.below(40)),
-        blow,
-    };
+    let mut moment =
+        |blow| Moment { percent: u64::from(5 + chance.below(70)), delay_ms: u64::from(chance.below(40)), blow };
     let mut moments: Vec<_> = blows.into_iter().map(&mut moment).collect();
     moments.sort_by_key(|moment| moment.percent);
     moments
@@ -71,6 +68,9 @@ mod tests {
     #[test]
     fn the_plan_follows_from_the_seed() {
         assert_eq!(wave(3, 5, 2), wave(3, 5, 2));
-        assert_ne!((0..9).map(|n| wave(3, n, 2)).collect::<Vec<_>>(), (0..9).map(|n| wave(4, n, 2)).collect::<Vec<_>>());
+        assert_ne!(
+            (0..9).map(|n| wave(3, n, 2)).collect::<Vec<_>>(),
+            (0..9).map(|n| wave(4, n, 2)).collect::<Vec<_>>()
+        );
     }
 }

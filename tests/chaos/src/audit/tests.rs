@@ -146,9 +146,24 @@ fn a_dead_letter_must_be_there_once_and_unchanged() {
 #[test]
 fn gaps_in_a_history_are_noticed() {
     let incomplete = [(Breach::IncompleteHistory, 1)];
-    assert_eq!(spoilt(End::Trap, |letter| drop(letter.history.remove(0))), incomplete);
-    assert_eq!(spoilt(End::Trap, |letter| drop(letter.history.remove(4))), incomplete);
-    assert_eq!(spoilt(End::Trap, |letter| drop(letter.history.pop())), incomplete);
+    assert_eq!(
+        spoilt(End::Trap, |letter| {
+            letter.history.remove(0);
+        }),
+        incomplete
+    );
+    assert_eq!(
+        spoilt(End::Trap, |letter| {
+            letter.history.remove(4);
+        }),
+        incomplete
+    );
+    assert_eq!(
+        spoilt(End::Trap, |letter| {
+            letter.history.pop();
+        }),
+        incomplete
+    );
     assert_eq!(spoilt(End::Trap, |letter| letter.history.clear()), incomplete);
     assert_eq!(spoilt(End::Trap, |letter| letter.history[4].0 = 4), incomplete);
     assert_eq!(spoilt(End::Trap, |letter| letter.dropped = 1), incomplete);
