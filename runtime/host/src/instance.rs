@@ -17,7 +17,7 @@ use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::consume::{self, ConsumerError, Spec};
 use crate::broker::nats::lease::Lease;
 use crate::broker::nats::streams::{self, InputStream, StreamError};
-use crate::broker::{Broker, Delivery, Settlement, Source};
+use crate::broker::{Delivery, Source};
 use crate::clock::Clock;
 use crate::fate;
 use crate::invoker::Invoker;
@@ -238,6 +238,7 @@ impl<I: Invoker + Clone> Worker<I> {
             component: part.component.clone(),
             clock: Clock::System,
             stop,
+            recent: Arc::default(),
         };
         Worker { pipeline, status: Arc::clone(status), slots, in_flight }
     }
@@ -293,7 +294,7 @@ impl<I: Invoker + Clone> Worker<I> {
             slot = self.slots.acquire() => slot.ok(),
         };
         match slot {
-            None => self.pipeline.broker.settle(delivery.receipt, Settlement::Nak { delay: Duration::ZERO }).await,
+            None => self.pipeline.hand_back(delivery).await,
             Some(_slot) => {
                 let fate = self.pipeline.handle(delivery).await;
                 self.status.record(name, &fate);
