@@ -174,6 +174,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
         let Ok(event) = &work.event else { return Step::release() };
         let mut report = tokio::select! {
+            biased;
             report = self.invoker.invoke(event.clone()) => report,
             () = self.stop.overdue.cancelled() => return Step::release(),
         };
@@ -267,13 +268,14 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         arrival.history = std::mem::take(&mut arrival.history).with(error);
         arrival.attempt = arrival.attempt.plus(1);
         tokio::select! {
-            () = sleep(delay) => {
-                work.waited = work.waited.saturating_add(delay);
-                Step::Again
-            }
+            biased;
             () = self.stop.requested.cancelled() => {
                 self.note_handed_back(work).await;
                 Step::release()
+            }
+            () = sleep(delay) => {
+                work.waited = work.waited.saturating_add(delay);
+                Step::Again
             }
         }
     }
@@ -349,6 +351,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// time to drain is over.
     async fn hold(&self, delay: &mut Duration) -> bool {
         tokio::select! {
+            biased;
             () = sleep(*delay) => {
                 *delay = (*delay * 2).min(HOLD_DELAYS.1);
                 true

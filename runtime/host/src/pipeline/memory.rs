@@ -74,7 +74,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let key = self.key(work);
         if self.handler.dedup.is_some() && work.memory.turn.is_none() {
             work.memory.turn = tokio::select! {
-                biased;
+            biased;
                 turn = Recent::turn(&self.recent, &key) => Some(turn),
                 () = self.stop.requested.cancelled() => return None,
             };
@@ -103,6 +103,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let patience = work.memory.patience.unwrap_or(CLAIM_DELAYS.0);
         work.memory.patience = Some((patience * 2).min(CLAIM_DELAYS.1));
         tokio::select! {
+            biased;
             () = sleep(patience) => Step::Again,
             () = self.stop.requested.cancelled() => Step::release(),
         }

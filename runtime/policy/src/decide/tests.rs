@@ -83,8 +83,8 @@ fn what_the_broker_did_not_take_is_attempted_again_where_an_operator_may_help() 
 fn the_manifest_says_which_kinds_may_pass() {
     for (outcome, may_pass, kind) in failures() {
         let mut mapped = handler();
-        let list = if may_pass { &mut mapped.dead_letter.on } else { &mut mapped.retry.on };
-        list.push(kind);
+        let mapping = if may_pass { &mut mapped.dead_letter.on } else { &mut mapped.retry.on };
+        mapping.push(kind);
         let Decision::Fail(setback) = decide(&mapped, &event(1), outcome.clone()) else { panic!("a failure") };
         assert_eq!(matches!(setback, Setback::Retry { .. }), !may_pass, "{outcome:?}");
         let Decision::Fail(last) = decide(&mapped, &event(5), outcome) else { panic!("a failure") };
