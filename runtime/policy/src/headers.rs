@@ -41,6 +41,10 @@ pub const CLOCK: &str = "Tidemill-Clock";
 /// How many of the message's own headers were left out because all together were too large.
 pub const HEADERS_DROPPED: &str = "Tidemill-Headers-Dropped";
 
+/// How often the event was replayed from the dead letters: part of its identity for deduplication, so that a
+/// replay is run once although the event is known.
+pub const REPLAY: &str = "Tidemill-Replay";
+
 /// The broker's id for duplicate detection.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 /// When a scheduled message is due.
