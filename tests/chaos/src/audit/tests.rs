@@ -178,6 +178,9 @@ fn a_gap_that_is_declared_and_attempts_that_were_lost_are_no_breach() {
     };
     assert_eq!(spoilt(End::Trap, declared), []);
     assert_eq!(spoilt(End::Loop, |letter| letter.history[4].1 = Kind::Lost), []);
+    let used_up = |place: usize| move |letter: &mut Letter| letter.history[place].1 = Kind::Attempts;
+    assert_eq!(spoilt(End::Loop, used_up(11)), []);
+    assert_eq!(spoilt(End::Loop, used_up(10)), [(Breach::IncompleteHistory, 1)]);
     let rejected_later = |letter: &mut Letter| {
         letter.attempt = 2;
         letter.history = vec![(1, Kind::Lost), (2, Kind::Reject)];

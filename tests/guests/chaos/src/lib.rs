@@ -46,6 +46,7 @@ struct Done<'a> {
 /// # Errors
 ///
 /// Those that the payload asks for.
+#[allow(clippy::needless_pass_by_value, reason = "this is how handlers are called")]
 pub fn handle(event: Event) -> Result {
     let task: Task = event.json()?;
     if event.attempt <= task.failures {
