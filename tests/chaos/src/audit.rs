@@ -36,7 +36,7 @@ pub(crate) struct Letter {
     pub(crate) attempt: u32,
     /// The attempts in its history and how they failed, in order.
     pub(crate) history: Vec<(u32, Kind)>,
-    /// How many entries were dropped after the first to bound the history's size.
+    /// How many entries were dropped from its middle to bound its size.
     pub(crate) dropped: u32,
 }
 
@@ -253,19 +253,23 @@ impl Audit {
     }
 }
 
-/// Checks that a history tells of each attempt from the first to the last: contiguous but for the gap that is
-/// declared, of the right kinds, and no longer than the policy allows.
+/// Checks that a history tells of each attempt from the first to the last: contiguous but for as many as it says
+/// were dropped, of the right kinds, and no longer than the policy allows.
 fn check_history(letter: &Letter, event: &Event) -> Result<(), String> {
     let attempts: Vec<u32> = letter.history.iter().map(|(attempt, _)| *attempt).collect();
     let (Some(&first), Some(&last)) = (attempts.first(), attempts.last()) else { return Err("empty".into()) };
     if first != 1 {
         return Err(format!("begins with attempt {first}"));
     }
-    for (place, pair) in attempts.windows(2).enumerate() {
-        let gap = if place == 0 { letter.dropped } else { 0 };
-        if pair[1] != pair[0] + 1 + gap {
+    let mut missing = 0;
+    for pair in attempts.windows(2) {
+        let Some(between) = pair[1].checked_sub(pair[0] + 1) else {
             return Err(format!("attempt {} follows on {}", pair[1], pair[0]));
-        }
+        };
+        missing += between;
+    }
+    if missing != letter.dropped {
+        return Err(format!("{missing} attempts are missing and {} are said to be", letter.dropped));
     }
     if last != letter.attempt {
         return Err(format!("ends with attempt {last} of {}", letter.attempt));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
 use async_nats::jetstream::context::ContextBuilder;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -56,10 +57,24 @@ pub(crate) async fn run(folder: &Path, options: Options) -> Result<Outcome> {
     manifest::create_streams(&context).await?;
     let manifest = manifest::write(folder, &broker.url)?;
     let instances = Instances::start(folder, &manifest, &ports[1..])?;
-    let mut run = Run { context, broker, instances, options, events: 0, expected: 0, outcome: Outcome::default() };
-    run.wait_until_ready().await?;
-    run.go().await?;
-    run.finish().await
+    let mut run = Run {
+        context,
+        broker,
+        instances,
+        options,
+        events: 0,
+        expected: 0,
+        handled: watch::channel(0).0,
+        outcome: Outcome::default(),
+    };
+    match run.go().await {
+        Ok(()) => run.finish().await,
+        Err(error) => {
+            // So that the streams can be looked at as they are now.
+            run.broker.end(false).await;
+            Err(error)
+        }
+    }
 }
 
 struct Run {
@@ -71,6 +86,8 @@ struct Run {
     events: u64,
     /// How many results they must have.
     expected: u64,
+    /// Which share of the present wave's results is stored, in percent.
+    handled: watch::Sender<u64>,
     outcome: Outcome,
 }
 
@@ -86,6 +103,7 @@ impl Run {
 
     /// All waves. The last begins when everything before it is done, since it brings the late copies.
     async fn go(&mut self) -> Result<()> {
+        self.wait_until_ready().await?;
         let start = Instant::now();
         let size = self.options.events.div_ceil(unrest::WAVES_MIN).max(1);
         let mut number = 0;
@@ -120,12 +138,13 @@ impl Run {
         self.events += size;
         self.expected += results;
         let mut publishing = JoinSet::new();
-        publishing.spawn(feed::publish(self.context.clone(), messages(&events, copies)));
+        self.handled = watch::channel(0).0;
+        publishing.spawn(feed::publish(self.context.clone(), messages(&events, copies), self.handled.subscribe()));
         for moment in unrest::wave(self.options.seed, number, INSTANCES) {
-            self.wait_for(before + results * moment.percent / 100).await?;
+            self.wait_for(before, results, moment.percent).await?;
             self.strike(moment).await?;
         }
-        self.wait_for(before + results * WAVE_DONE_PERCENT / 100).await?;
+        self.wait_for(before, results, WAVE_DONE_PERCENT).await?;
         while let Some(repeats) = publishing.join_next().await {
             self.outcome.repeats += repeats?;
         }
@@ -133,6 +152,10 @@ impl Run {
     }
 
     async fn strike(&mut self, moment: Moment) -> Result<()> {
+        if matches!(moment.blow, Blow::Server { .. }) {
+            // Lets the rest of the wave loose, so that the server is hit while it is published to.
+            self.handled.send_replace(100);
+        }
         sleep(Duration::from_millis(moment.delay_ms)).await;
         match moment.blow {
             Blow::Instance(number) => self.kill(number).await,
@@ -156,19 +179,20 @@ impl Run {
         self.instances.kill(number).await
     }
 
-    /// Waits until this many results are stored.
-    async fn wait_for(&mut self, wanted: u64) -> Result<()> {
+    /// Waits until this share of a wave's results is stored. Those from before the wave may still be on their way.
+    async fn wait_for(&mut self, before: u64, results: u64, percent: u64) -> Result<()> {
         let (mut best, mut since) = (0, Instant::now());
         loop {
             // While the server is away, there is no answer.
-            let stored = progress::results(&self.context).await.unwrap_or(best);
-            if stored >= wanted {
+            let stored = progress::results(&self.context).await.map_or(best, |sum| sum.saturating_sub(before));
+            self.handled.send_replace(stored * 100 / results.max(1));
+            if stored * 100 >= results * percent {
                 return Ok(());
             }
             if stored > best {
                 (best, since) = (stored, Instant::now());
             }
-            self.watch(since, &format!("{best} results are stored, {wanted} awaited"))?;
+            self.watch(since, &format!("{best} of a wave's {results} results are stored"))?;
             sleep(POLL_INTERVAL).await;
         }
     }
