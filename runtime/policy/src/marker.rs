@@ -205,6 +205,8 @@ fn charge_once(handler: &Handler, arrival: &mut Arrival, now_ms: u64) {
 /// all attempts, the last of them is left for the failure that the event is given up with.
 fn charge(handler: &Handler, arrival: &mut Arrival, deliveries: u32, now_ms: u64) {
     let first = arrival.attempt;
+    // What is delivered once more after the last attempt is not run, however often it is delivered.
+    let deliveries = deliveries.min(handler.retry.max_attempts.saturating_sub(first.preceding()));
     arrival.charged = true;
     arrival.attempt = first.plus(deliveries);
     let exhausted = arrival.attempt.get() > handler.retry.max_attempts;
