@@ -33,9 +33,9 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Whether nothing is left.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Rest::default()
+    /// Whether no consumer has anything left to do. Retries may still wait for their time.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.pending == 0 && self.unsettled == 0
     }
 }
 

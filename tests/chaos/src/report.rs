@@ -20,6 +20,9 @@ pub(crate) struct Outcome {
     pub(crate) in_flight: Vec<u64>,
     /// How often the server was restarted by SIGTERM and by SIGKILL.
     pub(crate) restarts: [u32; 2],
+    /// How many messages are left over in the retry stream: the server brings some back from the dead when it is
+    /// killed, below what their consumer has settled.
+    pub(crate) left_over: u64,
     /// From the first event to the last settlement.
     pub(crate) duration: Duration,
     /// What went wrong besides what the streams tell.
@@ -74,6 +77,7 @@ impl Outcome {
             ("  with work in flight", busy.to_string()),
             ("  deliveries in flight, median", median.to_string()),
             ("server restarts (SIGTERM, SIGKILL)", format!("{terminated} + {crashed}")),
+            ("  left over in the retry stream", self.left_over.to_string()),
             ("duration", format!("{seconds:.1} s")),
             ("rate", rate),
         ]

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::audit::Audit;
 use crate::instances::Instances;
 use crate::plan::{Copy, Event, Message};
-use crate::progress::{self, POLL_INTERVAL};
+use crate::progress::{self, POLL_INTERVAL, Rest};
 use crate::report::Outcome;
 use crate::server::{Broker, free_ports};
 use crate::unrest::{self, Blow, Moment};
@@ -25,6 +25,9 @@ const INSTANCES: usize = 2;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long nothing at all may happen.
 const STALL_MAX: Duration = Duration::from_mins(1);
+/// After how long without any change messages in the retry stream are taken for left over; they wait for less than a
+/// second.
+const LEFT_OVER_AFTER: Duration = Duration::from_secs(10);
 /// For how long to wait for work in flight before a kill: with a wave's last events, there may be none.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(3);
 /// Which share of a wave's results must be there before the next wave begins, in percent.
@@ -197,18 +200,22 @@ impl Run {
         }
     }
 
-    /// Waits until nothing is left to be done.
+    /// Waits until nothing is left to be done. What lies in the retry stream without any consumer having to be given
+    /// it, long after it was due, is left over: if an event hangs on it, the audit finds that event lost.
     async fn settle(&mut self) -> Result<()> {
         let mut since = Instant::now();
         let mut last = None;
         loop {
             let rest = progress::rest(&self.context).await.ok();
-            if rest.is_some_and(|rest| rest.is_empty()) {
-                return Ok(());
-            }
             let now = (rest, progress::results(&self.context).await.ok());
             if Some(now) != last {
                 (last, since) = (Some(now), Instant::now());
+            }
+            if let Some(rest) = rest.filter(Rest::is_settled)
+                && (rest.retries == 0 || since.elapsed() > LEFT_OVER_AFTER)
+            {
+                self.outcome.left_over = rest.retries;
+                return Ok(());
             }
             self.watch(since, &format!("not everything is settled: {rest:?}"))?;
             sleep(POLL_INTERVAL).await;
