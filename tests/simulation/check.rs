@@ -106,6 +106,11 @@ impl Ledger {
             let is_handled = self.runs.iter().any(|run| run.event == *id && run.completed);
             let counts: Vec<_> = script.payloads().map(|payload| count(server, &payload)).collect();
             let letters: Vec<_> = letters(server, id).collect();
+            let prefix = format!("{id}/");
+            let stored = server.outputs.iter().filter(|output| output.payload.starts_with(prefix.as_bytes())).count();
+            if stored > counts.iter().sum() {
+                found.push(format!("{id} has {stored} outputs, of which it should not have all"));
+            }
             if counts.iter().any(|count| *count > 1) {
                 found.push(format!("outputs of {id} are stored more than once: {counts:?}"));
             }

@@ -158,7 +158,7 @@ impl Script {
             None => match self.last {
                 Last::Success => Outcome::Completed((0..self.outputs).map(|index| self.output(index)).collect()),
                 Last::Reject => Outcome::Rejected(error()),
-                Last::Ungranted => Outcome::Completed(vec![output("secret", "")]),
+                Last::Ungranted => Outcome::Completed(vec![self.output(0), output("secret", "")]),
                 Last::TooMany => Outcome::OutputRefused { message: "too many".into() },
             },
         }
