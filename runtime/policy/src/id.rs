@@ -13,6 +13,10 @@ pub enum Purpose {
     Retry(u32),
     /// The dead letter after so many recorded failures.
     DeadLetter(u32),
+    /// The event's return from the dead letters, for the time that is counted.
+    Replay(u32),
+    /// The event's retry, brought forward.
+    Hurry,
 }
 
 /// Who an event is, on the wire: its id, and its source where the message names one, because
@@ -33,6 +37,8 @@ pub fn derive(event: Identity<'_>, handler: &str, purpose: Purpose) -> String {
         Purpose::Output(index) => ("output", index),
         Purpose::Retry(failures) => ("retry", failures),
         Purpose::DeadLetter(failures) => ("dead-letter", failures),
+        Purpose::Replay(epoch) => ("replay", epoch),
+        Purpose::Hurry => ("hurry", 0),
     };
     let mut hash = Sha256::new();
     for part in [event.source.unwrap_or_default(), event.id, handler, tag] {
