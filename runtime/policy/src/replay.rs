@@ -18,8 +18,6 @@ use crate::publication::{Publication, retry_due_subject};
 /// A retry that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// The handler it belongs to, where the message says so.
-    pub handler: Option<String>,
     /// When it is due, in milliseconds since the Unix epoch; nothing where it is due already.
     pub due_ms: Option<u64>,
     /// The event, the attempt that is due, and what failed before.
@@ -60,10 +58,9 @@ const KEPT: [&str; 4] = [headers::ORIGIN_STREAM, headers::ORIGIN_SEQ, headers::O
 
 /// Reads a message of the retry stream.
 pub fn waiting(message: Message, position: &Position) -> Waiting {
-    let handler = text(&message.headers, headers::HANDLER);
     let scheduled_ms = headers::get(&message.headers, headers::SCHEDULE).and_then(schedule_ms);
     let arrival = arrival::retried(message, position);
-    Waiting { handler, due_ms: scheduled_ms.or(arrival.not_before_ms), arrival }
+    Waiting { due_ms: scheduled_ms.or(arrival.not_before_ms), arrival }
 }
 
 /// Reads a dead letter.

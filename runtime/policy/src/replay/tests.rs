@@ -137,7 +137,7 @@ fn headers_that_cannot_be_sent_are_left_out_and_counted() {
 fn a_retry_that_the_server_holds_back_is_cancelled_by_the_one_that_is_due_now() {
     let stored = retry_of(RetryClock::Schedules);
     let waits = waiting(stored.clone(), &retry_position());
-    assert_eq!((waits.handler.as_deref(), waits.due_ms), (Some("mail"), Some(NOW_MS + 90_000)));
+    assert_eq!(waits.due_ms, Some(NOW_MS + 90_000));
     let publication = hurry(&stored, &retry_position(), "tidemill", "mail");
     let header = |name: &str| headers::get(&publication.headers, name);
     assert_eq!(header(headers::SCHEDULER), Some(stored.subject.as_str()));
