@@ -19,6 +19,7 @@ fn guests() -> PathBuf {
 pub(crate) struct Desk(TempDir);
 
 /// What a run of `tidemill` came to.
+#[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) exit: i32,
     pub(crate) stdout: String,

@@ -2,4 +2,5 @@
 
 mod cli;
 mod delivery;
+mod operator;
 mod support;

@@ -9,8 +9,8 @@ use serde::de::IntoDeserializer;
 use tidemill::operate::letters::{Entry, Place};
 use tidemill_policy::history::Kind;
 
-use super::super::queues::unanswered;
 use super::super::Failure;
+use super::super::queues::unanswered;
 
 /// The dead letters to work on.
 #[derive(Debug, Args)]
