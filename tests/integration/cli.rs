@@ -408,7 +408,7 @@ fn dev_shows_the_fate_of_each_event() {
         "stored in TEST as #1\nstored in TEST as #1 (duplicate of a message that was stored before)\n"
     );
     let retry = dev.line_with("#1");
-    assert!(retry.contains("retry        attempt 1") && retry.contains("again in 500 ms"), "{retry}");
+    assert!(retry.contains("retry        attempt 1") && retry.contains("again in "), "{retry}");
     let handled = dev.line_with("#1");
     assert!(handled.contains("handled      attempt 2") && handled.contains("1 output"), "{handled}");
     publish(&url, "test.unruly", "reject", &[]).succeeds();

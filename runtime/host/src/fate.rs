@@ -16,6 +16,8 @@ pub struct Fate {
     pub arrival: Arrival,
     /// How it ended.
     pub what: What,
+    /// How many attempts failed and were followed by another in memory.
+    pub retried_in_memory: u32,
     /// From its delivery to its settlement.
     pub elapsed: Duration,
 }
@@ -40,6 +42,8 @@ pub enum What {
         /// The last failure.
         error: AttemptError,
     },
+    /// The event had ended before, or goes on with another message.
+    Duplicate,
     /// Handed back to the broker without a result.
     Released,
     /// A retry that was delivered before its time, and handed back.
@@ -52,6 +56,7 @@ pub struct Counters {
     handled: AtomicU64,
     retried: AtomicU64,
     dead_lettered: AtomicU64,
+    duplicates: AtomicU64,
     released: AtomicU64,
     elapsed_us: Mutex<Histogram<u64>>,
 }
@@ -65,6 +70,8 @@ pub struct Counts {
     pub retried: u64,
     /// Events given up on.
     pub dead_lettered: u64,
+    /// Deliveries of events that had ended before, or go on with another message.
+    pub duplicates: u64,
     /// Deliveries handed back to the broker.
     pub released: u64,
     /// The median time from delivery to settlement, in microseconds.
@@ -83,6 +90,7 @@ impl Default for Counters {
             handled: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
+            duplicates: AtomicU64::new(0),
             released: AtomicU64::new(0),
             elapsed_us: Mutex::new(histogram),
         }
@@ -96,9 +104,11 @@ impl Counters {
             What::Handled { .. } => &self.handled,
             What::Retried { .. } => &self.retried,
             What::DeadLettered { .. } => &self.dead_lettered,
+            What::Duplicate => &self.duplicates,
             What::Released => &self.released,
             What::TooEarly => return,
         };
+        self.retried.fetch_add(fate.retried_in_memory.into(), Ordering::Relaxed);
         counter.fetch_add(1, Ordering::Relaxed);
         let elapsed_us = u64::try_from(fate.elapsed.as_micros()).unwrap_or(u64::MAX);
         self.histogram().saturating_record(elapsed_us);
@@ -111,6 +121,7 @@ impl Counters {
             handled: self.handled.load(Ordering::Relaxed),
             retried: self.retried.load(Ordering::Relaxed),
             dead_lettered: self.dead_lettered.load(Ordering::Relaxed),
+            duplicates: self.duplicates.load(Ordering::Relaxed),
             released: self.released.load(Ordering::Relaxed),
             p50_us: histogram.value_at_quantile(0.5),
             p99_us: histogram.value_at_quantile(0.99),
@@ -125,9 +136,18 @@ impl Counters {
 /// The target of the log events that tell the fate of each delivery.
 pub const LOG_TARGET: &str = "tidemill::event";
 
+/// Logs a failed attempt that is followed by another in memory.
+pub fn log_retry_in_memory(handler: &str, arrival: &Arrival, error: &AttemptError, delay: Duration) {
+    let subject = arrival.origin.subject.as_str();
+    let (sequence, attempt) = (arrival.origin.sequence, error.attempt);
+    let (kind, elapsed_us) = (error.kind, error.duration_ms.saturating_mul(1000));
+    let (error, delay_ms) = (&error.message, tidemill_policy::history::millis(delay));
+    tracing::info!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, %kind, error, delay_ms, "retry");
+}
+
 /// Logs a fate: success at debug, a retry at info, a dead letter at warn.
 pub fn log(handler: &str, fate: &Fate) {
-    let Fate { arrival, what, elapsed } = fate;
+    let Fate { arrival, what, elapsed, .. } = fate;
     let subject = arrival.origin.subject.as_str();
     let sequence = arrival.origin.sequence;
     let attempt = arrival.attempt.get();
@@ -143,6 +163,9 @@ pub fn log(handler: &str, fate: &Fate) {
         What::DeadLettered { error } => {
             let (kind, error) = (error.kind, &error.message);
             tracing::warn!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, %kind, error, "dead-lettered");
+        }
+        What::Duplicate => {
+            tracing::info!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, "duplicate");
         }
         What::Released => {
             tracing::info!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, "released");

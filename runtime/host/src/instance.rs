@@ -7,22 +7,20 @@ use std::time::Duration;
 use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::publication::{RetryClock, retries_through_stream, retry_due_subject};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::broker::Source;
 use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::consume::{self, ConsumerError, Spec};
-use crate::broker::nats::lease::Lease;
 use crate::broker::nats::streams::{self, InputStream, StreamError};
-use crate::broker::{Broker, Delivery, Settlement, Source};
 use crate::clock::Clock;
-use crate::fate;
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
+use crate::worker::Worker;
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.
 const INSTANCES_MAX: i64 = 64;
@@ -112,11 +110,12 @@ async fn serve<I: Invoker>(
     let consumers = TaskTracker::new();
     let mut specs = Vec::new();
     for (part, input) in parts.iter().zip(inputs) {
-        let worker = Arc::new(Worker::new(settings, part, &nats, status, stop.clone(), in_flight.clone()));
-        for spec in worker.specs(&input, settings, &nats) {
+        let worker =
+            Worker::new(pipeline(settings, part, &nats, status, stop.clone()), Arc::clone(status), in_flight.clone());
+        for spec in consumers_of(&part.handler, &input, settings, &nats, &status.name) {
             consume::ensure(&nats, &spec)
                 .await
-                .map_err(|source| StartError::Consumer { handler: worker.pipeline.handler.name.clone(), source })?;
+                .map_err(|source| StartError::Consumer { handler: part.handler.name.clone(), source })?;
             specs.push(spec.clone());
             let worker = Arc::clone(&worker);
             let hand_over = move |delivery| Worker::start(&worker, delivery);
@@ -145,6 +144,26 @@ async fn serve<I: Invoker>(
         let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
     }
     Ok(())
+}
+
+fn pipeline<I: Invoker + Clone>(
+    settings: &Settings,
+    part: &Part<I>,
+    nats: &Arc<Nats>,
+    status: &Status,
+    stop: Stop,
+) -> Pipeline<Nats, I> {
+    Pipeline {
+        handler: Arc::clone(&part.handler),
+        invoker: part.invoker.clone(),
+        broker: Arc::clone(nats),
+        prefix: settings.manifest.nats.prefix.clone(),
+        instance: status.name.clone(),
+        component: part.component.clone(),
+        clock: Clock::System,
+        stop,
+        recent: Arc::default(),
+    }
 }
 
 async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartError> {
@@ -211,94 +230,37 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
     }
 }
 
-/// Takes the deliveries of one handler through its pipeline, as many at once as its policy allows.
-struct Worker<I> {
-    pipeline: Pipeline<Nats, I>,
-    status: Arc<Status>,
-    slots: Semaphore,
-    in_flight: TaskTracker,
-}
-
-impl<I: Invoker + Clone> Worker<I> {
-    fn new(
-        settings: &Settings,
-        part: &Part<I>,
-        nats: &Arc<Nats>,
-        status: &Arc<Status>,
-        stop: Stop,
-        in_flight: TaskTracker,
-    ) -> Worker<I> {
-        let slots = Semaphore::new(part.handler.concurrency as usize);
-        let pipeline = Pipeline {
-            handler: Arc::clone(&part.handler),
-            invoker: part.invoker.clone(),
-            broker: Arc::clone(nats),
-            prefix: settings.manifest.nats.prefix.clone(),
-            instance: status.name.clone(),
-            component: part.component.clone(),
-            clock: Clock::System,
-            stop,
-        };
-        Worker { pipeline, status: Arc::clone(status), slots, in_flight }
+/// The consumers that a handler needs: one of its input, and one of its retries.
+fn consumers_of(handler: &Handler, input: &InputStream, settings: &Settings, nats: &Nats, instance: &str) -> Vec<Spec> {
+    let broadcast = handler.mode == Mode::Broadcast;
+    let prefix = &settings.manifest.nats.prefix;
+    let credit = handler.concurrency.saturating_mul(2);
+    let share = i64::from(credit) * INSTANCES_MAX;
+    let first = Spec {
+        stream: input.name.clone(),
+        stream_created_unix: input.created_unix,
+        name: if broadcast { format!("{}-{}", handler.durable, instance) } else { handler.durable.clone() },
+        filters: handler.subjects.clone(),
+        ack_wait: handler.ack_wait,
+        max_ack_pending: share,
+        credit,
+        broadcast,
+        source: Source::Input,
+    };
+    if !retries_through_stream(handler) {
+        return vec![first];
     }
-
-    /// The consumers that a handler needs: one of its input, and one of its retries.
-    fn specs(&self, input: &InputStream, settings: &Settings, nats: &Nats) -> Vec<Spec> {
-        let handler = &self.pipeline.handler;
-        let broadcast = handler.mode == Mode::Broadcast;
-        let prefix = &settings.manifest.nats.prefix;
-        let credit = handler.concurrency.saturating_mul(2);
-        let share = i64::from(credit) * INSTANCES_MAX;
-        let first = Spec {
-            stream: input.name.clone(),
-            stream_created_unix: input.created_unix,
-            name: if broadcast { format!("{}-{}", handler.durable, self.status.name) } else { handler.durable.clone() },
-            filters: handler.subjects.clone(),
-            ack_wait: handler.ack_wait,
-            max_ack_pending: share,
-            credit,
-            broadcast,
-            source: Source::Input,
-        };
-        if !retries_through_stream(handler) {
-            return vec![first];
-        }
-        let retries = Spec {
-            stream: streams::retry_stream(prefix),
-            stream_created_unix: 0,
-            name: streams::retry_consumer(prefix, &handler.name),
-            filters: vec![retry_due_subject(prefix, &handler.name)],
-            max_ack_pending: match nats.features.retry_clock {
-                RetryClock::Schedules => share,
-                RetryClock::NotBefore => HANDED_BACK_MAX,
-            },
-            source: Source::Retry,
-            ..first.clone()
-        };
-        vec![first, retries]
-    }
-
-    /// Starts the work on a delivery. How many are started is bounded by the consumers' credit.
-    fn start(worker: &Arc<Worker<I>>, delivery: Delivery<Lease>) {
-        let task = Arc::clone(worker);
-        worker.in_flight.spawn(async move { task.work(delivery).await });
-    }
-
-    async fn work(&self, delivery: Delivery<Lease>) {
-        let name = self.pipeline.handler.name.as_str();
-        let _in_flight = self.status.begin(name);
-        let slot = tokio::select! {
-            biased;
-            () = self.pipeline.stop.requested.cancelled() => None,
-            slot = self.slots.acquire() => slot.ok(),
-        };
-        match slot {
-            None => self.pipeline.broker.settle(delivery.receipt, Settlement::Nak { delay: Duration::ZERO }).await,
-            Some(_slot) => {
-                let fate = self.pipeline.handle(delivery).await;
-                self.status.record(name, &fate);
-                fate::log(name, &fate);
-            }
-        }
-    }
+    let retries = Spec {
+        stream: streams::retry_stream(prefix),
+        stream_created_unix: 0,
+        name: streams::retry_consumer(prefix, &handler.name),
+        filters: vec![retry_due_subject(prefix, &handler.name)],
+        max_ack_pending: match nats.features.retry_clock {
+            RetryClock::Schedules => share,
+            RetryClock::NotBefore => HANDED_BACK_MAX,
+        },
+        source: Source::Retry,
+        ..first.clone()
+    };
+    vec![first, retries]
 }

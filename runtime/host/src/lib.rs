@@ -16,3 +16,4 @@ pub mod operate;
 pub mod pipeline;
 pub mod secrets;
 pub mod status;
+pub mod worker;

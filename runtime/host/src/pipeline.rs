@@ -1,28 +1,47 @@
 //! The path of one event, from its delivery to its settlement.
 //!
-//! [`Pipeline::handle`] is the list of steps. It returns no `Result`, so that nothing can skip settling, and a
-//! delivery is acknowledged only after everything its decision demands is confirmed by the broker. Where it
-//! is dropped half way, the broker delivers the message again.
+//! [`Pipeline::handle`] takes a delivery to its settlement. It returns no `Result`, so that nothing can skip
+//! settling, and a delivery is acknowledged only after everything its decision demands is confirmed by the broker.
+//! Where it is dropped half way, the broker delivers the message again. The steps, of which `pass` is the list:
+//!
+//! 1. decode the message;
+//! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
+//! 3. admit it;
+//! 4. claim it, where `dedup.claim` says so;
+//! 5. invoke the handler;
+//! 6. decide what follows;
+//! 7. record a failure before anything follows from it;
+//! 8. publish the outputs, the retry or the dead letter, and wait for every confirmation;
+//! 9. mark the event as done or dead;
+//! 10. settle.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_policy::admit::admit;
 use tidemill_policy::arrival::{self, Arrival};
-use tidemill_policy::decide::{Decision, Failure, Stamp, decide};
+use tidemill_policy::attempt::Attempt;
+use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
-use tidemill_policy::history::{AttemptError, Kind};
+use tidemill_policy::history::{AttemptError, Kind, millis};
 use tidemill_policy::manifest::Handler;
+use tidemill_policy::marker::{self, Marker, Next, Standing};
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::{self, Case, Publication, ReplayInputs};
+use tidemill_policy::retry;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, Delivery, PublishError, Settlement, Source};
 use crate::clock::Clock;
-use crate::fate::{Fate, What};
+use crate::fate::{self, Fate, What};
 use crate::invoker::{Invoker, Report};
+
+mod memory;
+
+pub use memory::Recent;
+use memory::{Memory, Remembered};
 
 /// How long a publication that is not confirmed waits before it is tried again: from the first to the second.
 const HOLD_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -49,6 +68,8 @@ pub struct Pipeline<B, I> {
     pub clock: Clock,
     /// When to give up.
     pub stop: Stop,
+    /// What this process knows of events that were or are being handled.
+    pub recent: Arc<Recent>,
 }
 
 /// How a process stops.
@@ -60,20 +81,26 @@ pub struct Stop {
     pub overdue: CancellationToken,
 }
 
-/// What an attempt came to.
-struct Attempted {
-    event: Option<Event>,
-    decision: Decision,
-    report: Option<Report>,
+/// One delivery on its way.
+struct Work {
+    arrival: Arrival,
+    /// The event, or why the message is none.
+    event: Result<Event, Failure>,
+    /// What is remembered of the event, as far as we know.
+    memory: Memory,
+    /// How long retries of this delivery have waited in memory.
+    waited: Duration,
+    /// How many there were.
+    retried_in_memory: u32,
 }
 
-/// What follows after a decision was carried out.
+/// What follows a step.
 #[allow(clippy::large_enum_variant, reason = "one exists at a time, for each event in flight")]
 enum Step {
     /// Settle, and be done.
     Settle(Settlement, What),
-    /// The next attempt is due now.
-    AgainInPlace,
+    /// Go through the steps again.
+    Again,
 }
 
 impl Step {
@@ -86,26 +113,40 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Takes one delivery all the way to its settlement, and says what became of it.
     pub async fn handle(&self, delivery: Delivery<B::Receipt>) -> Fate {
         let started = Instant::now();
-        let mut arrival = match delivery.source {
-            Source::Input => arrival::first(delivery.message, &delivery.position),
-            Source::Retry => arrival::retried(delivery.message, &delivery.position),
-        };
-        let (settlement, what) = if let Some(delay) = self.too_early(&arrival) {
-            (Settlement::Nak { delay }, What::TooEarly)
-        } else {
-            loop {
-                let step = match self.attempt(&arrival).await {
-                    Some(attempted) => self.carry_out(&mut arrival, attempted).await,
-                    None => Step::release(),
-                };
-                match step {
+        let (mut work, receipt) = self.begin(delivery);
+        let (settlement, what) = match self.too_early(&work.arrival) {
+            Some(delay) => (Settlement::Nak { delay }, What::TooEarly),
+            None => loop {
+                match self.pass(&mut work).await {
                     Step::Settle(settlement, what) => break (settlement, what),
-                    Step::AgainInPlace => {}
+                    Step::Again => {}
                 }
-            }
+            },
         };
-        self.broker.settle(delivery.receipt, settlement).await;
-        Fate { arrival, what, elapsed: started.elapsed() }
+        self.broker.settle(receipt, settlement, self.handler.ack).await;
+        let Work { arrival, retried_in_memory, .. } = work;
+        Fate { arrival, what, retried_in_memory, elapsed: started.elapsed() }
+    }
+
+    /// Hands a delivery back before it has begun, for another instance to handle; that is noted, so that it costs
+    /// the event no attempt.
+    pub async fn hand_back(&self, delivery: Delivery<B::Receipt>) {
+        let (mut work, receipt) = self.begin(delivery);
+        if self.too_early(&work.arrival).is_none() && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
+            self.note_handed_back(&mut work).await;
+        }
+        self.broker.settle(receipt, Settlement::Nak { delay: Duration::ZERO }, self.handler.ack).await;
+    }
+
+    fn begin(&self, delivery: Delivery<B::Receipt>) -> (Work, B::Receipt) {
+        let arrival = match delivery.source {
+            Source::Input => arrival::first(delivery.message, delivery.position),
+            Source::Retry => arrival::retried(delivery.message, delivery.position),
+        };
+        let event = decode(&arrival, &self.handler)
+            .map_err(|undecodable| Failure::new(Kind::Undecodable, undecodable.to_string()));
+        let work = Work { arrival, event, memory: Memory::default(), waited: Duration::ZERO, retried_in_memory: 0 };
+        (work, delivery.receipt)
     }
 
     /// How long a retry that was delivered before its time still has to wait.
@@ -114,127 +155,147 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         (rest > 0).then(|| Duration::from_millis(rest))
     }
 
-    /// Decodes, admits, invokes and decides. Returns nothing if the attempt was cut off because the process
-    /// stops.
-    async fn attempt(&self, arrival: &Arrival) -> Option<Attempted> {
-        let event = match decode(arrival, self.handler.format, self.handler.retry.max_attempts) {
-            Ok(event) => event,
-            Err(undecodable) => {
-                let failure = Failure::new(Kind::Undecodable, undecodable.to_string());
-                return Some(Attempted { event: None, decision: Decision::DeadLetter(failure), report: None });
-            }
-        };
-        if let Err(failure) = admit(&self.handler, &event) {
-            return Some(Attempted { event: Some(event), decision: Decision::DeadLetter(failure), report: None });
+    /// Goes through the steps once: one attempt at most.
+    async fn pass(&self, work: &mut Work) -> Step {
+        match self.recall(work).await {
+            None => return Step::release(),
+            Some(Standing::Superseded) => return Step::Settle(Settlement::Ack, What::Duplicate),
+            Some(Standing::Claimed) => return self.wait_for_claim(work).await,
+            Some(Standing::Failed(error, next)) => return self.follow(work, error, next, None).await,
+            Some(Standing::Due) => {}
         }
+        if let Err(failure) = self.admit(work) {
+            return self.fail(work, Setback::DeadLetter(failure), None).await;
+        }
+        match self.claim(work).await {
+            Remembered::Stored => {}
+            Remembered::Overtaken => return Step::Again,
+            Remembered::Unreachable => return Step::release(),
+        }
+        let Ok(event) = &work.event else { return Step::release() };
         let mut report = tokio::select! {
+            biased;
             report = self.invoker.invoke(event.clone()) => report,
-            () = self.stop.overdue.cancelled() => return None,
+            () = self.stop.overdue.cancelled() => return Step::release(),
         };
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
-        let decision = decide(&self.handler, &event, outcome);
-        Some(Attempted { event: Some(event), decision, report: Some(report) })
-    }
-
-    /// Publishes what the decision demands, and says how to settle once that is confirmed.
-    async fn carry_out(&self, arrival: &mut Arrival, attempted: Attempted) -> Step {
-        let Attempted { event, decision, report } = attempted;
-        let event = event.as_ref();
-        match decision {
-            Decision::Publish(outputs) => self.publish_outputs(arrival, event, outputs, report).await,
-            Decision::Retry { delay, failure } => self.retry(arrival, event, delay, failure, report).await,
-            Decision::DeadLetter(failure) => self.dead_letter(arrival, event, failure, report).await,
+        match decide(&self.handler, event, outcome) {
+            Decision::Publish(outputs) => self.publish(work, outputs, report).await,
+            Decision::Fail(setback) => self.fail(work, setback, Some(report)).await,
         }
     }
 
-    async fn publish_outputs(
-        &self,
-        arrival: &mut Arrival,
-        event: Option<&Event>,
-        outputs: Vec<Output>,
-        report: Option<Report>,
-    ) -> Step {
-        let Some(event) = event else { return Step::release() };
+    /// Whether the event may be run; the attempt that is due is known by now.
+    fn admit(&self, work: &mut Work) -> Result<(), Failure> {
+        match &mut work.event {
+            Ok(event) => {
+                event.attempt = work.arrival.attempt;
+                admit(&self.handler, &work.arrival, event, self.clock.now_ms())
+            }
+            Err(failure) => Err(failure.clone()),
+        }
+    }
+
+    /// Stores the outputs, and marks the event as done.
+    async fn publish(&self, work: &mut Work, outputs: Vec<Output>, report: Report) -> Step {
+        let Ok(event) = &work.event else { return Step::release() };
         let count = outputs.len();
         let batch = publication::outputs(&self.handler, event, outputs);
         match self.store(&batch).await {
-            Ok(()) => Step::Settle(Settlement::Ack, What::Handled { outputs: count }),
-            Err(PublishError::Unavailable { .. }) => Step::release(),
+            Ok(()) => {}
             Err(fault) => {
-                let outcome = match &fault {
-                    PublishError::Denied { .. } => Outcome::Denied { message: fault.to_string() },
-                    _ => Outcome::OutputRefused {
-                        transient: matches!(fault, PublishError::NoStream { .. }),
-                        message: fault.to_string(),
-                    },
-                };
-                match decide(&self.handler, event, outcome) {
-                    Decision::Retry { delay, failure } => {
-                        self.retry(arrival, Some(event), delay, failure, report).await
-                    }
-                    Decision::DeadLetter(failure) => self.dead_letter(arrival, Some(event), failure, report).await,
-                    Decision::Publish(_) => Step::release(),
-                }
+                let Some(refusal) = fault.refusal() else { return Step::release() };
+                let setback = decide::refused(&self.handler, event, refusal, fault.to_string());
+                return self.fail(work, setback, Some(report)).await;
             }
+        }
+        match self.conclude(work, Marker::Done).await {
+            // Another instance was faster; the outputs have the same ids.
+            Remembered::Stored | Remembered::Overtaken => {
+                Step::Settle(Settlement::Ack, What::Handled { outputs: count })
+            }
+            Remembered::Unreachable => Step::release(),
         }
     }
 
-    async fn retry(
-        &self,
-        arrival: &mut Arrival,
-        event: Option<&Event>,
-        delay: Duration,
-        failure: Failure,
-        report: Option<Report>,
-    ) -> Step {
-        let error = self.error(arrival, failure, report.as_ref());
-        if !publication::retries_through_stream(&self.handler) {
-            return self.retry_in_place(arrival, delay, error).await;
-        }
-        let case = Case { handler: &self.handler, arrival, event };
+    /// Records that the attempt has failed, then does what follows.
+    async fn fail(&self, work: &mut Work, setback: Setback, report: Option<Report>) -> Step {
         let now_ms = self.clock.now_ms();
+        let (failure, next) = match setback {
+            Setback::DeadLetter(failure) => (failure, Next::DeadLetter),
+            Setback::Retry { delay, failure } if retry::waits_in_memory(&self.handler, work.waited, delay) => {
+                (failure, Next::Attempt(now_ms.saturating_add(millis(delay))))
+            }
+            Setback::Retry { delay, failure } => (failure, Next::Retry(now_ms.saturating_add(millis(delay)))),
+        };
+        let error = self.error(&work.arrival, failure, report.as_ref());
+        let record = marker::failed(&work.arrival, &error, next);
+        match self.record(work, record).await {
+            Remembered::Stored => self.follow(work, error, next, report).await,
+            Remembered::Overtaken => Step::Again,
+            Remembered::Unreachable => Step::release(),
+        }
+    }
+
+    /// Does what follows a recorded failure.
+    async fn follow(&self, work: &mut Work, error: AttemptError, next: Next, report: Option<Report>) -> Step {
+        match next {
+            Next::Attempt(due_ms) => self.retry_in_memory(work, error, due_ms).await,
+            Next::Retry(due_ms) => self.retry(work, error, due_ms).await,
+            Next::DeadLetter => self.dead_letter(work, error, report).await,
+        }
+    }
+
+    async fn retry(&self, work: &mut Work, error: AttemptError, due_ms: u64) -> Step {
+        let now_ms = self.clock.now_ms();
+        let delay = Duration::from_millis(due_ms.saturating_sub(now_ms));
+        let case = self.case(work);
         let message = publication::retry(case, &self.prefix, self.broker.retry_clock(), &error, now_ms, delay);
         match self.store(&[message]).await {
             Ok(()) => Step::Settle(Settlement::Ack, What::Retried { error, delay }),
             // The history makes the message larger than it was: one that just fitted does not any more.
-            Err(PublishError::TooLarge { .. }) => self.retry_in_place(arrival, delay, error).await,
-            Err(fault) => self.unstored(arrival, "retry", &fault),
+            Err(PublishError::TooLarge { .. }) => self.retry_in_memory(work, error, due_ms).await,
+            Err(fault) => self.unstored(&work.arrival, "retry", &fault),
         }
     }
 
     /// Waits in this process, with the delivery kept alive, and attempts the event again.
-    async fn retry_in_place(&self, arrival: &mut Arrival, delay: Duration, error: AttemptError) -> Step {
+    async fn retry_in_memory(&self, work: &mut Work, error: AttemptError, due_ms: u64) -> Step {
+        let delay = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
+        let arrival = &mut work.arrival;
+        fate::log_retry_in_memory(&self.handler.name, arrival, &error, delay);
+        work.retried_in_memory += 1;
+        arrival.history = std::mem::take(&mut arrival.history).with(error);
+        arrival.attempt = arrival.attempt.plus(1);
         tokio::select! {
-            () = sleep(delay) => {
-                arrival.history = std::mem::take(&mut arrival.history).with(error);
-                arrival.attempt = arrival.attempt.plus(1);
-                Step::AgainInPlace
+            biased;
+            () = self.stop.requested.cancelled() => {
+                self.note_handed_back(work).await;
+                Step::release()
             }
-            () = self.stop.requested.cancelled() => Step::release(),
+            () = sleep(delay) => {
+                work.waited = work.waited.saturating_add(delay);
+                Step::Again
+            }
         }
     }
 
-    async fn dead_letter(
-        &self,
-        arrival: &Arrival,
-        event: Option<&Event>,
-        failure: Failure,
-        report: Option<Report>,
-    ) -> Step {
-        let error = self.error(arrival, failure, report.as_ref());
+    /// Stores the dead letter, and marks the event as given up.
+    async fn dead_letter(&self, work: &mut Work, error: AttemptError, report: Option<Report>) -> Step {
         let replay = report.map(|report| ReplayInputs {
             seed: data_encoding::HEXLOWER.encode(&report.seed),
             clock_ms: report.clock_ms,
         });
-        let case = Case { handler: &self.handler, arrival, event };
-        let letter = publication::dead_letter(case, &error, replay.as_ref(), self.broker.message_ttl());
-        match self.store(&[letter]).await {
-            Ok(()) => {
-                let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);
-                Step::Settle(Settlement::Term { reason }, What::DeadLettered { error })
-            }
-            Err(fault) => self.unstored(arrival, "dead letter", &fault),
+        let ttl = self.broker.message_ttl();
+        let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl);
+        if let Err(fault) = self.store(&[letter]).await {
+            return self.unstored(&work.arrival, "dead letter", &fault);
         }
+        if self.conclude(work, Marker::Dead).await == Remembered::Unreachable {
+            return Step::release();
+        }
+        let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);
+        Step::Settle(Settlement::Term { reason }, What::DeadLettered { error })
     }
 
     /// Keeps an event whose retry or dead letter cannot be stored: it stays where it is, for a person to help.
@@ -251,6 +312,11 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         Step::Settle(Settlement::Nak { delay: UNSTORABLE_DELAY }, What::Released)
     }
 
+    fn case<'a>(&'a self, work: &'a Work) -> Case<'a> {
+        Case { handler: &self.handler, arrival: &work.arrival, event: work.event.as_ref().ok() }
+    }
+
+    /// The entry of the history for a failure. Where all attempts are used up, it stands for the last of them.
     fn error(&self, arrival: &Arrival, failure: Failure, report: Option<&Report>) -> AttemptError {
         let stamp = Stamp {
             now_ms: self.clock.now_ms(),
@@ -258,7 +324,11 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             instance: &self.instance,
             usage: report.map(|report| report.usage).unwrap_or_default(),
         };
-        failure.into_error(arrival.attempt, &self.handler.name, &stamp)
+        let attempt = match failure.kind {
+            Kind::Attempts => Attempt::FIRST.plus(arrival.attempt.preceding().saturating_sub(1)),
+            _ => arrival.attempt,
+        };
+        failure.into_error(attempt, &self.handler.name, &stamp)
     }
 
     /// Publishes, and holds on while the broker is unavailable: that slows the intake down and costs no
@@ -271,10 +341,22 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                 result => return result,
             };
             tracing::debug!(handler = %self.handler.name, %fault, "holding on to an event");
-            tokio::select! {
-                () = sleep(delay) => delay = (delay * 2).min(HOLD_DELAYS.1),
-                () = self.stop.overdue.cancelled() => return Err(fault),
+            if !self.hold(&mut delay).await {
+                return Err(fault);
             }
+        }
+    }
+
+    /// Waits before something that the broker could not do is tried again, longer each time. Returns false when the
+    /// time to drain is over.
+    async fn hold(&self, delay: &mut Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = sleep(*delay) => {
+                *delay = (*delay * 2).min(HOLD_DELAYS.1);
+                true
+            }
+            () = self.stop.overdue.cancelled() => false,
         }
     }
 }

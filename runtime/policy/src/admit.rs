@@ -1,25 +1,38 @@
 //! Whether an event is run at all.
 
+use std::time::Duration;
+
+use crate::arrival::Arrival;
 use crate::decide::Failure;
 use crate::event::Event;
 use crate::history::Kind;
-use crate::manifest::Handler;
+use crate::manifest::{Handler, show_duration};
 
 /// Checks an event before the handler sees it.
 ///
 /// # Errors
 /// The failure with which the event goes to the dead letters without being run.
-pub fn admit(handler: &Handler, event: &Event) -> Result<(), Failure> {
+pub fn admit(handler: &Handler, arrival: &Arrival, event: &Event, now_ms: u64) -> Result<(), Failure> {
     let max_attempts = handler.retry.max_attempts;
     if event.attempt.get() > max_attempts {
         return Err(Failure::new(
             Kind::Attempts,
             format!(
-                "delivered for attempt {} of {max_attempts}: earlier attempts ended without a result, \
-                 perhaps because the process died or lost its connection",
-                event.attempt
+                "all {max_attempts} attempts are used up, and the last ended without a result: the process died in \
+                 it, or lost its connection for too long"
             ),
         ));
+    }
+    if let Some(max_age) = handler.max_age {
+        let age = Duration::from_millis(now_ms.saturating_sub(arrival.origin.time_ms));
+        if age > max_age {
+            let message = format!(
+                "stored {} ago, max_age is {}",
+                show_duration(Duration::from_secs(age.as_secs())),
+                show_duration(max_age)
+            );
+            return Err(Failure::new(Kind::Expired, message));
+        }
     }
     let bytes = event.payload.len() as u64;
     if bytes > handler.limits.payload_bytes {
@@ -34,10 +47,9 @@ pub fn admit(handler: &Handler, event: &Event) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrival::fixtures::{arrival, handler};
+    use crate::arrival::fixtures::{NOW_MS, arrival, handler};
     use crate::attempt::Attempt;
     use crate::decode::decode;
-    use crate::manifest::Format;
 
     #[test]
     fn an_event_is_run_while_it_has_attempts_left_and_is_not_too_large() {
@@ -49,10 +61,23 @@ mod tests {
             (1, 1025, Some(Kind::Payload)),
         ];
         for (attempt, bytes, refused) in rows {
-            let mut event = decode(&arrival(&[], &"x".repeat(bytes)), Format::Auto, 5).expect("can be decoded");
+            let arrival = arrival(&[], &"x".repeat(bytes));
+            let mut event = decode(&arrival, &handler()).expect("can be decoded");
             event.attempt = Attempt::new(attempt).expect("from 1");
-            let kind = admit(&handler(), &event).err().map(|failure| failure.kind);
+            let kind = admit(&handler(), &arrival, &event, NOW_MS).err().map(|failure| failure.kind);
             assert_eq!(kind, refused, "attempt {attempt}, {bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn an_event_is_run_until_it_is_too_old() {
+        let arrival = arrival(&[], "x");
+        let event = decode(&arrival, &handler()).expect("can be decoded");
+        let stored_ms = arrival.origin.time_ms;
+        let handler = Handler { max_age: Some(Duration::from_mins(1)), ..handler() };
+        for (now_ms, refused) in [(0, false), (stored_ms + 60_000, false), (stored_ms + 60_001, true)] {
+            let admitted = admit(&handler, &arrival, &event, now_ms);
+            assert_eq!(admitted.is_err_and(|failure| failure.kind == Kind::Expired), refused, "{now_ms}");
         }
     }
 }

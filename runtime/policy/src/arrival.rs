@@ -41,6 +41,22 @@ pub struct Position {
     pub delivered: u32,
 }
 
+impl Position {
+    /// The message's name, which is the same in each of its deliveries.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.stream, self.sequence)
+    }
+}
+
+/// Which stream a delivery came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The handler's input stream.
+    Input,
+    /// Our retry stream, whose headers are ours.
+    Retry,
+}
+
 /// Where an event was first stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
@@ -59,6 +75,10 @@ pub struct Origin {
 pub struct Arrival {
     /// Where the event came from.
     pub origin: Origin,
+    /// Where the message that was delivered is.
+    pub position: Position,
+    /// Which stream that is.
+    pub source: Source,
     /// The original message's headers, without reserved ones.
     pub headers: Headers,
     /// How many of the original message's headers earlier attempts had to leave out.
@@ -73,10 +93,18 @@ pub struct Arrival {
     pub correlation_id: Option<String>,
     /// The id of the event whose handling published this one.
     pub causation_id: Option<String>,
-    /// Which attempt is due.
+    /// Which attempt is due: at first what the message says, see [`crate::marker::stand`].
     pub attempt: Attempt,
+    /// How many deliveries of the message came before this one and ended without a result that it tells of.
+    pub unresolved: u32,
+    /// Whether those are counted in `attempt`.
+    pub charged: bool,
     /// What failed before.
     pub history: History,
+    /// How many failures the message itself tells of.
+    pub failures: u32,
+    /// How often the event was replayed from the dead letters.
+    pub epoch: u32,
     /// Until when a retry has to wait (milliseconds since the Unix epoch).
     pub not_before_ms: Option<u64>,
     /// What is wrong with the message, where it is damaged.
@@ -84,17 +112,18 @@ pub struct Arrival {
 }
 
 /// Reads a message of an input stream.
-///
-/// Each delivery after the first counts as an attempt: the process may have died in the handler, and an
-/// event that kills its process must not be run for ever.
-pub fn first(message: Message, position: &Position) -> Arrival {
+pub fn first(message: Message, position: Position) -> Arrival {
     Arrival {
-        fallback_id: headers::get_id(&message.headers, headers::MSG_ID).unwrap_or_else(|| position_id(position)),
+        fallback_id: headers::get_id(&message.headers, headers::MSG_ID).unwrap_or_else(|| position_id(&position)),
         carried_id: None,
         correlation_id: headers::get_id(&message.headers, headers::CORRELATION_ID),
         causation_id: headers::get_id(&message.headers, headers::CAUSATION_ID),
-        attempt: Attempt::FIRST.plus(position.delivered.saturating_sub(1)),
+        attempt: Attempt::FIRST,
+        unresolved: position.delivered.saturating_sub(1),
+        charged: false,
         history: History::default(),
+        failures: 0,
+        epoch: 0,
         not_before_ms: None,
         damage: message.damage,
         origin: Origin {
@@ -103,6 +132,8 @@ pub fn first(message: Message, position: &Position) -> Arrival {
             subject: message.subject,
             time_ms: position.stored_ms,
         },
+        position,
+        source: Source::Input,
         headers: without_reserved(message.headers),
         headers_dropped: 0,
         payload: message.payload,
@@ -111,7 +142,7 @@ pub fn first(message: Message, position: &Position) -> Arrival {
 
 /// Reads a message of the retry stream. Damaged headers are noted in `damage` and replaced by what can
 /// still be told, so that the event can be dead-lettered with what is left of it.
-pub fn retried(message: Message, position: &Position) -> Arrival {
+pub fn retried(message: Message, position: Position) -> Arrival {
     let mut damage = message.damage;
     let mut note = |what: &str| {
         damage.get_or_insert_with(|| format!("the header {what} of the retry message is missing or damaged"));
@@ -140,6 +171,7 @@ pub fn retried(message: Message, position: &Position) -> Arrival {
     let not_before_ms = number(headers::NOT_BEFORE);
     // Where retries wait by being handed back, the first delivery comes too early and is no attempt.
     let early = u32::from(not_before_ms.is_some());
+    let history = history.unwrap_or_default();
     Arrival {
         origin: Origin {
             stream: text(headers::ORIGIN_STREAM).unwrap_or_else(|| position.stream.clone()),
@@ -147,17 +179,23 @@ pub fn retried(message: Message, position: &Position) -> Arrival {
             subject: subject.unwrap_or_else(|| message.subject.clone()),
             time_ms: number(headers::ORIGIN_TIME).unwrap_or(position.stored_ms),
         },
-        fallback_id: position_id(position),
+        source: Source::Retry,
+        fallback_id: position_id(&position),
         carried_id,
         correlation_id: headers::get_id(&message.headers, headers::CORRELATION_ID),
         causation_id: headers::get_id(&message.headers, headers::CAUSATION_ID),
-        attempt: attempt.unwrap_or(Attempt::FIRST).plus(position.delivered.saturating_sub(1 + early)),
-        history: history.unwrap_or_default(),
+        attempt: attempt.unwrap_or(Attempt::FIRST),
+        unresolved: position.delivered.saturating_sub(1 + early),
+        charged: false,
+        failures: u32::try_from(history.len()).unwrap_or(u32::MAX),
+        epoch: count(headers::REPLAY),
+        history,
         not_before_ms,
         damage,
         headers_dropped: count(headers::HEADERS_DROPPED),
         headers: without_reserved(message.headers),
         payload: message.payload,
+        position,
     }
 }
 

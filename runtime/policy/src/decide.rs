@@ -15,6 +15,13 @@ use crate::{output, retry};
 pub enum Decision {
     /// Publish these, then acknowledge.
     Publish(Vec<Output>),
+    /// The attempt has failed.
+    Fail(Setback),
+}
+
+/// What is to be done about an event whose attempt has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setback {
     /// Attempt the event again after `delay`.
     Retry {
         /// How long to wait.
@@ -24,6 +31,17 @@ pub enum Decision {
     },
     /// Give the event up, and keep it with its history.
     DeadLetter(Failure),
+}
+
+/// Why the broker did not take an output, where waiting would not help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// No stream stores its subject.
+    NoStream,
+    /// The broker denies publishing on its subject.
+    Denied,
+    /// It is too large.
+    TooLarge,
 }
 
 /// A failed attempt, before the host adds when and where it happened.
@@ -94,39 +112,51 @@ pub fn rfc3339(unix_ms: u64) -> String {
 }
 
 /// Decides what an outcome leads to. Failures that may pass are attempted again until `max_attempts` have
-/// been made; those that cannot pass go to the dead letters at once.
+/// been made; those that cannot pass go to the dead letters at once. Which kinds may pass can be changed with
+/// `retry.on` and `dead_letter.on`.
 pub fn decide(handler: &Handler, event: &Event, outcome: Outcome) -> Decision {
-    match outcome {
+    let (may_pass, hint, failure) = match outcome {
         Outcome::Completed(outputs) => match output::check(&handler.allow, &outputs) {
-            Ok(()) => Decision::Publish(outputs),
-            Err(why) => Decision::DeadLetter(Failure::new(Kind::Output, why)),
+            Ok(()) => return Decision::Publish(outputs),
+            Err(why) => (false, None, Failure::new(Kind::Output, why)),
         },
-        Outcome::Retry { error, delay } => again(handler, event, delay, Failure::reported(Kind::Retry, error)),
-        Outcome::Rejected(error) => Decision::DeadLetter(Failure::reported(Kind::Reject, error)),
-        Outcome::TimedOut(at) => again(handler, event, None, Failure::interrupted(Kind::Timeout, at)),
-        Outcome::OutOfFuel(at) => again(handler, event, None, Failure::interrupted(Kind::Fuel, at)),
-        Outcome::OutOfMemory(at) => again(handler, event, None, Failure::interrupted(Kind::Memory, at)),
-        Outcome::Trapped(at) => again(handler, event, None, Failure::interrupted(Kind::Trap, at)),
-        Outcome::OutputRefused { message, transient: true } => {
-            again(handler, event, None, Failure::new(Kind::Output, message))
-        }
-        Outcome::OutputRefused { message, transient: false } => {
-            Decision::DeadLetter(Failure::new(Kind::Output, message))
-        }
-        Outcome::Denied { message } => Decision::DeadLetter(Failure::new(Kind::Denied, message)),
-    }
+        Outcome::Retry { error, delay } => (true, delay, Failure::reported(Kind::Retry, error)),
+        Outcome::Rejected(error) => (false, None, Failure::reported(Kind::Reject, error)),
+        Outcome::TimedOut(at) => (true, None, Failure::interrupted(Kind::Timeout, at)),
+        Outcome::OutOfFuel(at) => (true, None, Failure::interrupted(Kind::Fuel, at)),
+        Outcome::OutOfMemory(at) => (true, None, Failure::interrupted(Kind::Memory, at)),
+        Outcome::Trapped(at) => (true, None, Failure::interrupted(Kind::Trap, at)),
+        Outcome::OutputRefused { message } => (false, None, Failure::new(Kind::Output, message)),
+    };
+    Decision::Fail(set_back(handler, event, may_pass, hint, failure))
 }
 
-/// A retry where attempts are left, else the dead letters.
-fn again(handler: &Handler, event: &Event, hint: Option<Duration>, failure: Failure) -> Decision {
-    if event.attempt.get() >= handler.retry.max_attempts {
-        return Decision::DeadLetter(failure);
+/// Decides what follows where the broker did not take an event's outputs: an operator may add the stream that is
+/// missing, but a permission that the manifest relies on or a size is a mistake to be seen.
+pub fn refused(handler: &Handler, event: &Event, refusal: Refusal, message: String) -> Setback {
+    let (may_pass, kind) = match refusal {
+        Refusal::NoStream => (true, Kind::Output),
+        Refusal::TooLarge => (false, Kind::Output),
+        Refusal::Denied => (false, Kind::Denied),
+    };
+    set_back(handler, event, may_pass, None, Failure::new(kind, message))
+}
+
+/// A retry where the failure may pass and attempts are left, else the dead letters.
+fn set_back(handler: &Handler, event: &Event, may_pass: bool, hint: Option<Duration>, failure: Failure) -> Setback {
+    let may_pass = match failure.kind {
+        kind if handler.retry.on.contains(&kind) => true,
+        kind if handler.dead_letter.on.contains(&kind) => false,
+        _ => may_pass,
+    };
+    if !may_pass || event.attempt.get() >= handler.retry.max_attempts {
+        return Setback::DeadLetter(failure);
     }
     let delay = match hint {
         Some(hint) => retry::hinted(&handler.retry, hint),
         None => retry::delay(&handler.retry, event.attempt, &event.id, &handler.name),
     };
-    Decision::Retry { delay, failure }
+    Setback::Retry { delay, failure }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::arrival::Arrival;
 use crate::event::{Event, Headers};
 use crate::headers;
-use crate::manifest::Format;
+use crate::manifest::{DedupKey, Format, Handler};
 use crate::queue_message;
 
 /// Why a message is not in the format that its handler expects.
@@ -33,6 +33,9 @@ pub enum Undecodable {
     /// The payload is no queue message.
     #[error("not a queue message: {0}")]
     Queue(String),
+    /// The event does not have what `dedup.key` names.
+    #[error("dedup.key: {0}")]
+    Key(String),
     /// A date cannot be read.
     #[error("the time {0:?} is not RFC 3339")]
     Time(String),
@@ -52,12 +55,12 @@ struct Decoded {
 /// Makes an event of an arrival.
 ///
 /// # Errors
-/// Says why the message is not in `format`.
-pub fn decode(arrival: &Arrival, format: Format, max_attempts: u32) -> Result<Event, Undecodable> {
+/// Says why the message is not in the handler's format, or that it has no `dedup.key`.
+pub fn decode(arrival: &Arrival, handler: &Handler) -> Result<Event, Undecodable> {
     if let Some(damage) = &arrival.damage {
         return Err(Undecodable::Damaged(damage.clone()));
     }
-    let content = match format {
+    let content = match handler.format {
         Format::Raw => raw(arrival),
         Format::CloudEvents => cloud_event(arrival)?.ok_or(Undecodable::NotACloudEvent)?,
         Format::Queue => queue(arrival)?,
@@ -67,8 +70,15 @@ pub fn decode(arrival: &Arrival, format: Format, max_attempts: u32) -> Result<Ev
             None => raw(arrival),
         },
     };
-    let own_id = content.id.as_deref().map(headers::clean_id);
-    let id = arrival.carried_id.clone().or(own_id).unwrap_or_else(|| arrival.fallback_id.clone());
+    let id = match &arrival.carried_id {
+        Some(id) => id.clone(),
+        None => match handler.dedup.as_ref().map(|dedup| &dedup.key) {
+            None | Some(DedupKey::Id) => {
+                content.id.as_deref().map_or_else(|| arrival.fallback_id.clone(), headers::clean_id)
+            }
+            Some(key) => dedup_id(key, &arrival.headers, &content.payload)?,
+        },
+    };
     Ok(Event {
         correlation_id: arrival.correlation_id.clone().unwrap_or_else(|| id.clone()),
         id,
@@ -79,10 +89,30 @@ pub fn decode(arrival: &Arrival, format: Format, max_attempts: u32) -> Result<Ev
         content_type: content.content_type,
         causation_id: arrival.causation_id.clone(),
         attempt: arrival.attempt,
-        max_attempts,
+        max_attempts: handler.retry.max_attempts,
         headers: arrival.headers.clone(),
         payload: content.payload,
     })
+}
+
+/// The value of a key that is not the event's own id: what the producer says makes two events the same.
+fn dedup_id(key: &DedupKey, list: &Headers, payload: &[u8]) -> Result<String, Undecodable> {
+    let found = match key {
+        DedupKey::Id => None,
+        DedupKey::Header(name) => headers::get_id(list, name),
+        DedupKey::Json(pointer) => {
+            let document: serde_json::Value = serde_json::from_slice(payload)
+                .map_err(|error| Undecodable::Key(format!("{key} needs a JSON payload: {error}")))?;
+            match document.pointer(pointer) {
+                Some(serde_json::Value::String(text)) => {
+                    Some(headers::clean_id(text)).filter(|_| !text.trim().is_empty())
+                }
+                Some(value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_))) => Some(value.to_string()),
+                _ => None,
+            }
+        }
+    };
+    found.ok_or_else(|| Undecodable::Key(format!("the event has no {key}, or it is blank, null, a list or an object")))
 }
 
 fn raw(arrival: &Arrival) -> Decoded {

@@ -40,7 +40,8 @@ pub const SEED: &str = "Tidemill-Seed";
 pub const CLOCK: &str = "Tidemill-Clock";
 /// How many of the message's own headers were left out because all together were too large.
 pub const HEADERS_DROPPED: &str = "Tidemill-Headers-Dropped";
-/// How often the event was replayed from the dead letters: part of its identity for deduplication, so that a replay is run once although the event is known.
+/// How often the event was replayed from the dead letters: part of its identity for deduplication, so that a
+/// replay is run once although the event is known.
 pub const REPLAY: &str = "Tidemill-Replay";
 
 /// The broker's id for duplicate detection.

@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 pub enum Purpose {
     /// The output with this index.
     Output(u32),
-    /// The retry that follows so many recorded failures. Failures and not attempts: an event replayed from the
-    /// dead letters begins with attempt 1 again, and its retries must not be taken for the earlier ones.
+    /// The retry that follows a message which carries so many failures. Failures and not attempts: an event
+    /// replayed from the dead letters begins with attempt 1 again, and its retries must not be taken for the
+    /// earlier ones.
     Retry(u32),
-    /// The dead letter after so many recorded failures.
+    /// The dead letter, after the event was replayed so often: each run has one at most.
     DeadLetter(u32),
     /// The event's return from the dead letters, for the time that is counted.
     Replay(u32),
@@ -29,19 +30,29 @@ pub struct Identity<'a> {
     pub id: &'a str,
 }
 
-/// The id of a message that a handler's run for an event gives rise to: 26 characters of base32 (128
-/// bits of SHA-256 over all parts, each preceded by its length). The attempt is no part of it, so a
+/// The id of a message that a handler's run for an event gives rise to: 26 characters of base32. The attempt is no part of it, so a
 /// repeated output is recognised as a duplicate.
 pub fn derive(event: Identity<'_>, handler: &str, purpose: Purpose) -> String {
     let (tag, number) = match purpose {
         Purpose::Output(index) => ("output", index),
         Purpose::Retry(failures) => ("retry", failures),
-        Purpose::DeadLetter(failures) => ("dead-letter", failures),
+        Purpose::DeadLetter(epoch) => ("dead-letter", epoch),
         Purpose::Replay(epoch) => ("replay", epoch),
         Purpose::Hurry => ("hurry", 0),
     };
+    hash([event.source.unwrap_or_default(), event.id, handler, tag], number)
+}
+
+/// The name of what is remembered of an event for a handler. `place` tells messages of one identity apart, where
+/// they are to be; `epoch` is the number of replays.
+pub fn marker(event: Identity<'_>, handler: &str, place: &str, epoch: u32) -> String {
+    hash([event.source.unwrap_or_default(), event.id, handler, "marker", place], epoch)
+}
+
+/// 128 bits of the SHA-256 over all parts, each preceded by its length, and a number.
+fn hash<const N: usize>(parts: [&str; N], number: u32) -> String {
     let mut hash = Sha256::new();
-    for part in [event.source.unwrap_or_default(), event.id, handler, tag] {
+    for part in parts {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }

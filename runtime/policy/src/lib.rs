@@ -15,6 +15,7 @@ pub mod headers;
 pub mod history;
 pub mod id;
 pub mod manifest;
+pub mod marker;
 pub mod outcome;
 pub mod output;
 pub mod publication;

@@ -39,17 +39,9 @@ pub enum Outcome {
     /// The code trapped (a panic, an abort, an out-of-bounds access, a stack overflow, …), or could
     /// not be instantiated.
     Trapped(Interruption),
-    /// The handler returned outputs that may not or cannot be published.
+    /// The handler returned outputs that exceed its budget.
     OutputRefused {
         /// Which output, and why.
-        message: String,
-        /// Whether another attempt might succeed: true where no stream stores the subject (an
-        /// operator may add one), false where the output itself is at fault.
-        transient: bool,
-    },
-    /// The broker denied a publication that the manifest allows: retrying cannot help.
-    Denied {
-        /// Which subject, and what the broker said.
         message: String,
     },
 }

@@ -12,7 +12,7 @@ use crate::event::{Event, Headers, Output};
 use crate::headers;
 use crate::history::{AttemptError, History, millis};
 use crate::id::{self, Identity, Purpose};
-use crate::manifest::{Handler, Mode};
+use crate::manifest::{DedupKey, Handler, Mode};
 use crate::queue_message;
 
 /// A message to be stored by `JetStream`.
@@ -41,9 +41,11 @@ pub enum RetryClock {
     NotBefore,
 }
 
-/// Who an event is on the wire.
-pub fn identity(event: &Event) -> Identity<'_> {
-    Identity { source: event.source.as_deref(), id: &event.id }
+/// Who an event is on the wire. An id of its own is unique within its source; what another `dedup.key` names is
+/// the whole identity.
+pub fn identity<'a>(handler: &Handler, event: &'a Event) -> Identity<'a> {
+    let has_own_id = handler.dedup.as_ref().is_none_or(|dedup| dedup.key == DedupKey::Id);
+    Identity { source: event.source.as_deref().filter(|_| has_own_id), id: &event.id }
 }
 
 /// The messages for a handler's outputs, in order.
@@ -52,7 +54,7 @@ pub fn outputs(handler: &Handler, event: &Event, outputs: Vec<Output>) -> Vec<Pu
 }
 
 fn publish_output(handler: &Handler, event: &Event, index: u32, output: Output) -> Publication {
-    let id = id::derive(identity(event), &handler.name, Purpose::Output(index));
+    let id = id::derive(identity(handler, event), &handler.name, Purpose::Output(index));
     let mut list = output.headers;
     list.retain(|(name, _)| !headers::is_reserved(name));
     if let Some(kind) = output.kind {
@@ -93,9 +95,10 @@ pub struct Case<'a> {
 }
 
 impl Case<'_> {
-    fn identity(&self) -> Identity<'_> {
+    /// Who the event is on the wire.
+    pub fn identity(&self) -> Identity<'_> {
         match self.event {
-            Some(event) => identity(event),
+            Some(event) => identity(self.handler, event),
             None => Identity { source: None, id: self.id() },
         }
     }
@@ -105,11 +108,6 @@ impl Case<'_> {
             Some(event) => &event.id,
             None => self.arrival.carried_id.as_deref().unwrap_or(&self.arrival.fallback_id),
         }
-    }
-
-    /// How many failures the event has seen, the present one included.
-    fn failures(&self) -> u32 {
-        u32::try_from(self.arrival.history.len()).unwrap_or(u32::MAX).saturating_add(1)
     }
 }
 
@@ -132,7 +130,8 @@ pub fn retry(
     let failed = case.arrival.attempt;
     let due_ms = now_ms.saturating_add(millis(delay));
     let due_subject = retry_due_subject(prefix, handler);
-    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(case.failures()));
+    // What follows a message has one id, however often that is delivered and whatever fails meanwhile.
+    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(case.arrival.failures.saturating_add(1)));
     let mut own = case_headers(case, error, failed.plus(1));
     push(&mut own, headers::MSG_ID, msg_id);
     let subject = match clock {
@@ -163,7 +162,7 @@ pub struct ReplayInputs {
 /// on.
 pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
     let policy = &case.handler.dead_letter;
-    let msg_id = id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter(case.failures()));
+    let msg_id = id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter(case.arrival.epoch));
     let mut own = case_headers(case, error, case.arrival.attempt);
     push(&mut own, headers::MSG_ID, msg_id);
     push(&mut own, headers::REASON, error.kind.to_string());
@@ -204,6 +203,9 @@ fn case_headers(case: Case<'_>, error: &AttemptError, attempt: Attempt) -> Heade
     push(&mut own, headers::ERRORS, history.to_json());
     if history.dropped > 0 {
         push(&mut own, headers::ERRORS_DROPPED, history.dropped.to_string());
+    }
+    if case.arrival.epoch > 0 {
+        push(&mut own, headers::REPLAY, case.arrival.epoch.to_string());
     }
     let correlation_id = case.event.map(|event| &event.correlation_id).or(case.arrival.correlation_id.as_ref());
     if let Some(id) = correlation_id {

@@ -39,8 +39,6 @@ pub struct Letter {
     pub seed: Option<String>,
     /// The time that the handler saw in the last attempt, in milliseconds since the Unix epoch.
     pub clock_ms: Option<u64>,
-    /// How often the event was replayed before.
-    pub replays: u32,
     /// The event, the last attempt made, and what failed.
     pub arrival: Arrival,
 }
@@ -57,14 +55,14 @@ pub struct Unreplayable {
 const KEPT: [&str; 4] = [headers::ORIGIN_STREAM, headers::ORIGIN_SEQ, headers::ORIGIN_TIME, headers::ERRORS_DROPPED];
 
 /// Reads a message of the retry stream.
-pub fn waiting(message: Message, position: &Position) -> Waiting {
+pub fn waiting(message: Message, position: Position) -> Waiting {
     let scheduled_ms = headers::get(&message.headers, headers::SCHEDULE).and_then(schedule_ms);
     let arrival = arrival::retried(message, position);
     Waiting { due_ms: scheduled_ms.or(arrival.not_before_ms), arrival }
 }
 
 /// Reads a dead letter.
-pub fn letter(message: Message, position: &Position) -> Letter {
+pub fn letter(message: Message, position: Position) -> Letter {
     let list = &message.headers;
     Letter {
         handler: text(list, headers::HANDLER),
@@ -73,7 +71,6 @@ pub fn letter(message: Message, position: &Position) -> Letter {
         component: text(list, headers::COMPONENT),
         seed: text(list, headers::SEED),
         clock_ms: number(list, headers::CLOCK),
-        replays: number(list, headers::REPLAY).unwrap_or(0),
         arrival: arrival::retried(message, position),
     }
 }

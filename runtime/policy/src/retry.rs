@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crate::attempt::Attempt;
 use crate::id;
-use crate::manifest::{Backoff, RetryPolicy};
+use crate::manifest::{Backoff, Handler, Mode, RetryPolicy};
+
+/// The longest delay that a handler may ask for, unless the policy's own are longer.
+const HINT_MAX: Duration = Duration::from_hours(1);
 
 /// The delay between the failure of `failed` and the next attempt, before jitter. Never above
 /// `policy.max`, never below the delay of an earlier attempt.
@@ -26,10 +29,28 @@ pub fn delay(policy: &RetryPolicy, failed: Attempt, event_id: &str, handler: &st
     scale(base, 1.0 + policy.jitter * (2.0 * fraction - 1.0))
 }
 
+/// Whether a retry waits in the process instead of in the retry stream: the first ones do, as long as they have
+/// waited no longer than `retry.in_memory` in total, `waited` being what earlier ones of this delivery took. A
+/// claim is given up between attempts, so claimed events wait in the stream; broadcast events have no other place.
+pub fn waits_in_memory(handler: &Handler, waited: Duration, delay: Duration) -> bool {
+    match handler.mode {
+        Mode::Broadcast => true,
+        Mode::Queue => {
+            let claims = handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
+            !claims && waited.saturating_add(delay) <= handler.retry.in_memory
+        }
+    }
+}
+
 /// The delay that a handler's hint leads to: what the handler wishes, but no more than an hour or
 /// `policy.max`, whichever is longer.
 pub fn hinted(policy: &RetryPolicy, hint: Duration) -> Duration {
-    hint.min(policy.max.max(Duration::from_hours(1)))
+    hint.min(policy.max.max(HINT_MAX))
+}
+
+/// The longest delay that there can be, jitter and hints included.
+pub fn longest(policy: &RetryPolicy) -> Duration {
+    scale(policy.max, 1.0 + policy.jitter).max(HINT_MAX)
 }
 
 /// `duration * factor`, saturating: the product of two finite positive numbers may exceed what a

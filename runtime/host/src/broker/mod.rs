@@ -1,5 +1,5 @@
-//! What the pipeline needs from a message broker. Two implementations: NATS `JetStream`, and a scripted one
-//! in the pipeline's tests.
+//! What the pipeline needs from a message broker. Two implementations: NATS `JetStream`, and a simulated one
+//! in tests.
 
 pub mod nats;
 
@@ -8,7 +8,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tidemill_policy::arrival::{Message, Position};
+use tidemill_policy::decide::Refusal;
+use tidemill_policy::manifest::AckMode;
+use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::{Publication, RetryClock};
+
+pub use tidemill_policy::arrival::Source;
 
 /// Publishes and settles. Receiving is not part of it: deliveries are pushed into the pipeline by the
 /// broker's own tasks.
@@ -20,8 +25,22 @@ pub trait Broker: Send + Sync + 'static {
     /// known beforehand that some message has no stream.
     fn publish(&self, batch: &[Publication]) -> impl Future<Output = Result<(), PublishError>> + Send;
 
-    /// Tells the broker what became of a delivery. Where this does not arrive, the message is redelivered.
-    fn settle(&self, receipt: Self::Receipt, settlement: Settlement) -> impl Future<Output = ()> + Send;
+    /// Tells the broker what became of a delivery, and waits for its answer if `ack` says so. Where this does not
+    /// arrive, the message is redelivered.
+    fn settle(&self, receipt: Self::Receipt, settlement: Settlement, ack: AckMode) -> impl Future<Output = ()> + Send;
+
+    /// What is remembered of an event. May be a little behind; [`Broker::remember`] is not.
+    fn recall(&self, key: &str) -> impl Future<Output = Result<Recalled, MarkerError>> + Send;
+
+    /// Replaces what is remembered of an event, if its revision is still `revision`, and returns the new one. It is
+    /// forgotten after `lifetime`, or some time later where single messages cannot expire.
+    fn remember(
+        &self,
+        key: &str,
+        marker: &Marker,
+        lifetime: Duration,
+        revision: u64,
+    ) -> impl Future<Output = Result<u64, MarkerError>> + Send;
 
     /// How retries wait for their time on this broker.
     fn retry_clock(&self) -> RetryClock;
@@ -43,13 +62,24 @@ pub struct Delivery<R> {
     pub receipt: R,
 }
 
-/// Where a delivery came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The handler's input stream.
-    Input,
-    /// Our retry stream, whose headers are ours.
-    Retry,
+/// What is remembered of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recalled {
+    /// The marker, where there is one.
+    pub marker: Option<Marker>,
+    /// Its revision; 0 where there is none.
+    pub revision: u64,
+}
+
+/// Why a marker was not read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MarkerError {
+    /// Somebody else has replaced it.
+    #[error("the marker was replaced by somebody else")]
+    Conflict,
+    /// It may work later, and may have worked already.
+    #[error("markers cannot be reached: {0}")]
+    Unavailable(String),
 }
 
 /// What the broker is told about a delivery.
@@ -103,4 +133,16 @@ pub enum PublishError {
         /// What happened.
         why: String,
     },
+}
+
+impl PublishError {
+    /// What policy makes of it; nothing where waiting may help.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            PublishError::NoStream { .. } => Some(Refusal::NoStream),
+            PublishError::Denied { .. } => Some(Refusal::Denied),
+            PublishError::TooLarge { .. } => Some(Refusal::TooLarge),
+            PublishError::Unavailable { .. } => None,
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod show;
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use std::fmt::Write as _;
 use tidemill::broker::nats::shelf::{Reads, Shelf};
 use tidemill::load::ManifestFile;
 use tidemill::operate::OperateError;
@@ -187,9 +188,9 @@ fn text(found: &[Entry], listing: &Listing, several: bool, now_ms: u64) -> Strin
     let titles = ["STREAM", "SEQ", "ID", "HANDLER", "REASON", "ATTEMPTS", "WHEN", "LAST ERROR"];
     let mut text = if found.is_empty() { "no dead letters\n".to_owned() } else { columns(titles, &rows) };
     if !listing.complete {
-        text.push_str(&format!("only {READS_MAX} messages were read; there may be more\n"));
+        let _ = writeln!(text, "only {READS_MAX} messages were read; there may be more");
     } else if (found.len() as u64) < listing.total && !found.is_empty() {
-        text.push_str(&format!("the newest {} of {}; --limit shows more\n", found.len(), listing.total));
+        let _ = writeln!(text, "the newest {} of {}; --limit shows more", found.len(), listing.total);
     }
     text
 }
@@ -263,7 +264,7 @@ impl Shown {
             id: entry.id.clone(),
             reason: letter.reason.clone(),
             attempts: letter.arrival.attempt.get(),
-            replays: letter.replays,
+            replays: letter.arrival.epoch,
             dead_at: letter.dead_at.clone().unwrap_or_else(|| rfc3339(entry.stored_ms)),
             last_error: error.map(|error| error.message.clone()),
         }

@@ -12,7 +12,8 @@ use tidemill::load;
 use tidemill::logging::{Purpose, show_elapsed};
 use tidemill_policy::admit::admit;
 use tidemill_policy::arrival::{self, Arrival, Message, Position};
-use tidemill_policy::decide::{Decision, Failure as Refusal, decide, rfc3339};
+use tidemill_policy::attempt::Attempt;
+use tidemill_policy::decide::{Decision, Failure as Refusal, Setback, decide, rfc3339};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Headers, Output};
 use tidemill_policy::history::{Kind, millis};
@@ -104,27 +105,28 @@ fn arrive(message: Message, arguments: &Arguments) -> Arrival {
         stream_created_unix: 0,
         sequence: 1,
         stored_ms: arguments.clock.unwrap_or_else(|| Clock::System.now_ms()),
-        delivered: arguments.attempt,
+        delivered: 1,
     };
     let carried_id = arguments.id.as_deref().map(tidemill_policy::headers::clean_id);
-    Arrival { carried_id, ..arrival::first(message, &position) }
+    let attempt = Attempt::new(arguments.attempt).unwrap_or(Attempt::FIRST);
+    Arrival { carried_id, attempt, ..arrival::first(message, position) }
 }
 
 /// Decodes, admits, invokes and decides.
 async fn attempt(handler: &Handler, invoker: &WasmHandler, arrival: &Arrival, arguments: &Arguments) -> Run {
-    let event = match decode(arrival, handler.format, handler.retry.max_attempts) {
+    let event = match decode(arrival, handler) {
         Ok(event) => event,
         Err(undecodable) => {
             let refusal = Refusal::new(Kind::Undecodable, undecodable.to_string());
-            return Run::new(handler, None).decided(Decision::DeadLetter(refusal));
+            return Run::new(handler, None).decided(Decision::Fail(Setback::DeadLetter(refusal)));
         }
     };
     let run = Run::new(handler, Some(&event));
-    if let Err(refusal) = admit(handler, &event) {
-        return run.decided(Decision::DeadLetter(refusal));
+    let clock_ms = arguments.clock.unwrap_or_else(|| Clock::System.now_ms());
+    if let Err(refusal) = admit(handler, arrival, &event, clock_ms) {
+        return run.decided(Decision::Fail(Setback::DeadLetter(refusal)));
     }
     let seed = arguments.seed.unwrap_or_else(rand::random);
-    let clock_ms = arguments.clock.unwrap_or_else(|| Clock::System.now_ms());
     let report = invoker.replay(event.clone(), seed, clock_ms).await;
     let run = run.ran(&report);
     run.decided(decide(handler, &event, report.outcome))
@@ -222,12 +224,12 @@ impl Run {
     fn decided(mut self, decision: Decision) -> Run {
         let failure = match decision {
             Decision::Publish(_) => return self,
-            Decision::Retry { delay, failure } => {
+            Decision::Fail(Setback::Retry { delay, failure }) => {
                 self.decision = "retry";
                 self.delay_ms = Some(millis(delay));
                 failure
             }
-            Decision::DeadLetter(failure) => {
+            Decision::Fail(Setback::DeadLetter(failure)) => {
                 self.decision = "dead-letter";
                 failure
             }
@@ -303,7 +305,6 @@ fn name_of(outcome: &Outcome) -> &'static str {
         Outcome::OutOfMemory(_) => "out of memory",
         Outcome::Trapped(_) => "trapped",
         Outcome::OutputRefused { .. } => "output refused",
-        Outcome::Denied { .. } => "denied",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Showing results and errors, as text or as JSON. A reader that goes away is no error.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use serde::Serialize;
@@ -131,7 +132,7 @@ pub(crate) fn columns<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -
         let mut line = String::new();
         for (column, cell) in cells.iter().enumerate().filter(|(column, _)| widths[*column] > 0) {
             let width = widths[column].max(titles[column].len()) + 2;
-            line.push_str(&format!("{cell:width$}"));
+            let _ = write!(line, "{cell:width$}");
         }
         format!("{}\n", line.trim_end())
     };

@@ -1,6 +1,7 @@
 //! `tidemill retry`: the retries that wait, looked at, brought forward and dropped.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use anyhow::anyhow;
 use clap::{Args, Subcommand};
@@ -154,10 +155,10 @@ fn text(found: &[Retry], total: usize, complete: bool, now_ms: u64) -> String {
     let rows: Vec<_> = found.iter().map(row).collect();
     let mut text = columns(["ID", "HANDLER", "ATTEMPT", "DUE", "LAST ERROR"], &rows);
     if !complete {
-        text.push_str(&format!("only {total} were read; there are more\n"));
+        let _ = writeln!(text, "only {total} were read; there are more");
     }
     if found.len() < total {
-        text.push_str(&format!("{} of {total}; --limit shows more\n", found.len()));
+        let _ = writeln!(text, "{} of {total}; --limit shows more", found.len());
     }
     text
 }

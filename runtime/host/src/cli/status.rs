@@ -1,5 +1,6 @@
 //! `tidemill status`: how the events of all handlers stand.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -104,13 +105,13 @@ fn retries_text(retries: &Retries, now_ms: u64) -> String {
     if let (Some(earliest_ms), Some(latest_ms)) = (retries.earliest_ms, retries.latest_ms) {
         let earliest = when(earliest_ms, now_ms);
         let latest = coarse(Duration::from_millis(latest_ms.saturating_sub(now_ms)));
-        text.push_str(&format!(", {earliest}"));
+        let _ = write!(text, ", {earliest}");
         if !earliest.ends_with(&latest) {
-            text.push_str(&format!(" to {latest}"));
+            let _ = write!(text, " to {latest}");
         }
     }
     if retries.due > 0 {
-        text.push_str(&format!("; {} due", retries.due));
+        let _ = write!(text, "; {} due", retries.due);
     }
     if !retries.complete {
         text.push_str(" (*)");
@@ -123,16 +124,14 @@ fn text(rows: &[Row]) -> String {
     let titles = ["HANDLER", "STREAM", "WAITING", "IN FLIGHT", "RETRIES", "DEAD LETTERS"];
     let mut text = output::columns(titles, &cells);
     if rows.iter().any(|row| row.retries.as_ref().is_some_and(|retries| !retries.complete)) {
-        text.push_str(&format!("(*) there are more than the {READS_MAX} retries that were read for their times\n"));
+        let _ = writeln!(text, "(*) there are more than the {READS_MAX} retries that were read for their times");
     }
     for row in rows.iter().filter(|row| row.waiting.is_none()) {
-        text.push_str(&match &row.stream {
-            Some(stream) => format!(
-                "{}: no consumer on stream {stream} yet; it is made when an instance starts: tidemill run\n",
-                row.handler
-            ),
-            None => format!("{}: no stream stores its subject; `tidemill run` says what to do\n", row.handler),
-        });
+        let why = match &row.stream {
+            Some(stream) => format!("no consumer on stream {stream} yet; it is made when an instance starts"),
+            None => "no stream stores its subject".to_owned(),
+        };
+        let _ = writeln!(text, "{}: {why}: tidemill run", row.handler);
     }
     text
 }

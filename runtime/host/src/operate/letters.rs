@@ -119,7 +119,7 @@ impl Place<'_> {
             return None;
         }
         let (stream, sequence, stored_ms) = (position.stream.clone(), position.sequence, position.stored_ms);
-        let letter = replay::letter(message, &position);
+        let letter = replay::letter(message, position);
         let handler = letter.handler.clone().or(named)?;
         Some(Entry { stream, sequence, stored_ms, id: event_id(&letter.arrival), handler, letter })
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
 
@@ -115,7 +115,7 @@ pub async fn overview(
 async fn backlog(nats: &Nats, stream: &str, handler: &Handler) -> Result<Option<Backlog>, AskError> {
     let infos = match handler.mode {
         Mode::Queue => {
-            let info = ask(nats, &format!("CONSUMER.INFO.{stream}.{}", handler.durable), &()).await;
+            let info = ask(nats, &format!("CONSUMER.INFO.{stream}.{}", handler.durable), &Value::Null).await;
             found::<ConsumerInfo>(info)?.into_iter().collect()
         }
         Mode::Broadcast => instances(nats, stream, &handler.durable).await?,

@@ -85,7 +85,7 @@ fn read(prefix: &str, kept: Kept) -> Retry {
     let rest = kept.message.subject.get(prefix.len()..).unwrap_or_default();
     let handler = rest.split('.').nth(3).unwrap_or_default().to_owned();
     let scheduled = replay::is_scheduled(&kept.message);
-    let mut waiting = replay::waiting(kept.message, &kept.position);
+    let mut waiting = replay::waiting(kept.message, kept.position);
     waiting.arrival.payload = Bytes::new();
     Retry { id: event_id(&waiting.arrival), handler, sequence, scheduled, waiting }
 }

@@ -1,29 +1,35 @@
 //! The pipeline against a scripted broker and a scripted handler, with time paused: what is stored and how
 //! the delivery is settled, in which order, for every kind of outcome and refusal.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::headers;
-use tidemill_policy::manifest::{self, Source as ManifestSource};
+use tidemill_policy::manifest::{self, AckMode, Source as ManifestSource};
 use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
 use super::*;
+use crate::broker::{MarkerError, Recalled};
 
 /// What the broker was told, in order.
 #[derive(Debug, Clone, PartialEq)]
 enum Told {
     /// A batch was offered; whether it was stored.
     Publish(Vec<Publication>, bool),
+    /// A marker was replaced.
+    Remember(Marker),
     Settle(Settlement),
 }
 
 #[derive(Default)]
 struct ScriptedBroker {
     refusals: Mutex<VecDeque<PublishError>>,
+    /// Markers with their revisions.
+    markers: Mutex<HashMap<String, (Marker, u64)>>,
+    recalls: Mutex<usize>,
     told: Mutex<Vec<Told>>,
 }
 
@@ -36,8 +42,24 @@ impl Broker for ScriptedBroker {
         refusal.map_or(Ok(()), Err)
     }
 
-    async fn settle(&self, (): (), settlement: Settlement) {
+    async fn settle(&self, (): (), settlement: Settlement, _ack: AckMode) {
         self.told.lock().expect("not poisoned").push(Told::Settle(settlement));
+    }
+
+    async fn recall(&self, key: &str) -> Result<Recalled, MarkerError> {
+        *self.recalls.lock().expect("not poisoned") += 1;
+        let found = self.markers.lock().expect("not poisoned").get(key).cloned();
+        Ok(found.map_or_else(Recalled::default, |(marker, revision)| Recalled { marker: Some(marker), revision }))
+    }
+
+    async fn remember(&self, key: &str, marker: &Marker, _: Duration, revision: u64) -> Result<u64, MarkerError> {
+        let mut markers = self.markers.lock().expect("not poisoned");
+        if markers.get(key).map_or(0, |(_, revision)| *revision) != revision {
+            return Err(MarkerError::Conflict);
+        }
+        markers.insert(key.to_owned(), (marker.clone(), revision + 1));
+        self.told.lock().expect("not poisoned").push(Told::Remember(marker.clone()));
+        Ok(revision + 1)
     }
 
     fn retry_clock(&self) -> RetryClock {
@@ -84,6 +106,7 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
         component: "digest".into(),
         clock: Clock::Tokio { start_ms: START_MS, start: Instant::now() },
         stop: Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() },
+        recent: Arc::default(),
     };
     Scene { pipeline }
 }
@@ -127,7 +150,7 @@ fn unavailable() -> PublishError {
     PublishError::Unavailable { subject: "s".into(), why: "no connection".into() }
 }
 
-/// The stored batches' subjects and the settlement, as text: `out.a out.b | ack`.
+/// The stored batches' subjects, the markers and the settlement, as text: `out.a out.b | done | ack`.
 fn summary(told: &[Told]) -> String {
     let mut parts = Vec::new();
     for told in told {
@@ -136,6 +159,10 @@ fn summary(told: &[Told]) -> String {
                 let subjects: Vec<_> = batch.iter().map(|message| short(&message.subject)).collect();
                 format!("{}{}", subjects.join(" "), if *stored { "" } else { " refused" })
             }
+            Told::Remember(Marker::Done) => "done".into(),
+            Told::Remember(Marker::Dead) => "dead".into(),
+            Told::Remember(Marker::Claimed { .. }) => "claim".into(),
+            Told::Remember(Marker::Open(_)) => "record".into(),
             Told::Settle(Settlement::Ack) => "ack".into(),
             Told::Settle(Settlement::Nak { delay }) => format!("nak {} ms", delay.as_millis()),
             Told::Settle(Settlement::Term { reason }) => {
@@ -171,17 +198,14 @@ async fn every_outcome_is_stored_before_the_delivery_is_settled() {
     let rows: Vec<(Outcome, &str)> = vec![
         (Outcome::Completed(vec![output("out.a"), output("out.b")]), "out.a out.b | ack"),
         (Outcome::Completed(vec![]), " | ack"),
-        (retry(), "retry | ack"),
-        (Outcome::TimedOut(interruption()), "retry | ack"),
-        (Outcome::OutOfFuel(interruption()), "retry | ack"),
-        (Outcome::OutOfMemory(interruption()), "retry | ack"),
-        (Outcome::Trapped(interruption()), "retry | ack"),
-        (reject(), "tidemill.deadletter.h | term reject"),
-        (Outcome::Completed(vec![output("secret")]), "tidemill.deadletter.h | term output"),
-        (
-            Outcome::OutputRefused { message: "too many".into(), transient: false },
-            "tidemill.deadletter.h | term output",
-        ),
+        (retry(), "record | retry | ack"),
+        (Outcome::TimedOut(interruption()), "record | retry | ack"),
+        (Outcome::OutOfFuel(interruption()), "record | retry | ack"),
+        (Outcome::OutOfMemory(interruption()), "record | retry | ack"),
+        (Outcome::Trapped(interruption()), "record | retry | ack"),
+        (reject(), "record | tidemill.deadletter.h | dead | term reject"),
+        (Outcome::Completed(vec![output("secret")]), "record | tidemill.deadletter.h | dead | term output"),
+        (Outcome::OutputRefused { message: "too many".into() }, "record | tidemill.deadletter.h | dead | term output"),
     ];
     for (outcome, expected) in rows {
         let label = format!("{outcome:?}");
@@ -202,7 +226,7 @@ async fn an_output_without_a_stream_is_a_failed_attempt_and_not_an_ack() {
     let no_stream = PublishError::NoStream { subject: "out.a".into() };
     let scene = scene("", vec![Outcome::Completed(vec![output("out.a")])], vec![no_stream.clone()]);
     let told = scene.deliver_first().await;
-    check(&told, "out.a refused | retry | ack");
+    check(&told, "out.a refused | record | retry | ack");
     assert_eq!(last_history(&told)[0].kind, Kind::Output);
     assert_eq!(last_history(&told)[0].message, no_stream.to_string());
 }
@@ -211,14 +235,14 @@ async fn an_output_without_a_stream_is_a_failed_attempt_and_not_an_ack() {
 async fn a_denied_output_is_dead_lettered_at_once() {
     let denied = PublishError::Denied { subject: "out.a".into(), why: "permissions".into() };
     let told = scene("", vec![Outcome::Completed(vec![output("out.a")])], vec![denied]).deliver_first().await;
-    check(&told, "out.a refused | tidemill.deadletter.h | term denied");
+    check(&told, "out.a refused | record | tidemill.deadletter.h | dead | term denied");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_last_attempt_leads_to_the_dead_letters_with_the_whole_history() {
     let scene = scene("retry = { max_attempts = 1 }", vec![retry()], vec![]);
     let told = scene.deliver_first().await;
-    check(&told, "tidemill.deadletter.h | term retry");
+    check(&told, "record | tidemill.deadletter.h | dead | term retry");
     let history = last_history(&told);
     assert_eq!((history.len(), history[0].attempt, history[0].message.as_str()), (1, 1, "later"));
 }
@@ -226,15 +250,15 @@ async fn the_last_attempt_leads_to_the_dead_letters_with_the_whole_history() {
 #[tokio::test(start_paused = true)]
 async fn what_was_delivered_too_often_or_cannot_be_read_is_not_run() {
     let scene_ = scene("retry = { max_attempts = 2 }", vec![], vec![]);
-    check(&scene_.deliver(&[], Source::Input, 3).await, "tidemill.deadletter.h | term attempts");
+    check(&scene_.deliver(&[], Source::Input, 3).await, "record | tidemill.deadletter.h | dead | term attempts");
     assert_eq!(scene_.invocations(), 0);
 
     let scene_ = scene("limits = { payload = \"4B\" }", vec![], vec![]);
-    check(&scene_.deliver_first().await, "tidemill.deadletter.h | term payload");
+    check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term payload");
     assert_eq!(scene_.invocations(), 0);
 
     let scene_ = scene("format = \"queue\"", vec![], vec![]);
-    check(&scene_.deliver_first().await, "tidemill.deadletter.h | term undecodable");
+    check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term undecodable");
     assert_eq!(scene_.invocations(), 0);
 }
 
@@ -260,7 +284,7 @@ async fn in_broadcast_mode_retries_happen_in_place_with_the_history_kept() {
 async fn a_retry_too_large_to_be_stored_happens_in_place() {
     let too_large = PublishError::TooLarge { subject: "s".into(), why: "1 MiB".into() };
     let scene = scene("", vec![retry(), Outcome::Completed(vec![])], vec![too_large]);
-    check(&scene.deliver_first().await, "retry refused |  | ack");
+    check(&scene.deliver_first().await, "record | retry refused |  | done | ack");
     assert_eq!(scene.invocations(), 2);
 }
 
@@ -268,7 +292,7 @@ async fn a_retry_too_large_to_be_stored_happens_in_place() {
 async fn an_event_whose_dead_letter_cannot_be_stored_stays_in_its_stream() {
     let too_large = PublishError::TooLarge { subject: "s".into(), why: "1 MiB".into() };
     let told = scene("", vec![reject()], vec![too_large]).deliver_first().await;
-    check(&told, "tidemill.deadletter.h refused | nak 300000 ms");
+    check(&told, "record | tidemill.deadletter.h refused | nak 300000 ms");
 }
 
 #[tokio::test(start_paused = true)]
@@ -290,4 +314,134 @@ async fn waiting_for_a_retry_in_place_ends_when_the_process_is_asked_to_stop() {
     let scene = scene("mode = \"broadcast\"", vec![retry()], vec![]);
     scene.pipeline.stop.requested.cancel();
     check(&scene.deliver_first().await, "nak 1000 ms");
+}
+
+const DEDUP: &str = "dedup = { key = \"id\", window = \"1h\" }";
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_is_recognised_before_it_is_run_also_on_its_first_delivery() {
+    let outcome = || Outcome::Completed(vec![output("out.a")]);
+    let scene = scene(DEDUP, vec![outcome(), outcome()], vec![]);
+    let message_id = [(headers::MSG_ID, "e1")];
+    check(&scene.deliver(&message_id, Source::Input, 1).await, "out.a | done | ack");
+    check(&scene.deliver(&message_id, Source::Input, 1).await, "out.a | done | ack | ack");
+    // Another instance asks the broker.
+    let other = Pipeline { recent: Arc::default(), ..scene.pipeline };
+    let other = Scene { pipeline: other };
+    check(&other.deliver(&message_id, Source::Input, 1).await, "out.a | done | ack | ack | ack");
+    assert_eq!(other.invocations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_was_dead_lettered_is_not_run_again_until_it_is_replayed() {
+    let scene = scene(DEDUP, vec![reject(), Outcome::Completed(vec![])], vec![]);
+    let message_id = [(headers::MSG_ID, "e1")];
+    check(&scene.deliver(&message_id, Source::Input, 1).await, "record | tidemill.deadletter.h | dead | term reject");
+    assert_eq!(scene.deliver(&message_id, Source::Input, 1).await.last(), Some(&Told::Settle(Settlement::Ack)));
+    assert_eq!(scene.invocations(), 1);
+    let replay = [
+        (headers::EVENT_ID, "e1"),
+        (headers::ATTEMPT, "1"),
+        (headers::ERRORS, "[]"),
+        (headers::ORIGIN_SUBJECT, "in.x"),
+        (headers::REPLAY, "1"),
+    ];
+    for _ in 0..2 {
+        scene.deliver(&replay, Source::Retry, 1).await;
+    }
+    assert_eq!(scene.invocations(), 2, "it passes dedup once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_failure_is_carried_out_without_running_the_event_again() {
+    let scene = scene("", vec![retry(), retry()], vec![]);
+    check(&scene.deliver_first().await, "record | retry | ack");
+    // The acknowledgement was lost.
+    let told = scene.deliver(&[], Source::Input, 2).await;
+    check(&told, "record | retry | ack | retry | ack");
+    assert_eq!(told[1], told[3], "the same message, which the broker recognises");
+    assert_eq!(scene.invocations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_retries_wait_in_memory_and_are_recorded_all_the_same() {
+    let policy = "retry = { max_attempts = 5, initial = \"100ms\", jitter = 0.0, in_memory = \"300ms\" }";
+    let scene = scene(policy, vec![retry(); 3], vec![]);
+    let told = scene.deliver_first().await;
+    check(&told, "record | record | record | retry | ack");
+    let attempts: Vec<_> = last_history(&told).iter().map(|error| error.attempt).collect();
+    assert_eq!((attempts, scene.invocations()), (vec![1, 2, 3], 3));
+    let Told::Publish(batch, _) = &told[3] else { panic!("{told:?}") };
+    assert_eq!(headers::get(&batch[0].headers, headers::ATTEMPT), Some("4"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_dies_in_memory_between_attempts_is_charged_once_for_each() {
+    let policy = "retry = { max_attempts = 3, initial = \"100ms\", in_memory = \"1s\" }";
+    let scene = scene(policy, vec![retry()], vec![]);
+    // The second attempt hangs, and the process dies in it.
+    tokio::time::timeout(Duration::from_secs(5), scene.deliver_first()).await.expect_err("hangs");
+    assert_eq!(scene.invocations(), 2);
+    tokio::time::timeout(Duration::from_secs(5), scene.deliver(&[], Source::Input, 2)).await.expect_err("hangs");
+    assert_eq!(scene.pipeline.invoker.seen.lock().expect("not poisoned")[2].attempt.get(), 3);
+    let told = scene.deliver(&[], Source::Input, 3).await;
+    let kinds: Vec<_> = last_history(&told).iter().map(|error| (error.attempt, error.kind)).collect();
+    assert_eq!(kinds, [(1, Kind::Retry), (2, Kind::Lost), (3, Kind::Attempts)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_is_handed_back_costs_no_attempt() {
+    let scene = scene("retry = { max_attempts = 1 }", vec![Outcome::Completed(vec![])], vec![]);
+    for delivered in 1..4 {
+        let message = Message { subject: "in.x".into(), headers: vec![], payload: "hello".into(), damage: None };
+        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
+        scene.pipeline.hand_back(Delivery { message, position, source: Source::Input, receipt: () }).await;
+    }
+    scene.deliver(&[], Source::Input, 4).await;
+    assert_eq!(scene.invocations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_copies_of_an_event_do_not_run_at_once() {
+    let scene = scene(DEDUP, vec![], vec![]);
+    let message_id = [(headers::MSG_ID, "e1")];
+    let both = async {
+        tokio::join!(scene.deliver(&message_id, Source::Input, 1), scene.deliver(&message_id, Source::Input, 1))
+    };
+    tokio::time::timeout(Duration::from_secs(5), both).await.expect_err("the handler hangs");
+    assert_eq!(scene.invocations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
+    let claim = "dedup = { key = \"id\", window = \"1h\", claim = true }";
+    let scene = scene(claim, vec![Outcome::Completed(vec![output("out.a")])], vec![]);
+    let message_id = [(headers::MSG_ID, "e1")];
+    let key = {
+        check(&scene.deliver(&message_id, Source::Input, 1).await, "claim | out.a | done | ack");
+        scene.pipeline.broker.markers.lock().expect("not poisoned").keys().next().cloned().expect("a marker")
+    };
+    let set = |marker: Marker| {
+        let markers = &scene.pipeline.broker.markers;
+        markers.lock().expect("not poisoned").insert(key.clone(), (marker, 9));
+    };
+    set(Marker::Claimed { instance: "other".into() });
+    let other = Pipeline {
+        recent: Arc::default(),
+        broker: Arc::clone(&scene.pipeline.broker),
+        invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default() },
+        handler: Arc::clone(&scene.pipeline.handler),
+        prefix: "tidemill".into(),
+        instance: "i2".into(),
+        component: "digest".into(),
+        clock: scene.pipeline.clock,
+        stop: scene.pipeline.stop.clone(),
+    };
+    let other = Scene { pipeline: other };
+    let (told, ()) = tokio::join!(other.deliver(&message_id, Source::Input, 1), async {
+        sleep(Duration::from_secs(10)).await;
+        set(Marker::Done);
+    });
+    check(&told, "claim | out.a | done | ack | ack");
+    assert_eq!(other.invocations(), 0);
 }

@@ -12,7 +12,7 @@ use tidemill_policy::attempt::Attempt;
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::{
-    Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy,
 };
 use tidemill_policy::outcome::{Interruption, Outcome};
 
@@ -58,6 +58,10 @@ pub(crate) fn entry() -> Handler {
         mode: Mode::Queue,
         format: Format::Auto,
         concurrency: 4,
+        ack: AckMode::Plain,
+        ack_wait: EVER,
+        max_age: None,
+        dedup: None,
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,
@@ -73,8 +77,10 @@ pub(crate) fn entry() -> Handler {
             max: Duration::ZERO,
             multiplier: 1.0,
             jitter: 0.0,
+            in_memory: Duration::ZERO,
+            on: Vec::new(),
         },
-        dead_letter: DeadLetterPolicy { subject: "tidemill.deadletter.unruly".into(), max_age: EVER },
+        dead_letter: DeadLetterPolicy { subject: "tidemill.deadletter.unruly".into(), max_age: EVER, on: Vec::new() },
         allow: Allow::default(),
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn retry_position() -> Position {
 }
 
 pub(crate) fn arrival(headers: &[(&str, &str)], payload: &str) -> Arrival {
-    first(message(headers, payload), &position())
+    first(message(headers, payload), position())
 }
 
 /// The publication as the broker delivers it: values without the blanks around them, headers sorted by name.
@@ -56,7 +56,7 @@ pub(crate) fn delivered(publication: Publication) -> Message {
 }
 
 pub(crate) fn delivered_again(publication: Publication) -> Arrival {
-    retried(delivered(publication), &retry_position())
+    retried(delivered(publication), retry_position())
 }
 
 pub(crate) fn handler() -> Handler {
@@ -95,6 +95,10 @@ pub(crate) fn handler() -> Handler {
         dead_letter: DeadLetterPolicy { subject: "dead.mail".into(), max_age: Duration::from_hours(1), on: Vec::new() },
         allow: Allow { publish: vec!["sent.>".into()] },
     }
+}
+
+pub(crate) fn handler_of(format: Format) -> Handler {
+    Handler { format, ..handler() }
 }
 
 pub(crate) fn error(attempt: Attempt) -> AttemptError {

@@ -18,7 +18,7 @@ const RETRY: [(&str, &str); 8] = [
 fn retry_with(name: &str, value: Option<&str>) -> Arrival {
     let mut pairs: Vec<_> = RETRY.into_iter().filter(|(key, _)| *key != name).collect();
     pairs.extend(value.map(|value| (name, value)));
-    retried(message(&pairs, "p"), &retry_position())
+    retried(message(&pairs, "p"), retry_position())
 }
 
 #[test]
@@ -26,10 +26,12 @@ fn an_input_cannot_forge_what_only_retries_say() {
     let mut forged = RETRY.to_vec();
     forged.extend([("TIDEMILL-ERRORS-DROPPED", "9"), (headers::NOT_BEFORE, "9999"), ("nats-rollup", "all")]);
     forged.push((headers::HEADERS_DROPPED, "3"));
+    forged.push((headers::REPLAY, "2"));
     let arrival = arrival(&forged, "p");
     assert_eq!(arrival.attempt, Attempt::FIRST);
     assert!(arrival.history.is_empty());
     assert_eq!((arrival.carried_id, arrival.not_before_ms, arrival.headers_dropped), (None, None, 0));
+    assert_eq!((arrival.failures, arrival.epoch), (0, 0));
     assert_eq!(arrival.fallback_id, "ORDERS@1700000000:7");
     assert_eq!((arrival.origin.sequence, arrival.origin.time_ms), (7, 1_700_000_000_123));
     assert_eq!(arrival.headers, list(&[("X-Tenant", "acme")]));
@@ -37,28 +39,28 @@ fn an_input_cannot_forge_what_only_retries_say() {
 }
 
 #[test]
-fn every_delivery_of_an_input_counts_as_an_attempt() {
-    for (delivered, attempt) in [(0, 1), (1, 1), (2, 2), (6, 6), (u32::MAX, u32::MAX)] {
-        let arrival = first(message(&[], ""), &Position { delivered, ..position() });
-        assert_eq!(arrival.attempt.get(), attempt, "delivered {delivered}");
+fn every_delivery_before_this_one_ended_without_a_result() {
+    for (delivered, unresolved) in [(0, 0), (1, 0), (2, 1), (6, 5), (u32::MAX, u32::MAX - 1)] {
+        let arrival = first(message(&[], ""), Position { delivered, ..position() });
+        assert_eq!((arrival.attempt, arrival.unresolved), (Attempt::FIRST, unresolved), "delivered {delivered}");
     }
 }
 
 #[test]
 fn a_delivery_before_its_time_is_no_attempt() {
     let rows = [
-        (None, 1, 3),
-        (None, 2, 4),
-        (Some("1800000000000"), 1, 3),
-        (Some("1800000000000"), 2, 3),
-        (Some("1800000000000"), 3, 4),
-        (None, u32::MAX, u32::MAX),
+        (None, 1, 0),
+        (None, 2, 1),
+        (Some("1800000000000"), 1, 0),
+        (Some("1800000000000"), 2, 0),
+        (Some("1800000000000"), 3, 1),
+        (None, u32::MAX, u32::MAX - 1),
     ];
-    for (not_before, delivered, attempt) in rows {
+    for (not_before, delivered, unresolved) in rows {
         let mut pairs = RETRY.to_vec();
         pairs.extend(not_before.map(|time| (headers::NOT_BEFORE, time)));
-        let arrival = retried(message(&pairs, ""), &Position { delivered, ..retry_position() });
-        assert_eq!(arrival.attempt.get(), attempt, "{not_before:?}, delivered {delivered}");
+        let arrival = retried(message(&pairs, ""), Position { delivered, ..retry_position() });
+        assert_eq!((arrival.attempt.get(), arrival.unresolved), (3, unresolved), "{not_before:?}, {delivered}");
         assert_eq!(arrival.not_before_ms, not_before.map(|_| 1_800_000_000_000));
     }
 }
@@ -117,7 +119,7 @@ fn a_blank_id_is_no_id() {
 #[test]
 fn the_id_of_a_message_in_a_stream_with_a_long_name_survives_its_retry() {
     let position = Position { stream: "S".repeat(255), ..position() };
-    let id = first(message(&[], ""), &position).fallback_id;
+    let id = first(message(&[], ""), position).fallback_id;
     assert_eq!(headers::clean_id(&id), id);
 }
 
@@ -128,7 +130,7 @@ proptest! {
     ) {
         let message = Message { subject, headers: list, payload, damage: None };
         let position = Position { delivered, ..position() };
-        for arrival in [first(message.clone(), &position), retried(message.clone(), &position)] {
+        for arrival in [first(message.clone(), position.clone()), retried(message.clone(), position)] {
             prop_assert!(arrival.headers.iter().all(|(name, _)| !headers::is_reserved(name)));
             prop_assert_eq!(&arrival.payload, &message.payload);
             prop_assert_eq!(headers::clean_id(&arrival.fallback_id), arrival.fallback_id);

@@ -1,12 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::arrival::fixtures::{any_headers, any_payload, arrival, format, message, position, retry_position};
+use crate::arrival::fixtures::{
+    any_headers, any_payload, arrival, format, handler, handler_of, message, position, retry_position,
+};
 use crate::arrival::{Message, first, retried};
 use crate::attempt::Attempt;
 
 fn event_as(format: Format, headers: &[(&str, &str)], payload: &str) -> Event {
-    decode(&arrival(headers, payload), format, 5).expect("can be decoded")
+    decode(&arrival(headers, payload), &handler_of(format)).expect("can be decoded")
 }
 
 fn event(headers: &[(&str, &str)], payload: &str) -> Event {
@@ -14,7 +16,7 @@ fn event(headers: &[(&str, &str)], payload: &str) -> Event {
 }
 
 fn refusal(format: Format, headers: &[(&str, &str)], payload: &str) -> String {
-    decode(&arrival(headers, payload), format, 5).expect_err("cannot be decoded").to_string()
+    decode(&arrival(headers, payload), &handler_of(format)).expect_err("cannot be decoded").to_string()
 }
 
 /// The headers of a binary event with one of them set to another value, or left out.
@@ -65,7 +67,7 @@ fn the_payload_is_never_copied() {
         (vec![], QUEUE.to_owned()),
     ] {
         let arrival = arrival(&headers, &payload);
-        let event = decode(&arrival, Format::Auto, 5).expect("can be decoded");
+        let event = decode(&arrival, &handler()).expect("can be decoded");
         assert!(arrival.payload.as_ptr_range().contains(&event.payload.as_ptr()), "{payload}");
     }
 }
@@ -116,7 +118,7 @@ fn times_are_read_with_their_offset() {
     ];
     for (text, expected) in rows {
         let headers = binary_with("ce-time", Some(text));
-        let read = decode(&arrival(&headers, ""), Format::Auto, 5);
+        let read = decode(&arrival(&headers, ""), &handler());
         match expected {
             Some(_) => assert_eq!(read.expect("has a time").time_ms, expected, "{text}"),
             None => assert_eq!(read, Err(Undecodable::Time(text.into()))),
@@ -157,7 +159,7 @@ fn what_claims_to_be_a_cloud_event_must_be_one() {
             assert!(said.contains(says), "{payload}: {said}");
         }
     }
-    assert_eq!(decode(&arrival(&[], QUEUE), Format::CloudEvents, 5), Err(Undecodable::NotACloudEvent));
+    assert_eq!(decode(&arrival(&[], QUEUE), &handler_of(Format::CloudEvents)), Err(Undecodable::NotACloudEvent));
 }
 
 #[test]
@@ -266,14 +268,14 @@ fn a_retry_has_the_id_that_it_carries() {
         (headers::ERRORS, "[]"),
         (headers::ORIGIN_SUBJECT, "from"),
     ]);
-    let event = decode(&retried(message(&headers, ""), &retry_position()), Format::Auto, 5).expect("is sound");
+    let event = decode(&retried(message(&headers, ""), retry_position()), &handler()).expect("is sound");
     assert_eq!((event.id.as_str(), event.subject.as_str(), event.attempt.get()), ("carried", "from", 2));
 }
 
 #[test]
 fn damage_is_said_and_nothing_is_decoded() {
     let message = Message { damage: Some("its headers are not UTF-8".into()), ..message(&[], QUEUE) };
-    let refused = decode(&first(message, &position()), Format::Auto, 5);
+    let refused = decode(&first(message, position()), &handler());
     assert_eq!(refused, Err(Undecodable::Damaged("its headers are not UTF-8".into())));
 }
 
@@ -281,8 +283,8 @@ proptest! {
     #[test]
     fn nothing_panics_and_ids_can_be_sent(headers in any_headers(), payload in any_payload(), format in format()) {
         let message = Message { subject: "s".into(), headers, payload, damage: None };
-        for arrival in [first(message.clone(), &position()), retried(message, &retry_position())] {
-            if let Ok(event) = decode(&arrival, format, 5) {
+        for arrival in [first(message.clone(), position()), retried(message, retry_position())] {
+            if let Ok(event) = decode(&arrival, &handler_of(format)) {
                 for id in [&event.id, &event.correlation_id] {
                     prop_assert!(!id.is_empty() && headers::is_valid_value(id));
                     prop_assert_eq!(&headers::clean_id(id), id);

@@ -26,7 +26,7 @@ fn letter_of(mut arrival: Arrival, handler: &Handler, failures: u32) -> Message 
         arrival.history = arrival.history.clone().with(error(arrival.attempt));
         arrival.attempt = arrival.attempt.plus(1);
     }
-    let event = decode(&arrival, handler.format, 5).ok();
+    let event = decode(&arrival, handler).ok();
     let case = Case { handler, arrival: &arrival, event: event.as_ref() };
     let replay = ReplayInputs { seed: "5eed".into(), clock_ms: 42 };
     delivered(dead_letter(case, &error(arrival.attempt), Some(&replay), true))
@@ -42,7 +42,7 @@ fn replayed(message: &Message) -> Publication {
 
 fn retry_of(clock: RetryClock) -> Message {
     let arrival = arrival(&[(headers::MSG_ID, "e1"), ("X-A", "1")], "p");
-    let event = decode(&arrival, handler().format, 5).expect("can be decoded");
+    let event = decode(&arrival, &handler()).expect("can be decoded");
     let case = Case { handler: &handler(), arrival: &arrival, event: Some(&event) };
     delivered(retry(case, "tidemill", clock, &error(Attempt::FIRST), NOW_MS, Duration::from_secs(90)))
 }
@@ -54,11 +54,11 @@ fn names(publication: &Publication, prefix: &str) -> Vec<String> {
 
 #[test]
 fn a_dead_letter_is_read_whole() {
-    let letter = letter(sound_letter(), &letter_position());
+    let letter = letter(sound_letter(), letter_position());
     assert_eq!((letter.handler.as_deref(), letter.reason.as_deref()), (Some("mail"), Some("retry")));
     assert_eq!(letter.dead_at.as_deref(), Some("2026-11-21T04:00:00.000Z"));
     assert_eq!((letter.component.as_deref(), letter.seed.as_deref()), (Some("c0ffee"), Some("5eed")));
-    assert_eq!((letter.clock_ms, letter.replays), (Some(42), 0));
+    assert_eq!((letter.clock_ms, letter.arrival.epoch), (Some(42), 0));
     assert_eq!((letter.arrival.attempt.get(), letter.arrival.history.len()), (3, 3));
     assert_eq!(letter.arrival.carried_id.as_deref(), Some("e1"));
 }
@@ -73,7 +73,7 @@ fn a_replay_is_the_same_event_with_all_attempts_before_it() {
         assert_eq!(headers::get(&publication.headers, gone), None);
     }
     assert_eq!(headers::get(&publication.headers, headers::REPLAY), Some("1"));
-    let (letter, again) = (letter(stored, &letter_position()).arrival, delivered_again(publication));
+    let (letter, again) = (letter(stored, letter_position()).arrival, delivered_again(publication));
     assert_eq!((again.attempt, again.damage), (Attempt::FIRST, None));
     assert_eq!((again.carried_id, again.history), (letter.carried_id, letter.history));
     assert_eq!((again.origin, again.payload), (letter.origin, letter.payload));
@@ -136,7 +136,7 @@ fn headers_that_cannot_be_sent_are_left_out_and_counted() {
 #[test]
 fn a_retry_that_the_server_holds_back_is_cancelled_by_the_one_that_is_due_now() {
     let stored = retry_of(RetryClock::Schedules);
-    let waits = waiting(stored.clone(), &retry_position());
+    let waits = waiting(stored.clone(), retry_position());
     assert_eq!(waits.due_ms, Some(NOW_MS + 90_000));
     let publication = hurry(&stored, &retry_position(), "tidemill", "mail");
     let header = |name: &str| headers::get(&publication.headers, name);
@@ -153,7 +153,7 @@ fn a_retry_that_the_server_holds_back_is_cancelled_by_the_one_that_is_due_now() 
 #[test]
 fn a_retry_that_is_handed_back_until_it_is_due_is_copied_without_its_time() {
     let stored = retry_of(RetryClock::NotBefore);
-    let waits = waiting(stored.clone(), &retry_position());
+    let waits = waiting(stored.clone(), retry_position());
     assert_eq!(waits.due_ms, Some(NOW_MS + 90_000));
     let publication = hurry(&stored, &retry_position(), "tidemill", "mail");
     assert_eq!(names(&publication, "Nats-"), [headers::MSG_ID]);
@@ -185,7 +185,7 @@ proptest! {
         let mut headers = edits;
         headers.extend(base.headers);
         let stored = Message { headers, payload, ..base };
-        let _ = (letter(stored.clone(), &letter_position()), waiting(stored.clone(), &letter_position()));
+        let _ = (letter(stored.clone(), letter_position()), waiting(stored.clone(), letter_position()));
         let hurried = hurry(&stored, &retry_position(), "tidemill", "mail");
         let replayed = replay(&stored, &letter_position(), "tidemill", "mail").ok();
         for publication in replayed.iter().chain([&hurried]) {
@@ -204,11 +204,12 @@ proptest! {
         headers in any_headers(), payload in any_payload(), format in format(), failures in 1u32..5
     ) {
         let handler = Handler { format, ..handler() };
-        let first = first(Message { headers, payload, ..message(&[], "") }, &position());
+        let first = first(Message { headers, payload, ..message(&[], "") }, position());
         let stored = letter_of(first, &handler, failures);
-        let letter = letter(stored.clone(), &letter_position()).arrival;
+        let letter = letter(stored.clone(), letter_position()).arrival;
         let again = delivered_again(replay(&stored, &letter_position(), "tidemill", "mail").expect("ours"));
-        let expected = Arrival { attempt: Attempt::FIRST, fallback_id: again.fallback_id.clone(), ..letter };
+        let (fallback_id, position) = (again.fallback_id.clone(), again.position.clone());
+        let expected = Arrival { attempt: Attempt::FIRST, epoch: 1, fallback_id, position, ..letter };
         prop_assert_eq!(again, expected);
     }
 }

@@ -1,13 +1,14 @@
 //! Questions to `JetStream`, with what each refusal means for the person who asked.
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response;
-use serde::Serialize;
+use async_nats::{Request, RequestErrorKind};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use thiserror::Error;
 
-use super::Nats;
+use super::{CONFIRM_TIMEOUT, Nats};
 
 /// Why there is no answer. Each says what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -47,28 +48,33 @@ pub enum AskError {
     },
 }
 
-/// Asks on `$JS.API.<path>`.
+/// Asks on `$JS.API.<path>`. Where there is nothing to say but the path, the question is `Value::Null`.
 ///
 /// # Errors
 /// Where the server denies, refuses or does not answer.
-pub async fn ask<T: DeserializeOwned>(nats: &Nats, path: &str, question: &impl Serialize) -> Result<T, AskError> {
+pub async fn ask<T: DeserializeOwned>(nats: &Nats, path: &str, question: &Value) -> Result<T, AskError> {
     let subject = format!("$JS.API.{path}");
     if let Some(why) = nats.link.denied(&subject) {
         return Err(AskError::Denied { subject, why });
     }
+    let payload = if question.is_null() { Bytes::new() } else { question.to_string().into() };
+    let request = Request::new().payload(payload).timeout(Some(CONFIRM_TIMEOUT));
     let answer = tokio::select! {
-        answer = nats.context.request::<_, _, Response<T>>(path.to_owned(), question) => answer,
+        answer = nats.client.send_request(subject.clone(), request) => answer,
         // The server says so beside the request, which itself is never answered.
         why = nats.link.until_denied(&subject) => return Err(AskError::Denied { subject, why }),
     };
-    match answer {
+    let answer = answer.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => AskError::NoJetStream,
+        _ => AskError::NoAnswer { subject: subject.clone(), why: error.to_string() },
+    })?;
+    match serde_json::from_slice(&answer.payload) {
         Ok(Response::Ok(answer)) => Ok(answer),
         Ok(Response::Err { error }) => Err(match error.error_code() {
             ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => AskError::NoJetStream,
             _ if error.code() == 404 => AskError::NotFound(error.to_string()),
             _ => AskError::Refused { subject, why: error.to_string() },
         }),
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => Err(AskError::NoJetStream),
         Err(error) => Err(AskError::NoAnswer { subject, why: error.to_string() }),
     }
 }

@@ -3,6 +3,7 @@
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
 //! - [`consume`]: one durable pull consumer, its credit, and its recovery.
+//! - [`markers`]: what is remembered of events.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`quarantine`]: messages that the client library cannot parse.
@@ -13,6 +14,7 @@ pub mod ask;
 pub mod connect;
 pub mod consume;
 pub mod lease;
+pub mod markers;
 pub mod publish;
 pub mod quarantine;
 pub mod server;
@@ -25,9 +27,11 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::{Client, HeaderMap};
 use tidemill_policy::event::Headers;
+use tidemill_policy::manifest::AckMode;
+use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::{Publication, RetryClock};
 
-use crate::broker::{Broker, PublishError, Settlement};
+use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement};
 use connect::Link;
 use lease::Lease;
 use publish::Routes;
@@ -48,6 +52,8 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
+    /// The bucket of markers.
+    bucket: String,
 }
 
 /// What the server can do, as far as it matters to us.
@@ -71,7 +77,7 @@ impl Nats {
             .backpressure_on_inflight(true)
             .build(client.clone());
         let features = Features { api_level: 0, retry_clock: RetryClock::NotBefore, message_ttl: false };
-        Nats { client, context, link, features, routes: Routes::default() }
+        Nats { client, context, link, features, routes: Routes::default(), bucket: String::new() }
     }
 }
 
@@ -88,17 +94,36 @@ impl Broker for Nats {
         publish::publish(self, batch).await
     }
 
-    async fn settle(&self, receipt: Lease, settlement: Settlement) {
-        let body = match settlement {
+    async fn settle(&self, receipt: Lease, settlement: Settlement, ack: AckMode) {
+        let body: bytes::Bytes = match settlement {
             Settlement::Ack => "+ACK".into(),
             Settlement::Nak { delay } if delay.is_zero() => "-NAK".into(),
             Settlement::Nak { delay } => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
-        // An error means that the connection is closed for good; then the server redelivers.
-        if let Err(error) = self.client.publish(receipt.reply().clone(), body).await {
+        let reply = receipt.reply().clone();
+        let settled = match ack {
+            AckMode::Plain => self.client.publish(reply, body).await.map_err(|error| error.to_string()),
+            AckMode::Confirmed => self.client.request(reply, body).await.map(drop).map_err(|error| error.to_string()),
+        };
+        // Then the server redelivers.
+        if let Err(error) = settled {
             tracing::debug!(%error, "could not settle a delivery");
         }
+    }
+
+    async fn recall(&self, key: &str) -> Result<Recalled, MarkerError> {
+        markers::recall(self, key).await
+    }
+
+    async fn remember(
+        &self,
+        key: &str,
+        marker: &Marker,
+        lifetime: Duration,
+        revision: u64,
+    ) -> Result<u64, MarkerError> {
+        markers::remember(self, key, marker, lifetime, revision).await
     }
 
     fn retry_clock(&self) -> RetryClock {

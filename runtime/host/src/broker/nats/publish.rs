@@ -116,7 +116,7 @@ async fn refusal(nats: &Nats, subject: &str, error: &AckError) -> PublishError {
     }
 }
 
-fn server_code(error: &AckError) -> Option<ErrorCode> {
+pub(super) fn server_code(error: &AckError) -> Option<ErrorCode> {
     let source = std::error::Error::source(error)?;
     source.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
 }

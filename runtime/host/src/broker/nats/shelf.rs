@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidemill_policy::arrival::{Message, Position};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -105,7 +105,7 @@ impl<'a> Shelf<'a> {
     /// # Errors
     /// Where the server denies, refuses or does not answer.
     pub async fn open(nats: &'a Nats, stream: &str) -> Result<Option<Shelf<'a>>, AskError> {
-        let info = ask::<StreamInfo>(nats, &format!("STREAM.INFO.{stream}"), &()).await;
+        let info = ask::<StreamInfo>(nats, &format!("STREAM.INFO.{stream}"), &Value::Null).await;
         Ok(found(info)?.map(|info| Shelf {
             nats,
             stream: stream.to_owned(),
@@ -161,7 +161,7 @@ impl<'a> Shelf<'a> {
         Ok(kept.filter(|kept| range.contains(&kept.position.sequence)))
     }
 
-    async fn get(&self, question: &serde_json::Value) -> Result<Option<Kept>, AskError> {
+    async fn get(&self, question: &Value) -> Result<Option<Kept>, AskError> {
         // Sequence 0 is none, and the server takes it for a question without one.
         if question["seq"] == 0 {
             return Ok(None);

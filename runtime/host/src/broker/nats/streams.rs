@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, GetStreamErrorKind, RequestErrorKind};
-use async_nats::jetstream::stream::{Config, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt;
 use serde::Deserialize;
 use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::marker;
 use tidemill_policy::publication::RetryClock;
 use tidemill_policy::subject;
 
-use super::{Features, Nats, publish};
+use super::{Features, Nats, markers, publish};
 
 /// The API level from which the server holds back scheduled messages (2.12).
 const SCHEDULES_API_LEVEL: u64 = 2;
@@ -176,6 +177,16 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
              dead letters are kept until somebody removes them"
         );
     }
+    let markers = Config {
+        max_messages_per_subject: 1,
+        deny_delete: true,
+        allow_rollup: true,
+        discard: DiscardPolicy::New,
+        max_age: if message_ttl { Duration::ZERO } else { marker::lifetime_max(manifest.handlers.values()) },
+        ..own(markers::stream(prefix), vec![markers::subject(&markers::bucket(prefix), ">")])
+    };
+    ensure(nats, markers).await?;
+    nats.bucket = markers::bucket(prefix);
     nats.features = Features {
         api_level,
         retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
@@ -216,17 +227,24 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
         subjects: minimal(&subjects),
         allow_message_schedules: present.allow_message_schedules || wanted.allow_message_schedules,
         allow_message_ttl: present.allow_message_ttl || wanted.allow_message_ttl,
+        max_age: longer_age(present.max_age, wanted.max_age),
         ..present.clone()
     };
     let same_subjects = merged.subjects.iter().collect::<BTreeSet<_>>() == present.subjects.iter().collect();
     if same_subjects
         && merged.allow_message_schedules == present.allow_message_schedules
         && merged.allow_message_ttl == present.allow_message_ttl
+        && merged.max_age == present.max_age
     {
         return Ok(present);
     }
     let info = nats.context.update_stream(&merged).await.map_err(|error| refused(&merged.name, explain(&error)))?;
     Ok(info.config)
+}
+
+/// The maximal age that a stream gets: at least what is wanted, but no bound where there was none. Zero is none.
+fn longer_age(present: Duration, wanted: Duration) -> Duration {
+    if present.is_zero() { present } else { present.max(wanted) }
 }
 
 /// The subjects without those that another one covers, which the server would refuse.

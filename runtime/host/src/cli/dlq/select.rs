@@ -88,7 +88,7 @@ pub(crate) async fn named(places: &[Place<'_>], words: &[String]) -> Result<Vec<
     if !ids.is_empty() {
         let entries = read_all(places, |entry| ids.contains(entry.id.as_str())).await?;
         if let Some(missing) = ids.iter().find(|id| entries.iter().all(|entry| entry.id != **id)) {
-            return Err(nothing(format!("no dead letter is of an event with the id {missing:?}")));
+            return Err(nothing(&format!("no dead letter is of an event with the id {missing:?}")));
         }
         found.extend(entries.into_iter().map(|entry| ((entry.stream.clone(), entry.sequence), entry)));
     }
@@ -109,7 +109,7 @@ async fn at(places: &[Place<'_>], stream: Option<&str>, sequence: u64) -> Result
         )));
     }
     let hint = format!("write id:{sequence} for an event with that id");
-    found.pop().ok_or_else(|| nothing(format!("there is no dead letter {sequence} ({hint})")))
+    found.pop().ok_or_else(|| nothing(&format!("there is no dead letter {sequence} ({hint})")))
 }
 
 async fn read_all(places: &[Place<'_>], wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, Failure> {
@@ -120,7 +120,7 @@ async fn read_all(places: &[Place<'_>], wanted: impl Fn(&Entry) -> bool) -> Resu
     Ok(all)
 }
 
-fn nothing(why: String) -> Failure {
+fn nothing(why: &str) -> Failure {
     Failure::Failed(anyhow!("{why}; `tidemill dlq list` shows what there is"))
 }
 

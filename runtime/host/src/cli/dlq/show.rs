@@ -2,6 +2,7 @@
 
 use anyhow::anyhow;
 use serde::Serialize;
+use std::fmt::Write as _;
 use tidemill::operate::letters::Entry;
 use tidemill_policy::decide::rfc3339;
 use tidemill_policy::event::Headers;
@@ -96,8 +97,11 @@ fn text(entry: &Entry, now_ms: u64) -> String {
     let arrival = &letter.arrival;
     let origin = &arrival.origin;
     let optional = |text: &Option<String>| text.clone().unwrap_or_default();
-    let replays =
-        if letter.replays > 0 { format!(", replayed {} times before", letter.replays) } else { String::new() };
+    let replays = if letter.arrival.epoch > 0 {
+        format!(", replayed {} times before", letter.arrival.epoch)
+    } else {
+        String::new()
+    };
     let mut headers: Vec<_> = arrival.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     if arrival.headers_dropped > 0 {
         headers.push(format!("({} more were left out, because all together were too large)", arrival.headers_dropped));
@@ -128,7 +132,8 @@ fn errors_text(entry: &Entry) -> String {
     let mut text = String::new();
     for (index, error) in history.errors.iter().enumerate() {
         let code = error.status_code.map_or_else(String::new, |code| format!(" (code {code})"));
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\nattempt {} at {}: {}{code}: {}\n  {} ms, fuel {}, memory {} bytes, component {}, instance {}\n",
             error.attempt,
             error.date,
@@ -139,12 +144,12 @@ fn errors_text(entry: &Entry) -> String {
             error.memory_peak,
             error.component,
             error.instance,
-        ));
+        );
         for line in error.stack_trace.iter().flat_map(|trace| trace.lines()) {
-            text.push_str(&format!("  {line}\n"));
+            let _ = writeln!(text, "  {line}");
         }
         if index == 0 && history.dropped > 0 {
-            text.push_str(&format!("\n({} more failures were left out)\n", history.dropped));
+            let _ = write!(text, "\n({} more failures were left out)\n", history.dropped);
         }
     }
     harmless(&text, false)

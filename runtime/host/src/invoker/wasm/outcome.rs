@@ -46,7 +46,7 @@ pub(super) fn transfer_bytes_max(budget: &Budget) -> usize {
 
 /// The outcome of a handler that returned outputs.
 pub(super) fn of_outputs(outputs: Vec<types::Output>, budget: &Budget) -> Outcome {
-    let refused = |message| Outcome::OutputRefused { message, transient: false };
+    let refused = |message| Outcome::OutputRefused { message };
     if outputs.len() > budget.outputs as usize {
         let (count, max) = (outputs.len(), budget.outputs);
         return refused(format!("returned {count} outputs; {max} are allowed (`limits.outputs`)"));
@@ -143,7 +143,6 @@ pub(super) fn of_error(
         let max = transfer_bytes_max(budget);
         return Outcome::OutputRefused {
             message: format!("returned more than {max} bytes, far beyond `limits.outputs` and `limits.output_bytes`"),
-            transient: false,
         };
     }
     Outcome::Trapped(interruption(trap_message(error, transcript)))

@@ -1,0 +1,291 @@
+//! What is remembered of an event: looked up before it is run, replaced when something has become of it. The
+//! rules are in [`tidemill_policy::marker`]; here they are carried out, in this process and at the broker.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidemill_policy::marker::{self, Marker, Standing};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::{Instant, sleep};
+
+use super::{HOLD_DELAYS, Pipeline, Step, Work};
+use crate::broker::{Broker, MarkerError, Recalled};
+use crate::invoker::Invoker;
+
+/// How long to wait before a claim of somebody else is looked at again: from the first to the second.
+const CLAIM_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How many ended events one handler knows without asking the broker.
+const KNOWN_MAX: usize = 16_384;
+
+/// What is remembered of the event of one delivery, as far as we know.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// The name of the marker, once it was needed.
+    key: Option<String>,
+    /// The marker's revision; 0 where there is none, or we have not looked.
+    revision: u64,
+    /// Whether it must be looked at.
+    look: Look,
+    /// Whether a marker was written or seen.
+    exists: bool,
+    /// The right to work on this event in this process.
+    turn: Option<Turn>,
+    /// For how long to wait when somebody else has claimed the event.
+    patience: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Look {
+    /// If the policy says so: nothing is known yet.
+    #[default]
+    First,
+    /// In any case: somebody else has written it.
+    Again,
+    /// Not any more.
+    Done,
+}
+
+/// What came of writing a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Remembered {
+    /// It is stored, or need not be.
+    Stored,
+    /// Somebody else has written what must be looked at first.
+    Overtaken,
+    /// The broker could not be reached before the time to drain was over.
+    Unreachable,
+}
+
+impl<B: Broker, I: Invoker> Pipeline<B, I> {
+    /// Says where the event stands, from what is remembered of it where that must be looked at. Returns nothing if
+    /// the process stops before that is known.
+    pub(super) async fn recall(&self, work: &mut Work) -> Option<Standing> {
+        let now_ms = self.clock.now_ms();
+        let is_wanted = match work.memory.look {
+            Look::Done => return Some(Standing::Due),
+            Look::Again => true,
+            Look::First => marker::is_wanted(&self.handler, &work.arrival),
+        };
+        work.memory.look = Look::Done;
+        if !is_wanted {
+            return Some(marker::stand(&self.handler, &mut work.arrival, None, now_ms));
+        }
+        let key = self.key(work);
+        if self.handler.dedup.is_some() && work.memory.turn.is_none() {
+            work.memory.turn = tokio::select! {
+            biased;
+                turn = Recent::turn(&self.recent, &key) => Some(turn),
+                () = self.stop.requested.cancelled() => return None,
+            };
+        }
+        if self.recent.knows(&key) {
+            return Some(Standing::Superseded);
+        }
+        let recalled = self.look_up(&key).await?;
+        work.memory.revision = recalled.revision;
+        work.memory.exists = recalled.marker.is_some();
+        let marker = recalled.marker.filter(|marker| !self.is_own_claim(marker));
+        Some(marker::stand(&self.handler, &mut work.arrival, marker, now_ms))
+    }
+
+    /// Claims the event where the policy says so.
+    pub(super) async fn claim(&self, work: &mut Work) -> Remembered {
+        if !self.handler.dedup.as_ref().is_some_and(|dedup| dedup.claim) {
+            return Remembered::Stored;
+        }
+        self.write(work, Marker::Claimed { instance: self.instance.clone() }).await
+    }
+
+    /// Waits a while for an event that another instance has claimed.
+    pub(super) async fn wait_for_claim(&self, work: &mut Work) -> Step {
+        work.memory.look = Look::Again;
+        let patience = work.memory.patience.unwrap_or(CLAIM_DELAYS.0);
+        work.memory.patience = Some((patience * 2).min(CLAIM_DELAYS.1));
+        tokio::select! {
+            biased;
+            () = sleep(patience) => Step::Again,
+            () = self.stop.requested.cancelled() => Step::release(),
+        }
+    }
+
+    /// Records a failure, before anything follows from it.
+    pub(super) async fn record(&self, work: &mut Work, marker: Marker) -> Remembered {
+        if !marker::keeps(&self.handler) {
+            return Remembered::Stored;
+        }
+        self.write(work, marker).await
+    }
+
+    /// Marks the event as done or dead, with `dedup` or where something is remembered of it already.
+    pub(super) async fn conclude(&self, work: &mut Work, marker: Marker) -> Remembered {
+        if self.handler.dedup.is_none() && !work.memory.exists {
+            return Remembered::Stored;
+        }
+        let key = self.key(work);
+        let written = self.write(work, marker).await;
+        if let (Remembered::Stored, Some(dedup)) = (written, &self.handler.dedup) {
+            self.recent.learn(key, dedup.window);
+        }
+        written
+    }
+
+    /// Notes that the attempt that is due was not begun. Only once: where it does not work, one attempt is counted
+    /// too many.
+    pub(super) async fn note_handed_back(&self, work: &mut Work) {
+        if !marker::keeps(&self.handler) {
+            return;
+        }
+        let (key, marker) = (self.key(work), marker::handed_back(&work.arrival));
+        let lifetime = marker::lifetime(&self.handler, &marker, self.clock.now_ms());
+        if let Err(error) = self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
+            tracing::debug!(handler = %self.handler.name, %error, "could not note that an event was handed back");
+        }
+    }
+
+    /// Replaces the marker, unless somebody else has written something that we do not know of. An end replaces
+    /// whatever is no end itself.
+    async fn write(&self, work: &mut Work, marker: Marker) -> Remembered {
+        let key = self.key(work);
+        let lifetime = marker::lifetime(&self.handler, &marker, self.clock.now_ms());
+        let is_end = matches!(marker, Marker::Done | Marker::Dead);
+        let mut delay = HOLD_DELAYS.0;
+        loop {
+            match self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
+                Ok(revision) => {
+                    work.memory.revision = revision;
+                    work.memory.exists = true;
+                    return Remembered::Stored;
+                }
+                Err(MarkerError::Unavailable(why)) => {
+                    tracing::debug!(handler = %self.handler.name, why, "holding on to an event");
+                    if !self.hold(&mut delay).await {
+                        return Remembered::Unreachable;
+                    }
+                }
+                Err(MarkerError::Conflict) => {
+                    let Some(Recalled { marker: present, revision }) = self.look_up(&key).await else {
+                        return Remembered::Unreachable;
+                    };
+                    match present {
+                        // What we wrote arrived although that was not confirmed.
+                        Some(present) if present == marker => {
+                            work.memory.revision = revision;
+                            work.memory.exists = true;
+                            return Remembered::Stored;
+                        }
+                        // Ours has expired, or a claim of ours that was not confirmed is in the way.
+                        None => {}
+                        Some(present) if self.is_own_claim(&present) => {}
+                        Some(Marker::Open(_)) if is_end => {}
+                        Some(_) => {
+                            work.memory.look = Look::Again;
+                            return Remembered::Overtaken;
+                        }
+                    }
+                    if revision == work.memory.revision && !self.hold(&mut delay).await {
+                        return Remembered::Unreachable;
+                    }
+                    work.memory.revision = revision;
+                }
+            }
+        }
+    }
+
+    /// Asks the broker until it answers; nothing when the time to drain is over.
+    async fn look_up(&self, key: &str) -> Option<Recalled> {
+        let mut delay = HOLD_DELAYS.0;
+        loop {
+            match self.broker.recall(key).await {
+                Ok(recalled) => return Some(recalled),
+                Err(error) => tracing::debug!(handler = %self.handler.name, %error, "holding on to an event"),
+            }
+            if !self.hold(&mut delay).await {
+                return None;
+            }
+        }
+    }
+
+    fn key(&self, work: &mut Work) -> String {
+        if let Some(key) = &work.memory.key {
+            return key.clone();
+        }
+        let key = marker::key(&self.handler, self.case(work).identity(), &work.arrival);
+        work.memory.key.insert(key).clone()
+    }
+
+    /// Whether a claim is a leftover of our own: nobody in this process works on the event while we have the turn.
+    fn is_own_claim(&self, marker: &Marker) -> bool {
+        matches!(marker, Marker::Claimed { instance } if *instance == self.instance)
+    }
+}
+
+/// What this process knows of the events of one handler: which of them have ended, and which are being worked on.
+#[derive(Debug, Default)]
+pub struct Recent {
+    ended: Mutex<Ended>,
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Ended {
+    known: HashSet<String>,
+    /// In order of time, with the time until which each is to be remembered.
+    order: VecDeque<(String, Instant)>,
+}
+
+/// The right to work on an event in this process; ends when it is dropped.
+#[derive(Debug)]
+struct Turn {
+    recent: Arc<Recent>,
+    key: String,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Recent {
+    fn knows(&self, key: &str) -> bool {
+        let mut ended = lock(&self.ended);
+        let now = Instant::now();
+        while ended.order.front().is_some_and(|(_, until)| *until <= now) {
+            if let Some((key, _)) = ended.order.pop_front() {
+                ended.known.remove(&key);
+            }
+        }
+        ended.known.contains(key)
+    }
+
+    /// Notes that an event has ended. Where there are too many, the oldest are forgotten: then the broker is asked.
+    fn learn(&self, key: String, window: Duration) {
+        let mut ended = lock(&self.ended);
+        if ended.known.insert(key.clone()) {
+            ended.order.push_back((key, Instant::now() + window));
+        }
+        while ended.order.len() > KNOWN_MAX {
+            if let Some((key, _)) = ended.order.pop_front() {
+                ended.known.remove(&key);
+            }
+        }
+    }
+
+    /// Waits until nobody else in this process works on the event.
+    async fn turn(recent: &Arc<Recent>, key: &str) -> Turn {
+        let turn = Arc::clone(lock(&recent.turns).entry(key.to_owned()).or_default());
+        let mut turn_of_key = Turn { recent: Arc::clone(recent), key: key.to_owned(), guard: None };
+        turn_of_key.guard = Some(turn.lock_owned().await);
+        turn_of_key
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.guard = None;
+        let mut turns = lock(&self.recent.turns);
+        if turns.get(&self.key).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+            turns.remove(&self.key);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

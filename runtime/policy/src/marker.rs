@@ -1,0 +1,230 @@
+//! What is remembered of an event between its deliveries: that it is done, that it was given up, that somebody
+//! is running it, or which of its attempts have failed and what was decided then.
+//!
+//! The broker keeps one marker for each event and handler, and replaces it only by compare-and-set. A failed
+//! attempt is recorded before anything follows from it, so that whoever sees the event again carries out the
+//! same decision and neither runs it once more nor forgets the failure. A success without `dedup` leaves no
+//! marker: the derived ids of its outputs are enough.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use crate::arrival::{Arrival, Source};
+use crate::attempt::Attempt;
+use crate::decide::{Failure, Stamp};
+use crate::history::{AttemptError, History, Kind};
+use crate::id::{self, Identity};
+use crate::manifest::Handler;
+use crate::retry;
+
+/// What is known of an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum Marker {
+    /// It was handled, and its outputs are stored.
+    Done,
+    /// It was given up on, and its dead letter is stored.
+    Dead,
+    /// An instance is running it.
+    Claimed {
+        /// The instance's name.
+        instance: String,
+    },
+    /// It has failed, or was handed back, and goes on.
+    Open(Progress),
+}
+
+/// How far an event has come without an end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The message that was worked on, as `STREAM:sequence`.
+    pub message: String,
+    /// For how many of that message's deliveries the attempts below account.
+    pub deliveries: u32,
+    /// How many attempts have been made.
+    pub attempts: u32,
+    /// What failed.
+    pub errors: Vec<AttemptError>,
+    /// How many errors were dropped from the middle.
+    #[serde(default)]
+    pub dropped: u32,
+    /// What is to follow.
+    pub next: Next,
+}
+
+/// What follows a recorded failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// Another attempt on the same message, due at this time (milliseconds since the Unix epoch).
+    Attempt(u64),
+    /// A retry message, due at this time (milliseconds since the Unix epoch).
+    Retry(u64),
+    /// A dead letter.
+    DeadLetter,
+}
+
+/// Where an event stands when one of its messages is delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Its next attempt is due; the arrival says which.
+    Due,
+    /// It has ended, or another message carries it on: this one has nothing left to do.
+    Superseded,
+    /// Another instance is running it.
+    Claimed,
+    /// Its last attempt failed with this error, which is not in the arrival's history, and this is to follow.
+    Failed(AttemptError, Next),
+}
+
+/// For how long the broker keeps a record of failures after what follows them is due. It is needed for as long
+/// as the message it is about may be delivered again.
+const OPEN_AGE_MIN: Duration = Duration::from_hours(24);
+/// The longest that a claim may outlive its holder, as a multiple of `ack_wait`.
+const CLAIM_ACK_WAITS: u32 = 2;
+/// The most lost attempts that get an entry of their own in the history.
+const LOST_SHOWN_MAX: u32 = 2;
+
+/// The name under which an event's marker is kept: it may be part of a subject. With `dedup`, messages of one
+/// identity have one marker, else each message has its own. A replay is another run of the same event.
+pub fn key(handler: &Handler, identity: Identity<'_>, arrival: &Arrival) -> String {
+    let origin = &arrival.origin;
+    let place = match handler.dedup {
+        Some(_) => String::new(),
+        None => format!("{}:{}:{}", origin.stream, origin.sequence, origin.time_ms),
+    };
+    id::marker(identity, &handler.name, &place, arrival.epoch)
+}
+
+/// How long the broker keeps a marker.
+pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
+    let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
+    match marker {
+        Marker::Done | Marker::Dead => window,
+        Marker::Claimed { .. } => handler.ack_wait * CLAIM_ACK_WAITS,
+        Marker::Open(progress) => {
+            let wait = match progress.next {
+                Next::Attempt(due_ms) | Next::Retry(due_ms) => Duration::from_millis(due_ms.saturating_sub(now_ms)),
+                Next::DeadLetter => Duration::ZERO,
+            };
+            wait.saturating_add(OPEN_AGE_MIN).max(window)
+        }
+    }
+}
+
+/// How long markers are kept by a broker that cannot expire single messages.
+pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration {
+    let needed = |handler: &Handler| {
+        let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
+        retry::longest(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window)
+    };
+    handlers.map(needed).max().unwrap_or(OPEN_AGE_MIN)
+}
+
+/// Whether the marker must be looked up on this delivery. With `dedup` always, because a first delivery proves
+/// nothing: servers forget what was acknowledged, and producers send twice. Without, only a message that was
+/// delivered before can have one.
+pub fn is_wanted(handler: &Handler, arrival: &Arrival) -> bool {
+    keeps(handler) && (handler.dedup.is_some() || arrival.unresolved > 0)
+}
+
+/// Whether failures of a handler are recorded. In broadcast mode every instance has its own copy of an event,
+/// which ends with the instance.
+pub fn keeps(handler: &Handler) -> bool {
+    handler.mode == crate::manifest::Mode::Queue
+}
+
+/// Says where an event stands, and brings the arrival up to what is known: its history, and the number of the
+/// attempt that is due. Deliveries that ended without a result count as attempts, because the process may have
+/// died in the handler.
+pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, now_ms: u64) -> Standing {
+    let progress = match marker {
+        None => {
+            charge_once(handler, arrival, now_ms);
+            return Standing::Due;
+        }
+        Some(Marker::Done | Marker::Dead) => return Standing::Superseded,
+        Some(Marker::Claimed { .. }) => return Standing::Claimed,
+        Some(Marker::Open(progress)) => progress,
+    };
+    if progress.message != arrival.position.name() {
+        let is_successor = arrival.source == Source::Retry && arrival.attempt.preceding() >= progress.attempts;
+        if !is_successor {
+            return Standing::Superseded;
+        }
+        charge_once(handler, arrival, now_ms);
+        return Standing::Due;
+    }
+    let unaccounted = arrival.unresolved.saturating_sub(progress.deliveries);
+    let mut errors = progress.errors;
+    let failed = if matches!(progress.next, Next::Attempt(_)) { None } else { errors.pop() };
+    arrival.history = History { errors, dropped: progress.dropped };
+    if let Some(error) = failed {
+        arrival.attempt = Attempt::FIRST.plus(progress.attempts.saturating_sub(1));
+        return Standing::Failed(error, progress.next);
+    }
+    arrival.attempt = Attempt::FIRST.plus(progress.attempts);
+    charge(handler, arrival, unaccounted, now_ms);
+    Standing::Due
+}
+
+/// The marker for an attempt that failed with `error`, after which `next` follows.
+pub fn failed(arrival: &Arrival, error: &AttemptError, next: Next) -> Marker {
+    let history = arrival.history.clone().with(error.clone());
+    Marker::Open(Progress {
+        message: arrival.position.name(),
+        deliveries: arrival.unresolved,
+        attempts: arrival.attempt.get(),
+        errors: history.errors,
+        dropped: history.dropped,
+        next,
+    })
+}
+
+/// The marker for an event that is handed back before its next attempt has begun, which therefore does not
+/// count.
+pub fn handed_back(arrival: &Arrival) -> Marker {
+    Marker::Open(Progress {
+        message: arrival.position.name(),
+        deliveries: arrival.unresolved.saturating_add(1),
+        attempts: arrival.attempt.preceding(),
+        errors: arrival.history.errors.clone(),
+        dropped: arrival.history.dropped,
+        next: Next::Attempt(0),
+    })
+}
+
+/// Counts the earlier deliveries of a message of which nothing more is remembered, once.
+fn charge_once(handler: &Handler, arrival: &mut Arrival, now_ms: u64) {
+    if !arrival.charged {
+        charge(handler, arrival, arrival.unresolved, now_ms);
+    }
+}
+
+/// Counts deliveries that ended without a result as attempts, and says so in the history. Where that uses up
+/// all attempts, the last of them is left for the failure that the event is given up with.
+fn charge(handler: &Handler, arrival: &mut Arrival, deliveries: u32, now_ms: u64) {
+    let first = arrival.attempt;
+    arrival.charged = true;
+    arrival.attempt = first.plus(deliveries);
+    let exhausted = arrival.attempt.get() > handler.retry.max_attempts;
+    let lost = if exhausted { deliveries.saturating_sub(1) } else { deliveries };
+    for nth in 0..lost {
+        if lost > LOST_SHOWN_MAX && (1..lost - 1).contains(&nth) {
+            continue;
+        }
+        if nth > 0 && nth == lost - 1 {
+            arrival.history.dropped = arrival.history.dropped.saturating_add(lost.saturating_sub(LOST_SHOWN_MAX));
+        }
+        let failure = Failure::new(
+            Kind::Lost,
+            "the attempt ended without a result: the process died in it, or lost its connection for too long",
+        );
+        let stamp = Stamp { now_ms, component: "", instance: "", usage: crate::budget::Usage::default() };
+        let error = failure.into_error(first.plus(nth), &handler.name, &stamp);
+        arrival.history = std::mem::take(&mut arrival.history).with(error);
+    }
+}
+
+#[cfg(test)]
+mod tests;
