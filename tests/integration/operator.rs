@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_nats::jetstream::stream::Config;
 use serde_json::Value;
 use tidemill_policy::event::Event;
 use tidemill_policy::headers;
@@ -253,7 +254,13 @@ async fn a_dead_letter_on_a_subject_of_the_users_own_is_found_in_its_stream() {
     let manifest = format!("{STRICT}dead_letter = {{ subject = \"failed.h\" }}\n");
     let world = World::start().await;
     world.stream("IN", &["in.>"]).await;
-    world.stream("FAILED", &["failed.>"]).await;
+    let failed = Config {
+        name: "FAILED".into(),
+        subjects: vec!["failed.>".into()],
+        allow_message_ttl: true,
+        ..Config::default()
+    };
+    world.context.create_stream(failed).await.expect("a stream");
     world.publish("failed.h", &[], "not one of ours").await;
     let running = world.run(&manifest, |_| reject("no")).ready().await;
     let desk = Desk::with(&format!("{manifest}\n[nats]\nurl = \"{}\"\n", world.server.url));
