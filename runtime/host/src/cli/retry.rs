@@ -174,7 +174,7 @@ async fn change(global: &Global, session: &Session, selection: &Selection, what:
     if let Some(shelf) = retries::open(&session.nats, session.prefix()).await.map_err(unanswered)? {
         for retry in select(&shelf, session.prefix(), selection).await? {
             let result = match what {
-                "dropped" => drop_one(&shelf, &retry).await,
+                "dropped" => drop_one(session, &shelf, &retry).await,
                 _ => hurry_one(session, &shelf, &retry).await,
             };
             let result = result.map_err(|error| failure(&error, changed.len(), what))?;
@@ -225,8 +225,8 @@ async fn hurry_one(session: &Session, shelf: &Shelf<'_>, retry: &Retry) -> Resul
     })
 }
 
-async fn drop_one(shelf: &Shelf<'_>, retry: &Retry) -> Result<Change, OperateError> {
-    Ok(if shelf.delete(retry.sequence).await? { Change::Dropped } else { Change::Gone })
+async fn drop_one(session: &Session, shelf: &Shelf<'_>, retry: &Retry) -> Result<Change, OperateError> {
+    Ok(if retries::drop(shelf, session.prefix(), retry).await? { Change::Dropped } else { Change::Gone })
 }
 
 impl Change {

@@ -8,7 +8,7 @@ use super::{OperateError, event_id};
 use crate::broker::PublishError;
 use crate::broker::nats::ask::AskError;
 use crate::broker::nats::shelf::{Found, Kept, Reads, Shelf};
-use crate::broker::nats::streams::retry_stream;
+use crate::broker::nats::streams::{retry_consumer, retry_stream};
 use crate::broker::nats::{Nats, publish};
 
 /// A retry that is handed back until it is due is left alone so short before: it may run by the time its copy is
@@ -105,11 +105,39 @@ pub async fn hurry(shelf: &Shelf<'_>, prefix: &str, retry: &Retry, now_ms: u64) 
     let sooner = replay::hurry(&message, &position, prefix, &retry.handler);
     match publish::publish_one(shelf.nats, &sooner).await {
         Ok(_) if scheduled => Ok(Hurried::Now),
-        Ok(_) => delete(shelf, retry.sequence).await.map(|()| Hurried::Now),
+        Ok(_) => {
+            delete(shelf, retry.sequence).await?;
+            release(shelf, prefix, retry).await?;
+            Ok(Hurried::Now)
+        }
         // The server refuses where the retry that it holds back is not the one that was read.
         Err(PublishError::Unavailable { .. }) if shelf.at(retry.sequence).await?.is_none() => Ok(Hurried::Already),
         Err(fault) => Err(fault.into()),
     }
+}
+
+/// Removes a retry for good. Returns whether it was still there.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub async fn drop(shelf: &Shelf<'_>, prefix: &str, retry: &Retry) -> Result<bool, AskError> {
+    let was_there = shelf.delete(retry.sequence).await?;
+    release(shelf, prefix, retry).await?;
+    Ok(was_there)
+}
+
+/// Settles a deleted retry that its consumer has in flight, because it is handed back until it is due: else it
+/// would count as in flight until then.
+async fn release(shelf: &Shelf<'_>, prefix: &str, retry: &Retry) -> Result<(), AskError> {
+    if retry.scheduled {
+        return Ok(());
+    }
+    let (stream, sequence) = (&shelf.stream, retry.sequence);
+    let consumer = retry_consumer(prefix, &retry.handler);
+    // The server finds a delivery by its stream sequence; the other numbers are not looked at.
+    let subject = format!("$JS.ACK.{stream}.{consumer}.1.{sequence}.1.0.0");
+    let sent = shelf.nats.client.publish(subject.clone(), "+ACK".into()).await;
+    sent.map_err(|error| AskError::NoAnswer { subject, why: error.to_string() })
 }
 
 /// Deletes a message that was published anew.
