@@ -240,7 +240,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Does what follows a recorded failure.
     async fn follow(&self, work: &mut Work, error: AttemptError, next: Next, report: Option<Report>) -> Step {
         match next {
-            Next::Attempt(due_ms) => self.retry_in_memory(work, error, due_ms).await,
+            Next::Attempt(due_ms) => {
+                work.memory.look_again(&self.handler);
+                self.retry_in_memory(work, error, due_ms).await
+            }
             Next::Retry(due_ms) => self.retry(work, error, due_ms).await,
             Next::DeadLetter => self.dead_letter(work, error, report).await,
         }

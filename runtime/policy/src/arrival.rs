@@ -42,9 +42,10 @@ pub struct Position {
 }
 
 impl Position {
-    /// The message's name, which is the same in each of its deliveries.
+    /// The message's name, which is the same in each of its deliveries. The time is part of it, since sequences
+    /// start anew when a stream is deleted and made again.
     pub fn name(&self) -> String {
-        format!("{}:{}", self.stream, self.sequence)
+        format!("{}:{}@{}", self.stream, self.sequence, self.stored_ms)
     }
 }
 
@@ -101,8 +102,6 @@ pub struct Arrival {
     pub charged: bool,
     /// What failed before.
     pub history: History,
-    /// How many failures the message itself tells of.
-    pub failures: u32,
     /// How often the event was replayed from the dead letters.
     pub epoch: u32,
     /// Until when a retry has to wait (milliseconds since the Unix epoch).
@@ -122,7 +121,6 @@ pub fn first(message: Message, position: Position) -> Arrival {
         unresolved: position.delivered.saturating_sub(1),
         charged: false,
         history: History::default(),
-        failures: 0,
         epoch: 0,
         not_before_ms: None,
         damage: message.damage,
@@ -187,7 +185,6 @@ pub fn retried(message: Message, position: Position) -> Arrival {
         attempt: attempt.unwrap_or(Attempt::FIRST),
         unresolved: position.delivered.saturating_sub(1 + early),
         charged: false,
-        failures: u32::try_from(history.len()).unwrap_or(u32::MAX),
         epoch: count(headers::REPLAY),
         history,
         not_before_ms,

@@ -8,10 +8,8 @@ use sha2::{Digest, Sha256};
 pub enum Purpose {
     /// The output with this index.
     Output(u32),
-    /// The retry that follows a message which carries so many failures. Failures and not attempts: an event
-    /// replayed from the dead letters begins with attempt 1 again, and its retries must not be taken for the
-    /// earlier ones.
-    Retry(u32),
+    /// The place where its retries wait.
+    Schedule,
     /// The dead letter, after the event was replayed so often: each run has one at most.
     DeadLetter(u32),
     /// The event's return from the dead letters, for the time that is counted.
@@ -35,12 +33,18 @@ pub struct Identity<'a> {
 pub fn derive(event: Identity<'_>, handler: &str, purpose: Purpose) -> String {
     let (tag, number) = match purpose {
         Purpose::Output(index) => ("output", index),
-        Purpose::Retry(failures) => ("retry", failures),
+        Purpose::Schedule => ("schedule", 0),
         Purpose::DeadLetter(epoch) => ("dead-letter", epoch),
         Purpose::Replay(epoch) => ("replay", epoch),
         Purpose::Hurry => ("hurry", 0),
     };
     hash([event.source.unwrap_or_default(), event.id, handler, tag], number)
+}
+
+/// The id of the retry that follows a message: one, however often that is delivered and whatever fails meanwhile.
+/// Another message of the same event has another.
+pub fn retry(event: Identity<'_>, handler: &str, message: &str) -> String {
+    hash([event.source.unwrap_or_default(), event.id, handler, "retry", message], 0)
 }
 
 /// The name of what is remembered of an event for a handler. `place` tells messages of one identity apart, where
@@ -75,7 +79,7 @@ pub fn from_position(stream: &str, created_unix: i64, sequence: u64) -> String {
 /// same in every replay.
 pub fn fraction(event_id: &str, handler: &str, attempt: u32) -> f64 {
     let identity = Identity { source: None, id: event_id };
-    let hash = Sha256::digest(derive(identity, handler, Purpose::Retry(attempt)));
+    let hash = Sha256::digest(retry(identity, handler, &attempt.to_string()));
     let bits = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
@@ -98,7 +102,11 @@ mod tests {
         let ids = [
             derive(EVENT, "h", Purpose::Output(0)),
             derive(EVENT, "h", Purpose::Output(1)),
-            derive(EVENT, "h", Purpose::Retry(0)),
+            derive(EVENT, "h", Purpose::Schedule),
+            retry(EVENT, "h", "IN:1@5"),
+            retry(EVENT, "h", "IN:1@6"),
+            marker(EVENT, "h", "", 0),
+            marker(EVENT, "h", "", 1),
             derive(EVENT, "h", Purpose::DeadLetter(1)),
             derive(EVENT, "h", Purpose::DeadLetter(2)),
             derive(EVENT, "g", Purpose::Output(0)),

@@ -37,7 +37,7 @@ pub enum Marker {
 /// How far an event has come without an end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The message that was worked on, as `STREAM:sequence`.
+    /// The message that was worked on, see [`crate::arrival::Position::name`].
     pub message: String,
     /// For how many of that message's deliveries the attempts below account.
     pub deliveries: u32,
@@ -77,13 +77,13 @@ pub enum Standing {
     Failed(AttemptError, Next),
 }
 
-/// For how long the broker keeps a record of failures after what follows them is due. It is needed for as long
-/// as the message it is about may be delivered again.
+/// For how long the broker keeps a record of failures after what follows them is due, and without `dedup` the end
+/// of an event. It is needed for as long as the message it is about may be delivered again.
 const OPEN_AGE_MIN: Duration = Duration::from_hours(24);
 /// The longest that a claim may outlive its holder, as a multiple of `ack_wait`.
 const CLAIM_ACK_WAITS: u32 = 2;
 /// The most lost attempts that get an entry of their own in the history.
-const LOST_SHOWN_MAX: u32 = 2;
+const LOST_SHOWN_MAX: u32 = 16;
 
 /// The name under which an event's marker is kept: it may be part of a subject. With `dedup`, messages of one
 /// identity have one marker, else each message has its own. A replay is another run of the same event.
@@ -98,7 +98,7 @@ pub fn key(handler: &Handler, identity: Identity<'_>, arrival: &Arrival) -> Stri
 
 /// How long the broker keeps a marker.
 pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
-    let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
+    let window = handler.dedup.as_ref().map_or(OPEN_AGE_MIN, |dedup| dedup.window);
     match marker {
         Marker::Done | Marker::Dead => window,
         Marker::Claimed { .. } => handler.ack_wait * CLAIM_ACK_WAITS,
@@ -123,9 +123,28 @@ pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration
 
 /// Whether the marker must be looked up on this delivery. With `dedup` always, because a first delivery proves
 /// nothing: servers forget what was acknowledged, and producers send twice. Without, only a message that was
-/// delivered before can have one.
+/// delivered before can have one, or one that follows another.
 pub fn is_wanted(handler: &Handler, arrival: &Arrival) -> bool {
-    keeps(handler) && (handler.dedup.is_some() || arrival.unresolved > 0)
+    keeps(handler) && (handler.dedup.is_some() || arrival.unresolved > 0 || arrival.source == Source::Retry)
+}
+
+/// Whether what has become of a delivery may replace a marker that was not expected there. An end replaces whatever
+/// is no end itself, and a message what its predecessor left behind; `is_own_claim` says of a claim whether it is
+/// ours. Anything else must be looked at first.
+pub fn may_replace(arrival: &Arrival, new: &Marker, present: Option<&Marker>, is_own_claim: bool) -> bool {
+    let is_end = matches!(new, Marker::Done | Marker::Dead);
+    match present {
+        None => true,
+        Some(Marker::Claimed { .. }) => is_own_claim,
+        Some(Marker::Open(progress)) => is_end || follows(arrival, progress),
+        Some(Marker::Done | Marker::Dead) => false,
+    }
+}
+
+/// Whether a message is a retry that follows the one that `progress` is about.
+fn follows(arrival: &Arrival, progress: &Progress) -> bool {
+    let is_another = progress.message != arrival.position.name();
+    is_another && arrival.source == Source::Retry && arrival.attempt.preceding() >= progress.attempts
 }
 
 /// Whether failures of a handler are recorded. In broadcast mode every instance has its own copy of an event,
@@ -148,8 +167,7 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, n
         Some(Marker::Open(progress)) => progress,
     };
     if progress.message != arrival.position.name() {
-        let is_successor = arrival.source == Source::Retry && arrival.attempt.preceding() >= progress.attempts;
-        if !is_successor {
+        if !follows(arrival, &progress) {
             return Standing::Superseded;
         }
         charge_once(handler, arrival, now_ms);
@@ -205,12 +223,14 @@ fn charge_once(handler: &Handler, arrival: &mut Arrival, now_ms: u64) {
 /// all attempts, the last of them is left for the failure that the event is given up with.
 fn charge(handler: &Handler, arrival: &mut Arrival, deliveries: u32, now_ms: u64) {
     let first = arrival.attempt;
+    // What is delivered once more after that was only to be given up.
+    let deliveries = deliveries.min(handler.retry.max_attempts.saturating_sub(first.preceding()));
     arrival.charged = true;
     arrival.attempt = first.plus(deliveries);
     let exhausted = arrival.attempt.get() > handler.retry.max_attempts;
     let lost = if exhausted { deliveries.saturating_sub(1) } else { deliveries };
     for nth in 0..lost {
-        if lost > LOST_SHOWN_MAX && (1..lost - 1).contains(&nth) {
+        if lost > LOST_SHOWN_MAX && (LOST_SHOWN_MAX - 1..lost - 1).contains(&nth) {
             continue;
         }
         if nth > 0 && nth == lost - 1 {

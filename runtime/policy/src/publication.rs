@@ -130,15 +130,14 @@ pub fn retry(
     let failed = case.arrival.attempt;
     let due_ms = now_ms.saturating_add(millis(delay));
     let due_subject = retry_due_subject(prefix, handler);
-    // What follows a message has one id, however often that is delivered and whatever fails meanwhile.
-    let msg_id = id::derive(case.identity(), handler, Purpose::Retry(case.arrival.failures.saturating_add(1)));
+    let msg_id = id::retry(case.identity(), handler, &case.arrival.position.name());
     let mut own = case_headers(case, error, failed.plus(1));
     push(&mut own, headers::MSG_ID, msg_id);
     let subject = match clock {
         RetryClock::Schedules => {
             push(&mut own, headers::SCHEDULE, format!("@at {}", rfc3339(due_ms)));
             push(&mut own, headers::SCHEDULE_TARGET, due_subject);
-            let event_token = id::token(&id::derive(case.identity(), handler, Purpose::Retry(0)));
+            let event_token = id::token(&id::derive(case.identity(), handler, Purpose::Schedule));
             format!("{prefix}.retry.at.{handler}.{event_token}")
         }
         RetryClock::NotBefore => {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tidemill_policy::manifest::Handler;
 use tidemill_policy::marker::{self, Marker, Standing};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
@@ -55,6 +56,15 @@ pub(super) enum Remembered {
     Overtaken,
     /// The broker could not be reached before the time to drain was over.
     Unreachable,
+}
+
+impl Memory {
+    /// Has what is remembered looked at before the next attempt: another instance may hold the event too by then.
+    pub(super) fn look_again(&mut self, handler: &Handler) {
+        if handler.dedup.is_some() {
+            self.look = Look::Again;
+        }
+    }
 }
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
@@ -143,12 +153,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 
-    /// Replaces the marker, unless somebody else has written something that we do not know of. An end replaces
-    /// whatever is no end itself.
+    /// Replaces the marker, unless somebody else has written something that must be looked at first.
     async fn write(&self, work: &mut Work, marker: Marker) -> Remembered {
         let key = self.key(work);
         let lifetime = marker::lifetime(&self.handler, &marker, self.clock.now_ms());
-        let is_end = matches!(marker, Marker::Done | Marker::Dead);
         let mut delay = HOLD_DELAYS.0;
         loop {
             match self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
@@ -167,21 +175,16 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                     let Some(Recalled { marker: present, revision }) = self.look_up(&key).await else {
                         return Remembered::Unreachable;
                     };
-                    match present {
-                        // What we wrote arrived although that was not confirmed.
-                        Some(present) if present == marker => {
-                            work.memory.revision = revision;
-                            work.memory.exists = true;
-                            return Remembered::Stored;
-                        }
-                        // Ours has expired, or a claim of ours that was not confirmed is in the way.
-                        None => {}
-                        Some(present) if self.is_own_claim(&present) => {}
-                        Some(Marker::Open(_)) if is_end => {}
-                        Some(_) => {
-                            work.memory.look = Look::Again;
-                            return Remembered::Overtaken;
-                        }
+                    // What we wrote may have arrived although that was not confirmed.
+                    if present.as_ref() == Some(&marker) {
+                        work.memory.revision = revision;
+                        work.memory.exists = true;
+                        return Remembered::Stored;
+                    }
+                    let is_own_claim = present.as_ref().is_some_and(|marker| self.is_own_claim(marker));
+                    if !marker::may_replace(&work.arrival, &marker, present.as_ref(), is_own_claim) {
+                        work.memory.look = Look::Again;
+                        return Remembered::Overtaken;
                     }
                     if revision == work.memory.revision && !self.hold(&mut delay).await {
                         return Remembered::Unreachable;

@@ -47,8 +47,13 @@ fn every_delivery_without_a_result_is_an_attempt_that_was_lost() {
     assert_eq!(due(&mut exhausted, None).0, 6);
     // However many there are, the history stays short.
     let mut flood = delivered(u32::MAX);
-    assert_eq!(stand(&handler(), &mut flood, None, NOW_MS), Standing::Due);
-    assert_eq!((flood.history.errors.len(), flood.history.len()), (2, u32::MAX as usize - 2));
+    let mut patient = handler();
+    assert_eq!(stand(&patient, &mut flood, None, NOW_MS), Standing::Due);
+    assert_eq!((flood.attempt.get(), entries(&flood.history).len()), (6, 4));
+    patient.retry.max_attempts = 1000;
+    let mut flood = delivered(u32::MAX);
+    assert_eq!(stand(&patient, &mut flood, None, NOW_MS), Standing::Due);
+    assert_eq!((flood.attempt.get(), flood.history.errors.len(), flood.history.len()), (1001, 16, 999));
 }
 
 #[test]
@@ -123,6 +128,32 @@ fn with_dedup_the_marker_is_looked_up_on_every_delivery() {
     ] {
         assert_eq!(is_wanted(&handler, &delivered(count)), wanted, "{:?} {count}", handler.dedup);
     }
+    assert!(is_wanted(&handler(), &retry_of(&delivered(1))), "its predecessor has left a marker");
+}
+
+#[test]
+fn only_what_is_no_end_is_replaced_unseen_and_only_by_an_end_or_a_successor() {
+    let input = delivered(1);
+    let retry = retry_of(&input);
+    let of_input = failed(&input, &error(input.attempt), Next::Retry(NOW_MS));
+    let of_retry = failed(&retry, &error(retry.attempt), Next::Retry(NOW_MS));
+    let claimed = Marker::Claimed { instance: "i".into() };
+    let rows = [
+        (&input, &of_input, None, false, true),
+        (&input, &Marker::Done, Some(&of_input), false, true),
+        (&input, &Marker::Done, Some(&Marker::Dead), false, false),
+        (&input, &Marker::Dead, Some(&Marker::Done), false, false),
+        (&input, &of_input, Some(&Marker::Done), false, false),
+        (&input, &of_input, Some(&of_retry), false, false),
+        (&retry, &of_retry, Some(&of_input), false, true),
+        (&retry, &of_retry, Some(&of_retry), false, false),
+        (&input, &of_input, Some(&claimed), false, false),
+        (&input, &of_input, Some(&claimed), true, true),
+        (&input, &Marker::Done, Some(&claimed), false, false),
+    ];
+    for (arrival, new, present, is_own, expected) in rows {
+        assert_eq!(may_replace(arrival, new, present, is_own), expected, "{new:?} after {present:?}");
+    }
 }
 
 #[test]
@@ -141,9 +172,10 @@ fn messages_of_one_identity_share_a_marker_only_with_dedup_and_a_replay_has_its_
 
 #[test]
 fn markers_outlive_what_they_are_needed_for() {
-    let handler = deduplicating();
+    let (handler, without) = (deduplicating(), handler());
     let open = |next| failed(&delivered(1), &error(Attempt::FIRST), next);
     assert_eq!(lifetime(&handler, &Marker::Done, NOW_MS), Duration::from_hours(1));
+    assert_eq!(lifetime(&without, &Marker::Dead, NOW_MS), OPEN_AGE_MIN);
     assert_eq!(lifetime(&handler, &Marker::Claimed { instance: String::new() }, NOW_MS), handler.ack_wait * 2);
     assert_eq!(lifetime(&handler, &open(Next::Retry(NOW_MS + 1000)), NOW_MS), OPEN_AGE_MIN + Duration::from_secs(1));
 }

@@ -1,0 +1,180 @@
+//! What a seed stands for: a policy, events with what their handler makes of them, and how much goes wrong.
+
+use std::time::Duration;
+
+use tidemill_policy::event::{Event, Output};
+use tidemill_policy::manifest::{self, Handler, Source};
+use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
+use tidemill_policy::publication::RetryClock;
+
+use crate::rng::Rng;
+
+/// One run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) handler: Handler,
+    pub(crate) retry_clock: RetryClock,
+    pub(crate) events: Vec<Script>,
+    pub(crate) instances: u64,
+    pub(crate) faults: Faults,
+}
+
+/// An event, when it is published, and what its handler makes of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) id: String,
+    /// When each copy is published; more than one only with `dedup`.
+    pub(crate) at: Vec<Duration>,
+    /// What the first attempts end in.
+    failures: Vec<Failure>,
+    /// What all later ones end in.
+    last: Last,
+    pub(crate) outputs: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Failure {
+    Retry,
+    Hint,
+    Trap,
+    Fuel,
+    Memory,
+    NoStream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Success,
+    Reject,
+    Ungranted,
+    TooMany,
+}
+
+/// How often what goes wrong, in one of a thousand cases each.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Faults {
+    /// A request does not arrive.
+    pub(crate) request_lost: u64,
+    /// A request arrives, and its answer does not.
+    pub(crate) answer_lost: u64,
+    /// The process dies before or after a request.
+    pub(crate) death: u64,
+    /// The process dies in the handler.
+    pub(crate) death_in_handler: u64,
+    /// The handler takes long, perhaps longer than it may.
+    pub(crate) slow: u64,
+    /// Something happens to a whole instance or to the server, for each look at it.
+    pub(crate) event: u64,
+}
+
+impl Faults {
+    pub(crate) fn none(self) -> Faults {
+        Faults::default()
+    }
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Plan {
+        let rng = &mut Rng::new(seed);
+        let dedup = *rng.pick(&["none", "id", "id", "claim"]);
+        let handler = handler(rng, dedup);
+        let count = 1 + rng.below(8);
+        let events = (0..count).map(|index| script(rng, index, dedup != "none")).collect();
+        let harsh = rng.below(4);
+        let faults = Faults {
+            request_lost: rng.below(20 * harsh + 1),
+            answer_lost: rng.below(20 * harsh + 1),
+            death: rng.below(8 * harsh + 1),
+            death_in_handler: rng.below(30 * harsh + 1),
+            slow: rng.below(60 * harsh + 1),
+            event: rng.below(150 * harsh + 1),
+        };
+        let retry_clock = if rng.chance(700) { RetryClock::Schedules } else { RetryClock::NotBefore };
+        Plan { handler, retry_clock, events, instances: 1 + rng.below(2), faults }
+    }
+
+    pub(crate) fn script(&self, id: &str) -> &Script {
+        self.events.iter().find(|script| script.id == id).expect("an event of the plan")
+    }
+}
+
+fn handler(rng: &mut Rng, dedup: &str) -> Handler {
+    let dedup = match dedup {
+        "id" => "dedup = { key = 'id', window = '24h' }",
+        "claim" => "dedup = { key = 'id', window = '24h', claim = true }",
+        _ => "",
+    };
+    let text = format!(
+        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\nconcurrency = {}\n\
+         ack_wait = '5s'\nack = '{}'\nlimits.timeout = '4s'\n\
+         retry = {{ max_attempts = {}, initial = '{}ms', max = '4s', jitter = 0.5, in_memory = '{}ms' }}\n",
+        1 + rng.below(4),
+        rng.pick(&["plain", "confirmed"]),
+        1 + rng.below(5),
+        rng.pick(&[0, 50, 400]),
+        rng.pick(&[0, 250, 2000]),
+    );
+    let parsed = manifest::parse(Source { path: "sim.toml", text: &text }, &[], &|_| None);
+    let mut manifest = parsed.map_err(|problems| problems.to_string()).expect("a valid manifest").manifest;
+    manifest.handlers.remove("h").expect("the handler")
+}
+
+fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
+    const FAILURES: &[Failure] = &[
+        Failure::Retry,
+        Failure::Retry,
+        Failure::Hint,
+        Failure::Trap,
+        Failure::Fuel,
+        Failure::Memory,
+        Failure::NoStream,
+    ];
+    const LASTS: &[Last] =
+        &[Last::Success, Last::Success, Last::Success, Last::Success, Last::Reject, Last::Ungranted, Last::TooMany];
+    let failing = if rng.chance(400) { rng.below(6) } else { 0 };
+    let copies = if copies && rng.chance(400) { 1 + rng.below(3) } else { 1 };
+    Script {
+        id: format!("e{index}"),
+        at: (0..copies).map(|_| rng.millis(15_000)).collect(),
+        failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
+        last: *rng.pick(LASTS),
+        outputs: rng.below(4),
+    }
+}
+
+impl Script {
+    /// What an attempt ends in.
+    pub(crate) fn outcome(&self, event: &Event) -> Outcome {
+        let error = || HandlerError { message: format!("{} fails", event.id), ..HandlerError::default() };
+        let at = Interruption::default;
+        let index = event.attempt.preceding() as usize;
+        match self.failures.get(index) {
+            Some(Failure::Retry) => Outcome::Retry { error: error(), delay: None },
+            Some(Failure::Hint) => Outcome::Retry { error: error(), delay: Some(Duration::from_millis(700)) },
+            Some(Failure::Trap) => Outcome::Trapped(at()),
+            Some(Failure::Fuel) => Outcome::OutOfFuel(at()),
+            Some(Failure::Memory) => Outcome::OutOfMemory(at()),
+            Some(Failure::NoStream) => Outcome::Completed(vec![self.output(0), output("nowhere", "")]),
+            None => match self.last {
+                Last::Success => Outcome::Completed((0..self.outputs).map(|index| self.output(index)).collect()),
+                Last::Reject => Outcome::Rejected(error()),
+                Last::Ungranted => Outcome::Completed(vec![self.output(0), output("secret", "")]),
+                Last::TooMany => Outcome::OutputRefused { message: "too many".into() },
+            },
+        }
+    }
+
+    /// The payloads of the outputs that it has if it is handled.
+    pub(crate) fn payloads(&self) -> impl Iterator<Item = String> {
+        (0..self.outputs).map(|index| format!("{}/{index}", self.id))
+    }
+
+    fn output(&self, index: u64) -> Output {
+        output("out.x", &format!("{}/{index}", self.id))
+    }
+}
+
+fn output(subject: &str, payload: &str) -> Output {
+    let payload = bytes::Bytes::copy_from_slice(payload.as_bytes());
+    Output { subject: subject.into(), kind: None, content_type: None, headers: Vec::new(), payload }
+}

@@ -1,0 +1,331 @@
+//! The simulated world of one run: a server, instances that reach it, and what goes wrong between them.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Recalled, Settlement};
+use tidemill::clock::Clock;
+use tidemill::invoker::{Invoker, Report};
+use tidemill_policy::budget::Usage;
+use tidemill_policy::event::Event;
+use tidemill_policy::manifest::AckMode;
+use tidemill_policy::marker::Marker;
+use tidemill_policy::outcome::{Interruption, Outcome};
+use tidemill_policy::publication::{Publication, RetryClock};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use crate::check::Ledger;
+use crate::plan::{Faults, Plan};
+use crate::rng::Rng;
+use crate::server::{Earlier, Lease, Server, Ticket};
+
+/// The time of day at the start.
+pub(crate) const START_MS: u64 = 1_800_000_000_000;
+
+/// Everything that the tasks of one run share.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) clock: Clock,
+    start: Instant,
+    state: Mutex<State>,
+    /// Told whenever a message may have become ready, or the world may have come to rest.
+    pub(crate) changed: Notify,
+}
+
+pub(crate) struct State {
+    pub(crate) server: Server,
+    pub(crate) ledger: Ledger,
+    pub(crate) faults: Faults,
+    pub(crate) rng: Rng,
+    pub(crate) trace: Vec<String>,
+    earlier: Earlier,
+}
+
+/// One process.
+#[derive(Clone)]
+pub(crate) struct Process {
+    pub(crate) world: Arc<World>,
+    pub(crate) name: String,
+    alive: Arc<AtomicBool>,
+    reachable: Arc<AtomicBool>,
+}
+
+/// What a delivery is settled by.
+pub(crate) struct Receipt {
+    ticket: Ticket,
+    lease: Arc<Lease>,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.lease.held.store(false, Ordering::Relaxed);
+    }
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, seed: u64) -> Arc<World> {
+        let start = Instant::now();
+        let state = State {
+            server: Server::default(),
+            ledger: Ledger::default(),
+            faults: plan.faults,
+            rng: Rng::new(seed ^ 0x5EED),
+            trace: Vec::new(),
+            earlier: Vec::new(),
+        };
+        Arc::new(World {
+            plan,
+            clock: Clock::Tokio { start_ms: START_MS, start },
+            start,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn note(&self, state: &mut State, text: &str) {
+        state.trace.push(format!("{:>8} ms  {text}", self.start.elapsed().as_millis()));
+    }
+
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.plan.handler.ack_wait
+    }
+}
+
+impl Process {
+    pub(crate) fn start(world: &Arc<World>, name: String) -> Process {
+        let alive = Arc::new(AtomicBool::new(true));
+        Process { world: Arc::clone(world), name, reachable: Arc::new(AtomicBool::new(true)), alive }
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Ends it: nothing that it does has any effect from now on.
+    pub(crate) fn kill(&self, state: &mut State, why: &str) {
+        if self.alive.swap(false, Ordering::Relaxed) {
+            self.reachable.store(false, Ordering::Relaxed);
+            state.ledger.died(&self.name);
+            self.world.note(state, &format!("{} dies {why}", self.name));
+            self.world.changed.notify_waiters();
+        }
+    }
+
+    pub(crate) fn set_reachable(&self, reachable: bool) {
+        if self.is_alive() {
+            self.reachable.store(reachable, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for the next message; nothing when the process has died.
+    pub(crate) async fn next(&self) -> Option<Delivery<Receipt>> {
+        loop {
+            let changed = self.world.changed.notified();
+            let wake = {
+                let mut state = self.world.lock();
+                if !self.is_alive() {
+                    return None;
+                }
+                state.server.tick(self.world.clock.now_ms(), self.world.ack_wait());
+                if self.reachable.load(Ordering::Relaxed)
+                    && let Some(delivery) = self.take(&mut state)
+                {
+                    return Some(delivery);
+                }
+                state.server.next_change()
+            };
+            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            let wake = wake.max(Instant::now() + Duration::from_millis(1));
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn take(&self, state: &mut State) -> Option<Delivery<Receipt>> {
+        let ready = state.server.ready();
+        if ready.is_empty() {
+            return None;
+        }
+        let chosen = *state.rng.pick(&ready);
+        state.earlier.retain(|(_, lease)| lease.held.load(Ordering::Relaxed));
+        let is_own = |lease: &Arc<Lease>| Arc::ptr_eq(&lease.reachable, &self.reachable);
+        let held = state.earlier.iter().find(|(of, lease)| *of == chosen && is_own(lease));
+        if let Some((_, lease)) = held {
+            // It is being worked on here: the process leaves it at that, and keeps the lease alive.
+            let lease = Arc::clone(lease);
+            state.server.deliver(chosen, &lease, &Earlier::new(), self.world.ack_wait());
+            self.world.note(state, &format!("{} gets {:?} #{}, which it holds", self.name, chosen.0, chosen.1));
+            return None;
+        }
+        let lease = Arc::new(Lease { held: AtomicBool::new(true), reachable: Arc::clone(&self.reachable) });
+        let handed = state.server.deliver(chosen, &lease, &state.earlier, self.world.ack_wait());
+        let event = state.server.event_of(handed.ticket).expect("a message has an event");
+        if handed.overlaps {
+            state.ledger.forgive(&event);
+        }
+        let text = format!(
+            "{} gets {event} from {:?} #{}, delivery {}",
+            self.name, chosen.0, chosen.1, handed.position.delivered
+        );
+        self.world.note(state, &text);
+        state.earlier.push((chosen, Arc::clone(&lease)));
+        let receipt = Receipt { ticket: handed.ticket, lease };
+        Some(Delivery { message: handed.message, position: handed.position, source: chosen.0, receipt })
+    }
+
+    /// A request to the server with everything that can happen to it: `apply` is what the server does.
+    async fn request<T>(&self, what: &str, apply: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let (delay, dies_before, lost, dies_after, unanswered) = {
+            let mut state = self.world.lock();
+            let faults = state.faults;
+            let rng = &mut state.rng;
+            let delay = if rng.chance(300) { rng.millis(30) } else { Duration::ZERO };
+            let dies = rng.chance(faults.death);
+            let dies_before = dies && rng.chance(500);
+            (delay, dies_before, rng.chance(faults.request_lost), dies, rng.chance(faults.answer_lost))
+        };
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        if !self.is_alive() {
+            return pending().await;
+        }
+        if dies_before {
+            self.kill(&mut self.world.lock(), &format!("before {what}"));
+            return pending().await;
+        }
+        if lost || !self.reachable.load(Ordering::Relaxed) {
+            self.world.note(&mut self.world.lock(), &format!("{}: {what} is lost", self.name));
+            sleep(Duration::from_secs(1)).await;
+            return if self.is_alive() { None } else { pending().await };
+        }
+        let answer = {
+            let mut state = self.world.lock();
+            self.world.note(&mut state, &format!("{}: {what}", self.name));
+            apply(&mut state)
+        };
+        self.world.changed.notify_waiters();
+        if dies_after {
+            self.kill(&mut self.world.lock(), &format!("after {what}"));
+            return pending().await;
+        }
+        if unanswered {
+            self.world.note(&mut self.world.lock(), &format!("{}: the answer to {what} is lost", self.name));
+            sleep(Duration::from_secs(1)).await;
+            return if self.is_alive() { None } else { pending().await };
+        }
+        Some(answer)
+    }
+}
+
+impl Broker for Process {
+    type Receipt = Receipt;
+
+    async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        let subjects: Vec<_> = batch.iter().map(|message| message.subject.as_str()).collect();
+        // An answer that is lost may mean that only a part has arrived.
+        let count = {
+            let mut state = self.world.lock();
+            let per_mille = state.faults.answer_lost;
+            let is_partial = state.rng.chance(per_mille);
+            if is_partial {
+                usize::try_from(state.rng.below(batch.len() as u64 + 1)).expect("fits")
+            } else {
+                batch.len()
+            }
+        };
+        let now_ms = self.world.clock.now_ms();
+        let what = format!("publish [{}]", subjects.join(", "));
+        let stored = self.request(&what, |state| state.server.publish(batch, count, now_ms)).await;
+        let unavailable = || PublishError::Unavailable { subject: String::new(), why: "simulated".into() };
+        match stored {
+            Some(Ok(())) if count < batch.len() => Err(unavailable()),
+            Some(result) => result,
+            None => Err(unavailable()),
+        }
+    }
+
+    async fn settle(&self, receipt: Receipt, settlement: Settlement, _ack: AckMode) {
+        let ticket = receipt.ticket;
+        let what = format!("settle {:?} #{} with {settlement:?}", ticket.source, ticket.sequence);
+        let settled = self.request(&what, |state| {
+            if !matches!(settlement, Settlement::Nak { .. })
+                && let Some(event) = state.server.event_of(ticket)
+            {
+                let continues = state.server.has_message_of(&event, Some(ticket));
+                state.ledger.ended_message(&self.world.plan, &state.server, &event, continues);
+            }
+            state.server.settle(ticket, &settlement);
+        });
+        settled.await;
+    }
+
+    async fn recall(&self, key: &str) -> Result<Recalled, MarkerError> {
+        let recalled = self.request("recall", |state| state.server.recall(key)).await;
+        recalled.ok_or_else(|| MarkerError::Unavailable("simulated".into()))
+    }
+
+    async fn remember(
+        &self,
+        key: &str,
+        marker: &Marker,
+        lifetime: Duration,
+        revision: u64,
+    ) -> Result<u64, MarkerError> {
+        let what = match marker {
+            Marker::Open(progress) => format!("remember {} attempts, then {:?}", progress.attempts, progress.next),
+            marker => format!("remember {marker:?}"),
+        };
+        let written = self.request(&what, |state| state.server.remember(key, marker, lifetime, revision)).await;
+        written.unwrap_or_else(|| Err(MarkerError::Unavailable("simulated".into())))
+    }
+
+    fn retry_clock(&self) -> RetryClock {
+        self.world.plan.retry_clock
+    }
+
+    fn message_ttl(&self) -> bool {
+        true
+    }
+}
+
+impl Invoker for Process {
+    async fn invoke(&self, event: Event) -> Report {
+        if !self.is_alive() {
+            return pending().await;
+        }
+        let timeout = self.world.plan.handler.limits.budget.timeout;
+        let (run, takes, dies) = {
+            let mut state = self.world.lock();
+            self.world.note(&mut state, &format!("{}: runs {} attempt {}", self.name, event.id, event.attempt));
+            let run = state.ledger.begin_run(&self.world.plan, &self.name, &event);
+            let faults = state.faults;
+            let takes = if state.rng.chance(faults.slow) { state.rng.millis(6_000) } else { state.rng.millis(20) };
+            (run, takes, state.rng.chance(faults.death_in_handler))
+        };
+        sleep(takes.min(timeout)).await;
+        if dies && self.is_alive() {
+            self.kill(&mut self.world.lock(), &format!("in the handler of {}", event.id));
+        }
+        if !self.is_alive() {
+            return pending().await;
+        }
+        let outcome = if takes > timeout {
+            Outcome::TimedOut(Interruption::default())
+        } else {
+            self.world.plan.script(&event.id).outcome(&event)
+        };
+        self.world.lock().ledger.end_run(run, &outcome);
+        Report { outcome, usage: Usage::default(), seed: [0; 32], clock_ms: 0 }
+    }
+}
