@@ -400,6 +400,19 @@ async fn what_the_server_does_not_allow_is_said() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_jetstream_is_named() {
+    let extra = "no_auth_user: with, accounts {\
+                 WITH { jetstream: enabled, users: [{ user: with, password: p }] },\
+                 WITHOUT { users: [{ user: without, password: p }] } }";
+    let world = World::start_with(extra).await;
+    let url = world.server.url.replace("nats://", "nats://without:p@");
+    let desk = Desk::with(STRICT);
+    for command in [&["status"] as &[&str], &["retry", "list"], &["dlq", "list"]] {
+        desk.run(&[command, &["--nats-url", &url]].concat()).fails(1, &["JetStream is not enabled", "-js"]);
+    }
+}
+
 #[test]
 fn mistakes_are_told_with_their_remedy() {
     let desk = Desk::with(STRICT);
