@@ -5,4 +5,5 @@ mod cli;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod delivery;
+mod operator;
 mod support;

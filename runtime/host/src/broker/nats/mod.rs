@@ -7,8 +7,10 @@
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`quarantine`]: messages that the client library cannot parse.
+//! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
 
+pub mod ask;
 pub mod connect;
 pub mod consume;
 pub mod lease;
@@ -16,6 +18,7 @@ pub mod markers;
 pub mod publish;
 pub mod quarantine;
 pub mod server;
+pub mod shelf;
 pub mod streams;
 
 use std::sync::Arc;
