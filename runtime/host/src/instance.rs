@@ -113,9 +113,7 @@ async fn serve<I: Invoker>(
         let worker =
             Worker::new(pipeline(settings, part, &nats, status, stop.clone()), Arc::clone(status), in_flight.clone());
         for spec in consumers_of(&part.handler, &input, settings, &nats, &status.name) {
-            consume::ensure(&nats, &spec)
-                .await
-                .map_err(|source| StartError::Consumer { handler: part.handler.name.clone(), source })?;
+            ensure_consumer(&nats, &spec, &part.handler.name, &stop.requested).await?;
             specs.push(spec.clone());
             let worker = Arc::clone(&worker);
             let hand_over = move |delivery| Worker::start(&worker, delivery);
@@ -201,6 +199,21 @@ async fn set_up<I>(nats: &Nats, parts: &[Part<I>]) -> Result<Vec<InputStream>, S
         }
     }
     failed.map_or(Ok(inputs), |error| Err(error.into()))
+}
+
+/// Makes a consumer, and goes on trying while the server does not answer, until `stop`.
+async fn ensure_consumer(nats: &Nats, spec: &Spec, handler: &str, stop: &CancellationToken) -> Result<(), StartError> {
+    while let Err(source) = consume::ensure(nats, spec).await {
+        if !source.is_unanswered {
+            return Err(StartError::Consumer { handler: handler.to_owned(), source });
+        }
+        tracing::warn!("{source}; trying again until it works");
+        tokio::select! {
+            () = sleep(NO_ANSWER_DELAY) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
+    }
+    Ok(())
 }
 
 /// Waits where the server did not answer, which may pass; other errors do not.

@@ -162,7 +162,9 @@ pub struct ReplayInputs {
 pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
     let policy = &case.handler.dead_letter;
     let msg_id = id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter(case.arrival.epoch));
-    let mut own = case_headers(case, error, case.arrival.attempt);
+    // Where all attempts are used up, one more is due, but not made.
+    let last_made = Attempt::new(error.attempt).unwrap_or(case.arrival.attempt);
+    let mut own = case_headers(case, error, last_made);
     push(&mut own, headers::MSG_ID, msg_id);
     push(&mut own, headers::REASON, error.kind.to_string());
     push(&mut own, headers::DEAD_AT, &error.date);

@@ -17,26 +17,11 @@ pub fn run() -> Result<()> {
     println!("==> Guests");
     println!("    {}", guests::build()?.display());
     println!("==> tidemill and the demo (the first time, this takes some minutes)");
-    build()?;
+    process::build(&["tidemill", "tidemill-demo"])?;
     println!();
     let mut demo = Command::new(paths::target().join("debug/tidemill-demo"));
     demo.env("TIDEMILL_NATS_SERVER", tools::nats_server()?);
     start(demo)
-}
-
-/// The features of dependencies hang on which packages are selected. With all of them selected, as for the
-/// tests, what both need is built once.
-fn build() -> Result<()> {
-    process::stream(process::cargo().current_dir(paths::root()).args([
-        "build",
-        "--workspace",
-        "--bin",
-        "tidemill",
-        "--bin",
-        "tidemill-demo",
-        "--jobs",
-        "2",
-    ]))
 }
 
 #[cfg(unix)]

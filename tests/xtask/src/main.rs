@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{demo, guests, suite, tools};
+use xtask::{chaos, demo, guests, matrix, suite, tools};
 
 /// The project's own tool: sets up what is needed, builds the guests, runs the tests and the demo.
 #[derive(Parser)]
@@ -22,16 +22,20 @@ enum Task {
     Guests,
     /// Build everything and show it at work: 4,000 events, some of them odd, and what becomes of each
     Demo,
-    /// Set up, build the guests, check format and lints, run all tests
+    /// Kill tidemill and restart NATS under load, and check that no event is lost or doubled
+    Chaos(chaos::Options),
+    /// Run the integration tests against every NATS server that is supported, from 2.10 on
+    Matrix,
+    /// Set up, build the guests, check format and lints, run all tests, then the chaos run
     Test {
-        /// Passed on to `cargo test`, such as a filter
+        /// Passed on to `cargo test`, such as a filter; then the chaos run is left out
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse().task) {
+    match run(Cli::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -40,11 +44,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: &Task) -> Result<()> {
+fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => tools::setup(),
         Task::Guests => guests::build().map(|dir| println!("guests are in {}", dir.display())),
         Task::Demo => demo::run(),
-        Task::Test { args } => suite::run(args),
+        Task::Chaos(options) => chaos::run(&options),
+        Task::Matrix => matrix::run(),
+        Task::Test { args } => suite::run(&args),
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::paths;
+
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Runs a command with its output on the terminal; says every 15 seconds that it is still running.
@@ -63,6 +65,23 @@ pub fn cargo() -> Command {
         }
     }
     cargo
+}
+
+/// Builds executables of this workspace.
+///
+/// The features of dependencies hang on which packages are selected. With all of them selected, as for the
+/// tests, what both need is built once.
+///
+/// # Errors
+///
+/// If they cannot be built.
+pub fn build(executables: &[&str]) -> Result<()> {
+    let mut command = cargo();
+    command.current_dir(paths::root()).args(["build", "--workspace", "--jobs", "2"]);
+    for executable in executables {
+        command.args(["--bin", executable]);
+    }
+    stream(&mut command)
 }
 
 fn name(command: &Command) -> String {

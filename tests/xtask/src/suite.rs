@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{guests, paths, process, tools};
+use crate::{chaos, guests, paths, process, tools};
 
 /// Runs every step in order and stops at the first that fails; ends with a list of the steps' times.
 ///
-/// `args` go to `cargo test`.
+/// `args` go to `cargo test`. With any, such as a filter, somebody wants to see those tests, and the chaos run is
+/// left out.
 ///
 /// # Errors
 ///
 /// If a step fails.
 pub fn run(args: &[String]) -> Result<()> {
     type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
-    let steps: [Step; 6] = [
+    let steps: [Step; 7] = [
         ("set up", &tools::setup),
         ("build the guests", &|| guests::build().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
@@ -25,9 +26,11 @@ pub fn run(args: &[String]) -> Result<()> {
         }),
         ("test the JavaScript guests", &guests::test_javascript),
         ("run the tests", &|| cargo_test(args)),
+        ("kill it under load", &|| chaos::run(&chaos::Options::default())),
     ];
+    let steps = if args.is_empty() { &steps[..] } else { &steps[..steps.len() - 1] };
     let mut times = Vec::new();
-    for (number, (name, step)) in (1..).zip(steps) {
+    for (number, &(name, step)) in (1..).zip(steps) {
         println!("\n=== {number}/{} {name}", steps.len());
         let start = Instant::now();
         let result = step();

@@ -43,6 +43,8 @@ fn every_delivery_without_a_result_is_an_attempt_that_was_lost() {
     let (attempt, history) = due(&mut exhausted, None);
     assert_eq!((attempt, exhausted.history.len()), (6, 4));
     assert_eq!((history.first(), history.last()), (four.first(), four.last()));
+    // What is delivered after that is no attempt.
+    assert_eq!(due(&mut delivered(9), None).0, 6);
     // Looking again does not count again.
     assert_eq!(due(&mut exhausted, None).0, 6);
     // However many there are, the history stays short.

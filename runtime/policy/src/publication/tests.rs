@@ -218,6 +218,15 @@ fn a_dead_letter_explains_itself() {
     }
 }
 
+/// An event of which the last attempt was lost is due once more, but is not run.
+#[test]
+fn a_dead_letter_has_the_number_of_the_last_attempt_that_was_made() {
+    let arrival = Arrival { attempt: Attempt::FIRST.plus(5), ..arrival(&[], "") };
+    let last = error(Attempt::FIRST.plus(4));
+    let letter = dead_letter(Case { handler: &handler(), arrival: &arrival, event: None }, &last, None, true);
+    assert_eq!(header(&letter, headers::ATTEMPT), Some("5"));
+}
+
 #[test]
 fn a_dead_letter_that_is_kept_for_less_than_a_second_is_kept_for_one() {
     let mut handler = handler();

