@@ -16,13 +16,14 @@ fn guests() -> PathBuf {
 }
 
 /// A folder with a manifest, and `tidemill` run in it without anything from the outside.
-struct Desk(TempDir);
+pub(crate) struct Desk(TempDir);
 
 /// What a run of `tidemill` came to.
-struct Run {
-    exit: i32,
-    stdout: String,
-    stderr: String,
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) exit: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Desk {
@@ -30,7 +31,7 @@ impl Desk {
         Desk(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn with(manifest: &str) -> Desk {
+    pub(crate) fn with(manifest: &str) -> Desk {
         let desk = Desk::empty();
         desk.write("tidemill.toml", manifest);
         desk
@@ -57,7 +58,7 @@ impl Desk {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Run {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         Run::of(self.command(arguments).output().expect("tidemill starts"))
     }
 
@@ -79,7 +80,7 @@ impl Run {
 
     /// Asserts that it failed as expected, and that standard error says all of `said`.
     #[track_caller]
-    fn fails(&self, exit: i32, said: &[&str]) -> &Run {
+    pub(crate) fn fails(&self, exit: i32, said: &[&str]) -> &Run {
         assert_eq!(self.exit, exit, "{}{}", self.stdout, self.stderr);
         for text in said {
             assert!(self.stderr.contains(text), "{text:?} is not in:\n{}", self.stderr);
@@ -89,13 +90,13 @@ impl Run {
     }
 
     #[track_caller]
-    fn succeeds(&self) -> &Run {
+    pub(crate) fn succeeds(&self) -> &Run {
         assert_eq!(self.exit, 0, "{}{}", self.stdout, self.stderr);
         self
     }
 
     #[track_caller]
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in:\n{}", self.stdout))
     }
 }

@@ -1,5 +1,10 @@
 //! Integration tests: the binary as users meet it, and the host against a real `nats-server` and real components.
 
+mod bench;
 mod cli;
+#[path = "../conformance/mod.rs"]
+mod conformance;
+mod dedup;
 mod delivery;
+mod operator;
 mod support;

@@ -4,7 +4,10 @@
 //! A seed that fails prints its trace and the command that runs it again. `TIDEMILL_SIM_SEED` runs one seed,
 //! `TIDEMILL_SIM_SEEDS` another number of them.
 
+mod bench;
 mod check;
+#[path = "../conformance/mod.rs"]
+mod conformance;
 mod plan;
 mod rng;
 mod run;

@@ -12,6 +12,7 @@ pub mod instance;
 pub mod invoker;
 pub mod load;
 pub mod logging;
+pub mod operate;
 pub mod pipeline;
 pub mod secrets;
 pub mod status;

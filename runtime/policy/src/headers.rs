@@ -40,7 +40,6 @@ pub const SEED: &str = "Tidemill-Seed";
 pub const CLOCK: &str = "Tidemill-Clock";
 /// How many of the message's own headers were left out because all together were too large.
 pub const HEADERS_DROPPED: &str = "Tidemill-Headers-Dropped";
-
 /// How often the event was replayed from the dead letters: part of its identity for deduplication, so that a
 /// replay is run once although the event is known.
 pub const REPLAY: &str = "Tidemill-Replay";
@@ -51,6 +50,14 @@ pub const MSG_ID: &str = "Nats-Msg-Id";
 pub const SCHEDULE: &str = "Nats-Schedule";
 /// Where a scheduled message goes when it is due.
 pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+/// The schedule that a message has to do with.
+pub const SCHEDULER: &str = "Nats-Scheduler";
+/// What becomes of that schedule when the message is stored: `purge` cancels it, in the same step.
+pub const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
+/// The message is stored only if this is the last sequence of a subject.
+pub const EXPECTED_LAST_SEQ: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Of which subject.
+pub const EXPECTED_LAST_SEQ_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 /// How long the broker keeps a message.
 pub const TTL: &str = "Nats-TTL";
 

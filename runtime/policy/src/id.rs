@@ -12,6 +12,10 @@ pub enum Purpose {
     Schedule,
     /// The dead letter, after the event was replayed so often: each run has one at most.
     DeadLetter(u32),
+    /// The event's return from the dead letters, for the time that is counted.
+    Replay(u32),
+    /// The event's retry, brought forward.
+    Hurry,
 }
 
 /// Who an event is, on the wire: its id, and its source where the message names one, because
@@ -31,6 +35,8 @@ pub fn derive(event: Identity<'_>, handler: &str, purpose: Purpose) -> String {
         Purpose::Output(index) => ("output", index),
         Purpose::Schedule => ("schedule", 0),
         Purpose::DeadLetter(epoch) => ("dead-letter", epoch),
+        Purpose::Replay(epoch) => ("replay", epoch),
+        Purpose::Hurry => ("hurry", 0),
     };
     hash([event.source.unwrap_or_default(), event.id, handler, tag], number)
 }

@@ -20,5 +20,6 @@ pub mod outcome;
 pub mod output;
 pub mod publication;
 pub mod queue_message;
+pub mod replay;
 pub mod retry;
 pub mod subject;

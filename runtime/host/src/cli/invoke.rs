@@ -22,6 +22,7 @@ use tidemill_policy::outcome::Outcome;
 use tidemill_policy::subject;
 
 use super::check::approximate;
+use super::output::Payload;
 use super::{Done, Failure, Global, find_handler, output, parse_header, read_input};
 
 const EXAMPLES: &str = "\
@@ -174,14 +175,6 @@ struct OutputShown {
     payload: Payload,
 }
 
-#[derive(Debug, Serialize)]
-enum Payload {
-    #[serde(rename = "payload")]
-    Text(String),
-    #[serde(rename = "payload_base64")]
-    Base64(String),
-}
-
 #[derive(Debug, Clone, Copy, Serialize)]
 struct UsageShown {
     duration_us: u64,
@@ -282,16 +275,12 @@ impl Run {
 
 impl OutputShown {
     fn of(output: &Output) -> OutputShown {
-        let payload = match std::str::from_utf8(&output.payload) {
-            Ok(text) => Payload::Text(text.to_owned()),
-            Err(_) => Payload::Base64(data_encoding::BASE64.encode(&output.payload)),
-        };
         OutputShown {
             subject: output.subject.clone(),
             kind: output.kind.clone(),
             content_type: output.content_type.clone(),
             headers: output.headers.clone(),
-            payload,
+            payload: Payload::of(&output.payload),
         }
     }
 
@@ -301,10 +290,7 @@ impl OutputShown {
         title.extend(self.content_type.iter().map(|content_type| format!(", content type {content_type}")));
         let mut lines = vec![title];
         lines.extend(self.headers.iter().map(|(name, value)| format!("{name}: {value}")));
-        lines.push(match &self.payload {
-            Payload::Text(text) => text.clone(),
-            Payload::Base64(text) => format!("(base64) {text}"),
-        });
+        lines.push(self.payload.text());
         lines.join("\n")
     }
 }

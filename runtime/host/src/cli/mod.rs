@@ -3,14 +3,18 @@
 
 mod check;
 mod dev;
+mod dlq;
 mod explain;
 mod inspect;
 mod invoke;
 mod output;
 mod publish;
+mod queues;
+mod retry;
 mod run;
 mod schema;
 mod service;
+mod status;
 
 use std::path::{Path, PathBuf};
 
@@ -91,6 +95,12 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Show what a handler's policy comes to: all values, names, and the schedule of attempts
     Explain(explain::Arguments),
+    /// Show how the events of all handlers stand: waiting, running, to be retried, given up on
+    Status(status::Arguments),
+    /// Show the retries that wait, bring them forward, drop them
+    Retry(retry::Arguments),
+    /// Show dead letters, replay them, discard them
+    Dlq(dlq::Arguments),
     /// Print the JSON schema of the manifest
     Schema(schema::SchemaArguments),
     /// Print a completion script for a shell
@@ -141,6 +151,9 @@ impl Cli {
             Command::Publish(arguments) => publish::run(global, &arguments).await,
             Command::Inspect(arguments) => inspect::run(global, &arguments),
             Command::Explain(arguments) => explain::run(global, &arguments),
+            Command::Status(arguments) => status::run(global, &arguments).await,
+            Command::Retry(arguments) => retry::run(global, &arguments).await,
+            Command::Dlq(arguments) => dlq::run(global, &arguments).await,
             Command::Schema(arguments) => {
                 schema::schema(global, &arguments);
                 Ok(())

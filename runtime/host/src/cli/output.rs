@@ -1,5 +1,6 @@
 //! Showing results and errors, as text or as JSON. A reader that goes away is no error.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use serde::Serialize;
@@ -7,6 +8,31 @@ use serde_json::{Value, json};
 use tidemill::load::Fault;
 
 use super::{Failure, Format};
+
+/// A payload as it is shown: as text where it is text.
+#[derive(Debug, Serialize)]
+pub(crate) enum Payload {
+    #[serde(rename = "payload")]
+    Text(String),
+    #[serde(rename = "payload_base64")]
+    Base64(String),
+}
+
+impl Payload {
+    pub(crate) fn of(bytes: &[u8]) -> Payload {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Payload::Text(text.to_owned()),
+            Err(_) => Payload::Base64(data_encoding::BASE64.encode(bytes)),
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Payload::Text(text) => text.clone(),
+            Payload::Base64(text) => format!("(base64) {text}"),
+        }
+    }
+}
 
 /// Shows results in the form that the user asked for.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +124,29 @@ pub(crate) fn table<'a>(rows: impl IntoIterator<Item = (&'a str, String)>) -> St
     text
 }
 
+/// Rows of cells below a title each, of which those without any text are left out.
+pub(crate) fn columns<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let line = |cells: [&str; N]| {
+        let mut line = String::new();
+        for (column, cell) in cells.iter().enumerate().filter(|(column, _)| widths[*column] > 0) {
+            let width = widths[column].max(titles[column].len()) + 2;
+            let _ = write!(line, "{cell:width$}");
+        }
+        format!("{}\n", line.trim_end())
+    };
+    let cells = rows.iter().map(|row| line(std::array::from_fn(|column| row[column].as_str())));
+    std::iter::once(line(titles)).chain(cells).collect()
+}
+
+/// A text of somebody else's without what would steer the terminal: on one line where it is part of a table.
+pub(crate) fn harmless(text: &str, on_one_line: bool) -> String {
+    let steers = |c: char| c.is_control() && (on_one_line || !matches!(c, '\n' | '\t'));
+    let text = if on_one_line { text.lines().next().unwrap_or_default() } else { text };
+    text.replace(steers, " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +155,19 @@ mod tests {
     fn causes_are_told_once() {
         let error = anyhow::anyhow!("disk full").context("cannot write: disk full").context("cannot save");
         assert_eq!(with_causes(&error), "cannot save: cannot write: disk full");
+    }
+
+    #[test]
+    fn cells_stand_below_their_titles() {
+        let rows = [["1", "", "é"], ["22", "", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(["SEQ", "STREAM", "ID"], &rows), "SEQ  ID\n1    é\n22   x\n");
+    }
+
+    #[test]
+    fn what_others_wrote_does_not_steer_the_terminal() {
+        assert_eq!(harmless("a\u{1b}[31m\r\nb", true), "a [31m");
+        assert_eq!(harmless("a\u{1b}\tb\nc", false), "a \tb\nc");
+        assert_eq!(harmless("", true), "");
     }
 
     #[test]

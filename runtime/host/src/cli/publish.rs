@@ -119,7 +119,7 @@ fn target(global: &Global) -> Result<Target, Failure> {
 }
 
 /// What went wrong, and what to do about it.
-fn remedy(fault: &PublishError) -> String {
+pub(super) fn remedy(fault: &PublishError) -> String {
     match fault {
         PublishError::NoStream { subject } => {
             let name = subject.split('.').next().unwrap_or_default().to_uppercase();

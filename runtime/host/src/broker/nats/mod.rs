@@ -7,8 +7,10 @@
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`quarantine`]: messages that the client library cannot parse.
+//! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
 
+pub mod ask;
 pub mod connect;
 pub mod consume;
 pub mod lease;
@@ -16,6 +18,7 @@ pub mod markers;
 pub mod publish;
 pub mod quarantine;
 pub mod server;
+pub mod shelf;
 pub mod streams;
 
 use std::sync::Arc;
@@ -99,6 +102,8 @@ impl Broker for Nats {
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
         let reply = receipt.reply().clone();
+        // Before the server is told: what it delivers again at once must not be taken for what is still held.
+        drop(receipt);
         let settled = match ack {
             AckMode::Plain => self.client.publish(reply, body).await.map_err(|error| error.to_string()),
             AckMode::Confirmed => self.client.request(reply, body).await.map(drop).map_err(|error| error.to_string()),

@@ -68,7 +68,7 @@ async fn fetch(nats: &Nats, stream: &str, sequence: u64) -> Option<Stored> {
 }
 
 /// What the client would stumble over in a header block, by its own rules.
-fn fault(raw: &[u8]) -> Option<&'static str> {
+pub(super) fn fault(raw: &[u8]) -> Option<&'static str> {
     if raw.is_empty() {
         return None;
     }
@@ -110,7 +110,7 @@ fn delivery(spec: &Spec, sequence: u64, stored: Stored, raw: &[u8], damage: &str
 }
 
 /// What can be read of a header block, for the dead letter.
-fn lossy(raw: &[u8]) -> Headers {
+pub(super) fn lossy(raw: &[u8]) -> Headers {
     let text = String::from_utf8_lossy(raw);
     let pairs = text.lines().skip(1).filter_map(|line| line.split_once(':'));
     pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()

@@ -1,0 +1,181 @@
+//! Dead letters: where they are kept, looking at them, sending their events on their way again.
+
+use std::collections::BTreeMap;
+
+use tidemill_policy::arrival::Message;
+use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::replay::{self, Letter};
+use tidemill_policy::subject;
+
+use super::{OperateError, event_id, retries};
+use crate::broker::nats::ask::{AskError, ask};
+use crate::broker::nats::shelf::{Found, Kept, Reads, Shelf};
+use crate::broker::nats::streams::dead_letter_stream;
+use crate::broker::nats::{Nats, publish};
+
+/// Subjects of dead letters and the stream that keeps them.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// The stream.
+    pub shelf: Shelf<'a>,
+    /// The subjects in it.
+    pub filter: String,
+    /// What our own dead-letter subjects begin with.
+    own: String,
+}
+
+/// A dead letter in its stream.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its stream.
+    pub stream: String,
+    /// Its sequence.
+    pub sequence: u64,
+    /// When it was stored, in milliseconds since the Unix epoch.
+    pub stored_ms: u64,
+    /// The event's id.
+    pub id: String,
+    /// The handler that gave up.
+    pub handler: String,
+    /// What it says.
+    pub letter: Letter,
+}
+
+/// What became of a dead letter whose event was sent on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replayed {
+    /// The event is attempted again.
+    Sent,
+    /// That was done some minutes ago already; it is not run once more.
+    Repeated,
+    /// The dead letter is gone.
+    Gone,
+}
+
+/// The places of all dead letters, or of one handler's.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub async fn places<'a>(
+    nats: &'a Nats,
+    manifest: &Manifest,
+    handler: Option<&Handler>,
+) -> Result<Vec<Place<'a>>, AskError> {
+    let own = format!("{}.deadletter.", manifest.nats.prefix);
+    let all = format!("{own}>");
+    let mut filters: Vec<String> = match handler {
+        Some(handler) => vec![handler.dead_letter.subject.clone()],
+        None => manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()).collect(),
+    };
+    if handler.is_none() {
+        filters.retain(|filter| !subject::covers(&all, filter));
+        filters.push(all.clone());
+    }
+    filters.sort();
+    filters.dedup();
+    let mut places = Vec::new();
+    for filter in filters {
+        let stream = if subject::covers(&all, &filter) {
+            Some(dead_letter_stream(&manifest.nats.prefix))
+        } else {
+            stream_of(nats, &filter).await?
+        };
+        let Some(stream) = stream else { continue };
+        if let Some(shelf) = Shelf::open(nats, &stream).await? {
+            places.push(Place { shelf, filter, own: own.clone() });
+        }
+    }
+    Ok(places)
+}
+
+/// The stream that stores a subject.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub(super) async fn stream_of(nats: &Nats, subject: &str) -> Result<Option<String>, AskError> {
+    #[derive(serde::Deserialize)]
+    struct Names {
+        streams: Option<Vec<String>>,
+    }
+    let names: Names = ask(nats, "STREAM.NAMES", &serde_json::json!({ "subject": subject })).await?;
+    Ok(names.streams.and_then(|streams| streams.into_iter().next()))
+}
+
+impl Place<'_> {
+    /// How many messages there are.
+    ///
+    /// # Errors
+    /// Where the server denies, refuses or does not answer.
+    pub async fn count(&self) -> Result<u64, AskError> {
+        Ok(self.shelf.counts(&self.filter).await?.values().sum())
+    }
+
+    /// Reads a dead letter. On a subject of the user's own there may be other messages, which are none.
+    fn read(&self, kept: Kept) -> Option<Entry> {
+        let Kept { message, position } = kept;
+        let Message { subject, .. } = &message;
+        let named = subject.strip_prefix(&self.own).map(str::to_owned);
+        if !subject::matches(&self.filter, subject) {
+            return None;
+        }
+        let (stream, sequence, stored_ms) = (position.stream.clone(), position.sequence, position.stored_ms);
+        let letter = replay::letter(message, position);
+        let handler = letter.handler.clone().or(named)?;
+        Some(Entry { stream, sequence, stored_ms, id: event_id(&letter.arrival), handler, letter })
+    }
+
+    /// The dead letter with this sequence.
+    ///
+    /// # Errors
+    /// Where the server denies, refuses or does not answer.
+    pub async fn at(&self, sequence: u64) -> Result<Option<Entry>, AskError> {
+        Ok(self.shelf.at(sequence).await?.and_then(|kept| self.read(kept)))
+    }
+
+    /// All dead letters that `wanted` selects, the oldest first, without their payloads.
+    ///
+    /// # Errors
+    /// Where the server denies, refuses or does not answer.
+    pub async fn select(&self, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, AskError> {
+        let pick = |kept| self.read(kept).filter(|entry| wanted(entry)).map(Entry::without_payload);
+        Ok(self.shelf.scan(&self.filter, &Reads::up_to(usize::MAX), pick).await?.items)
+    }
+
+    /// The newest dead letters, of one handler or of all, the newest first, without their payloads.
+    ///
+    /// # Errors
+    /// Where the server denies, refuses or does not answer.
+    pub async fn newest(&self, handler: Option<&str>, limit: usize, reads: &Reads) -> Result<Found<Entry>, AskError> {
+        let is_wanted = |entry: &Entry| handler.is_none_or(|handler| entry.handler == handler);
+        let pick = |kept| self.read(kept).filter(|entry| is_wanted(entry)).map(Entry::without_payload);
+        self.shelf.newest(&self.filter, limit, reads, pick).await
+    }
+}
+
+impl Entry {
+    fn without_payload(mut self) -> Entry {
+        self.letter.arrival.payload = bytes::Bytes::new();
+        self
+    }
+}
+
+/// Sends the event of a dead letter on its way to its handler again, and deletes the dead letter once that is
+/// confirmed, unless it is to be kept.
+///
+/// # Errors
+/// Where the dead letter is damaged, or the server denies, refuses or does not answer: then it stays.
+pub async fn replay(shelf: &Shelf<'_>, prefix: &str, entry: &Entry, keep: bool) -> Result<Replayed, OperateError> {
+    let Some(Kept { message, position }) = shelf.at(entry.sequence).await? else { return Ok(Replayed::Gone) };
+    let again = replay::replay(&message, &position, prefix, &entry.handler)
+        .map_err(|why| OperateError::Unreplayable { stream: entry.stream.clone(), sequence: entry.sequence, why })?;
+    let (_, _, repeated) = publish::publish_one(shelf.nats, &again).await?;
+    if !keep {
+        retries::delete(shelf, entry.sequence).await?;
+    }
+    Ok(if repeated { Replayed::Repeated } else { Replayed::Sent })
+}
+
+/// The shelves of some places, by the names of their streams.
+pub fn shelves<'a, 'b>(places: &'b [Place<'a>]) -> BTreeMap<&'b str, &'b Shelf<'a>> {
+    places.iter().map(|place| (place.shelf.stream.as_str(), &place.shelf)).collect()
+}

@@ -1,0 +1,53 @@
+//! What people ask and do while handlers run, or do not: how events stand, waiting retries, dead letters.
+//!
+//! All of it is done on the streams, so no instance needs to run. What a message says, and what it becomes, is
+//! policy's business (`tidemill_policy::replay`).
+
+pub mod letters;
+pub mod overview;
+pub mod retries;
+
+use thiserror::Error;
+use tidemill_policy::replay::Unreplayable;
+
+use crate::broker::PublishError;
+use crate::broker::nats::ask::AskError;
+
+/// Why something could not be done.
+#[derive(Debug, Error)]
+pub enum OperateError {
+    /// The server denies, refuses or does not answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The event could not be sent on its way.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The dead letter is damaged.
+    #[error("dead letter {sequence} in {stream} cannot be replayed: {why}; it stays where it is")]
+    Unreplayable {
+        /// Its stream.
+        stream: String,
+        /// Its sequence.
+        sequence: u64,
+        /// What is wrong with it.
+        why: Unreplayable,
+    },
+    /// There is nothing to publish retries into.
+    #[error("stream {0} does not exist yet; it is made when an instance starts: tidemill run")]
+    NoRetryStream(String),
+    /// The event was sent on its way, but the message that it was made from is still there.
+    #[error("message {sequence} in {stream} was published anew, but could not be deleted: {source}")]
+    NotDeleted {
+        /// Its stream.
+        stream: String,
+        /// Its sequence.
+        sequence: u64,
+        /// What the server says.
+        source: AskError,
+    },
+}
+
+/// The event's id as far as the message tells it.
+fn event_id(arrival: &tidemill_policy::arrival::Arrival) -> String {
+    arrival.carried_id.clone().unwrap_or_else(|| arrival.fallback_id.clone())
+}

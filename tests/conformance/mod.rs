@@ -1,0 +1,217 @@
+//! What every broker must do for the pipeline to keep its promises. The simulated broker and NATS are both held to
+//! it, so that what the simulation shows is worth something.
+
+use std::time::Duration;
+
+use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Settlement, Source};
+use tidemill_policy::arrival;
+use tidemill_policy::decide::{Failure, Stamp};
+use tidemill_policy::decode::decode;
+use tidemill_policy::headers;
+use tidemill_policy::history::Kind;
+use tidemill_policy::manifest::{self, AckMode, Handler, Manifest};
+use tidemill_policy::marker::Marker;
+use tidemill_policy::publication::{self, Case, Publication};
+
+/// How long the broker waits for a sign of life.
+pub(crate) const ACK_WAIT: Duration = Duration::from_secs(2);
+/// How long something that must happen may take.
+const SOON: Duration = Duration::from_secs(20);
+/// How long is waited for something that must not happen: longer than the broker waits for a sign of life.
+const LONG: Duration = Duration::from_secs(3);
+
+/// A broker with a stream of inputs (`in.>`) and one of outputs (`out.>`), and our own.
+pub(crate) trait Bench {
+    /// The broker.
+    type Broker: Broker;
+
+    /// The broker.
+    fn broker(&self) -> &Self::Broker;
+
+    /// Now, in milliseconds since the Unix epoch.
+    fn now_ms(&self) -> u64;
+
+    /// Stores an input.
+    async fn input(&self, id: &str);
+
+    /// The next delivery of an input or a retry, if one comes in time.
+    async fn next(&mut self, wait: Duration) -> Option<Delivery<<Self::Broker as Broker>::Receipt>>;
+
+    /// The payloads that are stored on `out.>`.
+    async fn outputs(&self) -> Vec<String>;
+}
+
+/// The manifest of the handler that the bench serves.
+pub(crate) fn manifest() -> Manifest {
+    let text = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nack_wait = '2s'\nallow.publish = ['out.>']";
+    let source = manifest::Source { path: "tidemill.toml", text };
+    manifest::parse(source, &[], &|_| None).map_err(|problems| problems.to_string()).expect("valid").manifest
+}
+
+fn handler() -> Handler {
+    manifest().handlers.remove("h").expect("the handler")
+}
+
+fn message(subject: &str, id: &str, payload: &str) -> Publication {
+    let headers = vec![(headers::MSG_ID.to_owned(), id.to_owned())];
+    Publication { subject: subject.into(), headers, payload: bytes::Bytes::copy_from_slice(payload.as_bytes()) }
+}
+
+async fn settle<B: Bench>(bench: &B, delivery: Delivery<<B::Broker as Broker>::Receipt>, settlement: Settlement) {
+    bench.broker().settle(delivery.receipt, settlement, AckMode::Confirmed).await;
+}
+
+async fn delivered<B: Bench>(bench: &mut B) -> Delivery<<B::Broker as Broker>::Receipt> {
+    bench.next(SOON).await.expect("a delivery")
+}
+
+/// A message is stored once for each id, and every time it is confirmed.
+pub(crate) async fn publishing_again_changes_nothing<B: Bench>(bench: B) {
+    for _ in 0..3 {
+        bench.broker().publish(&[message("out.a", "1", "one"), message("out.b", "2", "two")]).await.expect("stored");
+    }
+    assert_eq!(bench.outputs().await, ["one", "two"]);
+}
+
+/// Of a batch with a subject that no stream stores, nothing is stored.
+pub(crate) async fn a_batch_with_nowhere_to_go_is_not_begun<B: Bench>(bench: B) {
+    let refused = bench.broker().publish(&[message("out.a", "1", "one"), message("nowhere", "2", "two")]).await;
+    assert_eq!(refused, Err(PublishError::NoStream { subject: "nowhere".into() }));
+    assert!(bench.outputs().await.is_empty());
+}
+
+/// What is acknowledged or given up does not come back.
+pub(crate) async fn what_is_settled_does_not_come_back<B: Bench>(mut bench: B) {
+    for settlement in [Settlement::Ack, Settlement::Term { reason: "why\r\nnot".into() }] {
+        bench.input("e1").await;
+        let delivery = delivered(&mut bench).await;
+        assert_eq!((delivery.source, delivery.position.delivered), (Source::Input, 1));
+        settle(&bench, delivery, settlement).await;
+    }
+    assert!(bench.next(LONG).await.is_none());
+}
+
+/// What is handed back comes again after the delay, and says so.
+pub(crate) async fn what_is_handed_back_comes_again_after_its_delay<B: Bench>(mut bench: B) {
+    bench.input("e1").await;
+    let delivery = delivered(&mut bench).await;
+    let (position, before_ms) = (delivery.position.clone(), bench.now_ms());
+    settle(&bench, delivery, Settlement::Nak { delay: Duration::from_millis(700) }).await;
+    let again = delivered(&mut bench).await;
+    assert!(bench.now_ms() >= before_ms + 690, "it came too early");
+    assert_eq!(again.position.delivered, 2);
+    assert_eq!((again.position.sequence, again.position.stored_ms), (position.sequence, position.stored_ms));
+}
+
+/// A delivery comes again if its process gives no sign of life, and not while it does.
+pub(crate) async fn only_an_abandoned_delivery_comes_again<B: Bench>(mut bench: B) {
+    bench.input("e1").await;
+    let held = delivered(&mut bench).await;
+    assert!(bench.next(LONG).await.is_none(), "it is kept alive");
+    drop(held);
+    assert_eq!(delivered(&mut bench).await.position.delivered, 2);
+}
+
+/// What is handed back without a delay is delivered again at once, and can be settled then.
+pub(crate) async fn what_is_handed_back_at_once_comes_again_once<B: Bench>(mut bench: B) {
+    bench.input("e1").await;
+    let first = delivered(&mut bench).await;
+    settle(&bench, first, Settlement::Nak { delay: Duration::ZERO }).await;
+    let second = delivered(&mut bench).await;
+    assert_eq!(second.position.delivered, 2);
+    settle(&bench, second, Settlement::Ack).await;
+    assert!(bench.next(LONG).await.is_none());
+}
+
+/// A retry comes back when it is due, carries what it should, and comes once however often it is published.
+pub(crate) async fn a_retry_comes_when_it_is_due_and_once<B: Bench>(mut bench: B) {
+    bench.input("e1").await;
+    let delivery = delivered(&mut bench).await;
+    let handler = handler();
+    let arrival = arrival::first(delivery.message.clone(), delivery.position.clone());
+    let event = decode(&arrival, &handler).expect("can be decoded");
+    let now_ms = bench.now_ms();
+    let stamp = Stamp { now_ms, component: "c", instance: "i", usage: tidemill_policy::budget::Usage::default() };
+    let error = Failure::new(Kind::Retry, "later").into_error(arrival.attempt, "h", &stamp);
+    let case = Case { handler: &handler, arrival: &arrival, event: Some(&event) };
+    let clock = bench.broker().retry_clock();
+    let retry = publication::retry(case, "tidemill", clock, &error, now_ms, Duration::from_secs(1));
+    for _ in 0..2 {
+        bench.broker().publish(std::slice::from_ref(&retry)).await.expect("stored");
+    }
+    settle(&bench, delivery, Settlement::Ack).await;
+    loop {
+        let delivery = delivered(&mut bench).await;
+        assert_eq!(delivery.source, Source::Retry);
+        let again = arrival::retried(delivery.message.clone(), delivery.position.clone());
+        // Without schedules it comes at once, and is handed back until it is due.
+        if let Some(rest) = again.not_before_ms.map(|due_ms| due_ms.saturating_sub(bench.now_ms())).filter(|ms| *ms > 0)
+        {
+            settle(&bench, delivery, Settlement::Nak { delay: Duration::from_millis(rest) }).await;
+            continue;
+        }
+        assert!(bench.now_ms() >= now_ms + 990, "it came too early");
+        assert_eq!((again.damage, again.attempt.get(), again.history.len()), (None, 2, 1));
+        assert_eq!((again.origin, again.unresolved), (arrival.origin, 0));
+        settle(&bench, delivery, Settlement::Ack).await;
+        break;
+    }
+    assert!(bench.next(LONG).await.is_none());
+}
+
+/// Markers are replaced only by who knows the present one.
+pub(crate) async fn markers_are_replaced_by_compare_and_set<B: Bench>(bench: B) {
+    let (broker, age) = (bench.broker(), Duration::from_mins(1));
+    let claimed = Marker::Claimed { instance: "i".into() };
+    assert_eq!(broker.recall("k").await.expect("an answer").marker, None);
+    let first = broker.remember("k", &claimed, age, 0).await.expect("created");
+    assert_eq!(broker.remember("k", &Marker::Dead, age, 0).await, Err(MarkerError::Conflict));
+    let second = broker.remember("k", &Marker::Done, age, first).await.expect("replaced");
+    assert_ne!(first, second);
+    assert_eq!(broker.remember("k", &claimed, age, first).await, Err(MarkerError::Conflict));
+    let recalled = broker.recall("k").await.expect("an answer");
+    assert_eq!((recalled.marker, recalled.revision), (Some(Marker::Done), second));
+    assert_eq!(broker.recall("other").await.expect("an answer").revision, 0);
+}
+
+/// A marker is forgotten after its lifetime, and can be created then; replacing it makes it live on.
+pub(crate) async fn markers_are_forgotten_after_their_lifetime<B: Bench>(mut bench: B) {
+    if !bench.broker().message_ttl() {
+        return;
+    }
+    let (short, long) = (Duration::from_secs(1), Duration::from_mins(1));
+    let first = bench.broker().remember("long", &Marker::Dead, short, 0).await.expect("created");
+    bench.broker().remember("long", &Marker::Done, long, first).await.expect("replaced");
+    bench.broker().remember("short", &Marker::Done, short, 0).await.expect("created");
+    assert!(bench.next(LONG).await.is_none());
+    let recalled = bench.broker().recall("short").await.expect("an answer");
+    assert_eq!((recalled.marker, recalled.revision), (None, 0));
+    bench.broker().remember("short", &Marker::Done, long, 0).await.expect("created again");
+    assert_eq!(bench.broker().recall("long").await.expect("an answer").marker, Some(Marker::Done));
+}
+
+/// Makes a test of each requirement, with the bench that an async block gives.
+macro_rules! conformance {
+    ($runtime:meta, $bench:expr) => {
+        crate::conformance::conformance! { $runtime, $bench,
+            publishing_again_changes_nothing,
+            a_batch_with_nowhere_to_go_is_not_begun,
+            what_is_settled_does_not_come_back,
+            what_is_handed_back_comes_again_after_its_delay,
+            only_an_abandoned_delivery_comes_again,
+            what_is_handed_back_at_once_comes_again_once,
+            a_retry_comes_when_it_is_due_and_once,
+            markers_are_replaced_by_compare_and_set,
+            markers_are_forgotten_after_their_lifetime,
+        }
+    };
+    ($runtime:meta, $bench:expr, $($name:ident,)*) => {
+        $(
+            #[$runtime]
+            async fn $name() {
+                crate::conformance::$name($bench.await).await;
+            }
+        )*
+    };
+}
+pub(crate) use conformance;

@@ -1,0 +1,84 @@
+//! NATS, held to what every broker must do.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tidemill::broker::nats::Nats;
+use tidemill::broker::nats::connect::Link;
+use tidemill::broker::nats::consume::{self, Spec};
+use tidemill::broker::nats::lease::Lease;
+use tidemill::broker::nats::streams;
+use tidemill::broker::{Delivery, Source};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::conformance::{ACK_WAIT, Bench, conformance, manifest};
+use crate::support::World;
+
+struct Real {
+    world: World,
+    nats: Arc<Nats>,
+    deliveries: mpsc::UnboundedReceiver<Delivery<Lease>>,
+}
+
+async fn bench() -> Real {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    world.stream("OUT", &["out.>"]).await;
+    let mut nats = Nats::new(world.client.clone(), Arc::new(Link::default()));
+    streams::prepare(&mut nats, &manifest()).await.expect("streams");
+    let nats = Arc::new(nats);
+    let (sender, deliveries) = mpsc::unbounded_channel();
+    for (stream, filter, source) in
+        [("IN", "in.>", Source::Input), ("TIDEMILL_RETRY", "tidemill.retry.due.h", Source::Retry)]
+    {
+        let spec = Spec {
+            stream: stream.into(),
+            stream_created_unix: 0,
+            name: "c".into(),
+            filters: vec![filter.into()],
+            ack_wait: ACK_WAIT,
+            max_ack_pending: 100,
+            credit: 10,
+            broadcast: false,
+            source,
+        };
+        consume::ensure(&nats, &spec).await.expect("a consumer");
+        let sender = sender.clone();
+        let hand_over = move |delivery| {
+            let _ = sender.send(delivery);
+        };
+        let never = CancellationToken::new();
+        tokio::spawn(consume::run(Arc::clone(&nats), spec, never.clone(), never, hand_over));
+    }
+    Real { world, nats, deliveries }
+}
+
+impl Bench for Real {
+    type Broker = Nats;
+
+    fn broker(&self) -> &Nats {
+        &self.nats
+    }
+
+    fn now_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        u64::try_from(since.as_millis()).expect("fits")
+    }
+
+    async fn input(&self, id: &str) {
+        // The same id may come twice, which the stream would take for one message.
+        self.world.publish("in.x", &[("X-Id", id)], "payload").await;
+    }
+
+    async fn next(&mut self, wait: Duration) -> Option<Delivery<Lease>> {
+        tokio::time::timeout(wait, self.deliveries.recv()).await.ok()?
+    }
+
+    async fn outputs(&self) -> Vec<String> {
+        let messages = self.world.messages("OUT").await;
+        messages.into_iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect()
+    }
+}
+
+conformance!(tokio::test, bench());
