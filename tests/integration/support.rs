@@ -13,7 +13,8 @@ use futures::StreamExt;
 use tempfile::TempDir;
 use tidemill::broker::nats::Nats;
 use tidemill::broker::nats::connect::{Link, Target};
-use tidemill::broker::nats::consume::{self, Spec};
+use tidemill::broker::nats::consume::Spec;
+use tidemill::broker::nats::durable;
 use tidemill::broker::nats::server::{Server, executable};
 use tidemill::instance::{self, Part, Settings, StartError};
 use tidemill::invoker::{Invoker, Report};
@@ -125,6 +126,7 @@ impl World {
         let spec = Spec {
             stream: "IN".into(),
             stream_created_unix: 0,
+            create_with: None,
             name: "c".into(),
             filters: vec!["in.>".into()],
             ack_wait,
@@ -133,7 +135,7 @@ impl World {
             broadcast: false,
             source: tidemill::broker::Source::Input,
         };
-        consume::ensure(&nats, &spec).await.expect("a consumer");
+        durable::ensure(&nats, &spec).await.expect("a consumer");
         (nats, spec)
     }
 

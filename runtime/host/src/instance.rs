@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{self, ConnectError, Target};
-use crate::broker::nats::consume::{self, ConsumerError, Spec};
+use crate::broker::nats::consume::{self, Spec};
+use crate::broker::nats::durable::{self, ConsumerError};
 use crate::broker::nats::lease::Lease;
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::broker::{Broker, Delivery, Settlement, Source};
@@ -23,6 +24,7 @@ use crate::fate;
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
+use crate::troubles::Effect;
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.
 const INSTANCES_MAX: i64 = 64;
@@ -30,6 +32,10 @@ const INSTANCES_MAX: i64 = 64;
 const HANDED_BACK_MAX: i64 = 100_000;
 /// How long to wait before a server that does not answer is asked again.
 const NO_ANSWER_DELAY: Duration = Duration::from_secs(1);
+/// How long to wait before a start that failed is tried again.
+const START_DELAY: Duration = Duration::from_secs(5);
+/// What is in trouble while an instance cannot start.
+const START: &str = "start";
 
 /// What an instance is started with.
 #[derive(Debug)]
@@ -84,8 +90,20 @@ pub async fn run<I: Invoker>(
     let share =
         |part: Part<I>| Part { handler: part.handler, invoker: Arc::new(part.invoker), component: part.component };
     let parts: Vec<_> = parts.into_iter().map(share).collect();
+    let mut served = false;
     while !stop.is_cancelled() {
-        serve(settings, &parts, &status, &stop).await?;
+        match serve(settings, &parts, &status, &stop, &mut served).await {
+            Ok(()) => {}
+            // It worked before, so somebody has changed the server, and may well put it right.
+            Err(error) if served => {
+                status.troubles.begin(START, Effect::Intake, &error.to_string());
+                tokio::select! {
+                    () = sleep(START_DELAY) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -97,10 +115,11 @@ async fn serve<I: Invoker>(
     parts: &[Part<Arc<I>>],
     status: &Arc<Status>,
     stop: &CancellationToken,
+    served: &mut bool,
 ) -> Result<(), StartError> {
     let started = async {
         let nats = Arc::new(connect(settings, status).await?);
-        let inputs = set_up(&nats, parts).await?;
+        let inputs = set_up(&nats, parts, status).await?;
         Ok::<_, StartError>((nats, inputs))
     };
     let (nats, inputs) = tokio::select! {
@@ -114,7 +133,7 @@ async fn serve<I: Invoker>(
     for (part, input) in parts.iter().zip(inputs) {
         let worker = Arc::new(Worker::new(settings, part, &nats, status, stop.clone(), in_flight.clone()));
         for spec in worker.specs(&input, settings, &nats) {
-            consume::ensure(&nats, &spec)
+            durable::ensure(&nats, &spec)
                 .await
                 .map_err(|source| StartError::Consumer { handler: worker.pipeline.handler.name.clone(), source })?;
             specs.push(spec.clone());
@@ -125,22 +144,22 @@ async fn serve<I: Invoker>(
         }
         status.consuming();
     }
+    *served = true;
+    status.troubles.end(START);
     tracing::info!(handlers = parts.len(), instance = %status.name, "ready");
     consumers.close();
     tokio::select! {
         () = consumers.wait() => {}
         () = nats.link.lost.cancelled() => {
             tracing::error!("the NATS client has failed; connecting anew, events in flight are delivered again");
+            // Nothing that is in flight could be settled any more.
             stop.requested.cancel();
             stop.overdue.cancel();
             consumers.wait().await;
-            in_flight.close();
-            in_flight.wait().await;
-            return Ok(());
         }
     }
     drain(&nats, &in_flight, &stop, settings.manifest.runtime.drain).await;
-    for spec in specs.iter().filter(|spec| spec.broadcast) {
+    for spec in specs.iter().filter(|spec| spec.broadcast && !nats.link.lost.is_cancelled()) {
         // Left behind, it goes by itself after a minute.
         let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
     }
@@ -148,11 +167,12 @@ async fn serve<I: Invoker>(
 }
 
 async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartError> {
-    let (client, link) = connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name)).await?;
+    let (client, link) =
+        connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name), &status.troubles).await?;
     status.connected(&link);
     let mut nats = Nats::new(client, link);
     while let Err(error) = streams::prepare(&mut nats, &settings.manifest).await {
-        wait_for_answer(error).await?;
+        wait_for_answer(status, error).await?;
     }
     if nats.features.retry_clock == RetryClock::NotBefore {
         tracing::info!("the server has no message schedules (2.12 and later do); retries wait by being handed back");
@@ -161,7 +181,7 @@ async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartErro
 }
 
 /// Finds every handler's input stream; all that are missing are reported, and the first one returned.
-async fn set_up<I>(nats: &Nats, parts: &[Part<I>]) -> Result<Vec<InputStream>, StartError> {
+async fn set_up<I>(nats: &Nats, parts: &[Part<I>], status: &Status) -> Result<Vec<InputStream>, StartError> {
     let mut inputs = Vec::new();
     let mut failed = None;
     for part in parts {
@@ -169,7 +189,7 @@ async fn set_up<I>(nats: &Nats, parts: &[Part<I>]) -> Result<Vec<InputStream>, S
             match streams::input(nats, &part.handler).await {
                 Ok(input) => inputs.push(input),
                 Err(error @ StreamError::NoAnswer(_)) => {
-                    wait_for_answer(error).await?;
+                    wait_for_answer(status, error).await?;
                     continue;
                 }
                 Err(error) => {
@@ -185,11 +205,11 @@ async fn set_up<I>(nats: &Nats, parts: &[Part<I>]) -> Result<Vec<InputStream>, S
 }
 
 /// Waits where the server did not answer, which may pass; other errors do not.
-async fn wait_for_answer(error: StreamError) -> Result<(), StreamError> {
+async fn wait_for_answer(status: &Status, error: StreamError) -> Result<(), StreamError> {
     if !matches!(error, StreamError::NoAnswer(_)) {
         return Err(error);
     }
-    tracing::warn!("{error}; trying again until it does");
+    status.troubles.begin(START, Effect::Intake, &format!("{error}; trying again until it does"));
     sleep(NO_ANSWER_DELAY).await;
     Ok(())
 }
@@ -200,13 +220,17 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
     if !in_flight.is_empty() {
         tracing::info!(in_flight = in_flight.len(), "draining");
     }
-    if timeout(limit, in_flight.wait()).await.is_err() {
+    let ended = tokio::select! {
+        ended = timeout(limit, in_flight.wait()) => ended.is_ok(),
+        () = stop.overdue.cancelled() => true,
+    };
+    if !ended {
         tracing::warn!(in_flight = in_flight.len(), "the time to drain is over; handing back what is not finished");
     }
     stop.overdue.cancel();
     in_flight.wait().await;
     // Settlements are buffered. Where the connection is gone, the server delivers those events again.
-    if timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
+    if !nats.link.lost.is_cancelled() && timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
         tracing::warn!("could not send the last settlements; their events are delivered again");
     }
 }
@@ -252,6 +276,7 @@ impl<I: Invoker + Clone> Worker<I> {
         let first = Spec {
             stream: input.name.clone(),
             stream_created_unix: input.created_unix,
+            create_with: handler.create_stream.then(|| handler.subjects.clone()),
             name: if broadcast { format!("{}-{}", handler.durable, self.status.name) } else { handler.durable.clone() },
             filters: handler.subjects.clone(),
             ack_wait: handler.ack_wait,
@@ -266,6 +291,7 @@ impl<I: Invoker + Clone> Worker<I> {
         let retries = Spec {
             stream: streams::retry_stream(prefix),
             stream_created_unix: 0,
+            create_with: None,
             name: streams::retry_consumer(prefix, &handler.name),
             filters: vec![retry_due_subject(prefix, &handler.name)],
             max_ack_pending: match nats.features.retry_clock {

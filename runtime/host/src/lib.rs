@@ -15,3 +15,4 @@ pub mod logging;
 pub mod pipeline;
 pub mod secrets;
 pub mod status;
+pub mod troubles;

@@ -13,6 +13,7 @@ mod schema;
 mod service;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -233,7 +234,7 @@ fn find_handler<'a>(file: &'a ManifestFile, name: &str) -> Result<&'a Handler, F
 
 /// Connects once; services that wait for their server do so elsewhere.
 async fn connect(target: &Target, name: &str) -> Result<Nats, Failure> {
-    let (client, link) = connect::connect(target, name).await.map_err(|error| match error {
+    let (client, link) = connect::connect(target, name, Arc::default()).await.map_err(|error| match error {
         ConnectError::Unreachable { .. } => {
             anyhow!("{error}; is the server running, and are the URL and the credentials right?")
         }

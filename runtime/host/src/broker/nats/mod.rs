@@ -2,7 +2,8 @@
 //!
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
-//! - [`consume`]: one durable pull consumer, its credit, and its recovery.
+//! - [`durable`]: making a consumer, and comparing it with what was asked for.
+//! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`quarantine`]: messages that the client library cannot parse.
@@ -10,6 +11,7 @@
 
 pub mod connect;
 pub mod consume;
+pub mod durable;
 pub mod lease;
 pub mod publish;
 pub mod quarantine;
@@ -28,6 +30,7 @@ use crate::broker::{Broker, PublishError, Settlement};
 use connect::Link;
 use lease::Lease;
 use publish::Routes;
+use streams::Own;
 
 /// How long the server may take to confirm a publication or to answer a question.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +48,8 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
+    /// What is ours, to be made again if somebody deletes it.
+    own: Own,
 }
 
 /// What the server can do, as far as it matters to us.
@@ -68,7 +73,7 @@ impl Nats {
             .backpressure_on_inflight(true)
             .build(client.clone());
         let features = Features { api_level: 0, retry_clock: RetryClock::NotBefore, message_ttl: false };
-        Nats { client, context, link, features, routes: Routes::default() }
+        Nats { client, context, link, features, routes: Routes::default(), own: Own::default() }
     }
 }
 
@@ -92,8 +97,9 @@ impl Broker for Nats {
             Settlement::Nak { delay } => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
+        let Some(reply) = receipt.reply() else { return };
         // An error means that the connection is closed for good; then the server redelivers.
-        if let Err(error) = self.client.publish(receipt.reply().clone(), body).await {
+        if let Err(error) = self.client.publish(reply.clone(), body).await {
             tracing::debug!(%error, "could not settle a delivery");
         }
     }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::RetryClock;
 use tidemill_policy::subject;
+use time::OffsetDateTime;
 
 use super::{Features, Nats, publish};
 
@@ -99,6 +100,22 @@ pub struct InputStream {
     pub created_unix: i64,
 }
 
+/// What is ours.
+#[derive(Debug, Default)]
+pub struct Own {
+    /// Our streams as they were made.
+    streams: Vec<Config>,
+    /// The subjects of retries and dead letters: without them, nothing can be done but to hold the events.
+    subjects: Vec<String>,
+}
+
+impl Own {
+    /// Whether an event can only be held while nothing can be published on `subject`.
+    pub fn needs(&self, subject: &str) -> bool {
+        self.subjects.iter().any(|pattern| subject::matches(pattern, subject))
+    }
+}
+
 /// The name of the retry stream.
 pub fn retry_stream(prefix: &str) -> String {
     format!("{}_RETRY", prefix.to_ascii_uppercase())
@@ -167,9 +184,9 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
         allow_message_schedules: schedules,
         ..own(retry_stream(prefix), vec![format!("{prefix}.retry.at.>"), format!("{prefix}.retry.due.>")])
     };
-    let echoed = ensure(nats, retry).await?;
+    let echoed = ensure(nats, retry.clone()).await?;
     let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
-    let echoed_dead_letter = ensure(nats, dead_letter).await?;
+    let echoed_dead_letter = ensure(nats, dead_letter.clone()).await?;
     if !echoed_dead_letter.allow_message_ttl {
         tracing::warn!(
             "the server cannot expire single messages (2.11 and later can): dead_letter.max_age has no effect, \
@@ -181,6 +198,23 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
         retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
         message_ttl: echoed_dead_letter.allow_message_ttl,
     };
+    let mut subjects = vec![format!("{prefix}.retry.>")];
+    subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
+    nats.own = Own { streams: vec![retry, dead_letter], subjects };
+    Ok(())
+}
+
+/// Makes those of our own streams again that somebody has deleted: all, or the one called `name`.
+///
+/// # Errors
+/// Where the server refuses or does not answer.
+pub async fn restore(nats: &Nats, name: Option<&str>) -> Result<(), StreamError> {
+    for config in nats.own.streams.iter().filter(|config| name.is_none_or(|name| config.name == name)) {
+        if matches!(nats.context.get_stream(&config.name).await, Err(error) if is_not_found(&error)) {
+            ensure(nats, config.clone()).await?;
+            tracing::warn!(stream = %config.name, "made a stream anew that was deleted");
+        }
+    }
     Ok(())
 }
 
@@ -245,6 +279,18 @@ fn explain(error: &CreateStreamError) -> String {
 
 fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// When a stream was created; nothing where there is none.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn created(nats: &Nats, name: &str) -> Result<Option<OffsetDateTime>, StreamError> {
+    match nats.context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().created)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(StreamError::NoAnswer(error.to_string())),
+    }
 }
 
 /// Makes a stream for users' subjects, or adds to an existing one the subjects that it lacks.
