@@ -2,4 +2,5 @@
 
 mod cli;
 mod delivery;
+mod faults;
 mod support;

@@ -12,7 +12,7 @@ use async_nats::{Client, HeaderMap};
 use futures::StreamExt;
 use tempfile::TempDir;
 use tidemill::broker::nats::Nats;
-use tidemill::broker::nats::connect::{Link, Target};
+use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::consume::Spec;
 use tidemill::broker::nats::durable;
 use tidemill::broker::nats::server::{Server, executable};
@@ -21,7 +21,7 @@ use tidemill::invoker::{Invoker, Report};
 use tidemill::status::Status;
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::{Event, Output};
-use tidemill_policy::manifest::{self, Manifest, Source};
+use tidemill_policy::manifest::{self, Auth, Manifest, Source};
 use tidemill_policy::outcome::{HandlerError, Outcome};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -121,8 +121,14 @@ impl World {
 
     /// Makes a consumer `c` on stream `IN`.
     pub(crate) async fn consumer(&self, ack_wait: Duration) -> (Arc<Nats>, Spec) {
-        let link = Arc::new(Link::default());
-        let nats = Arc::new(Nats::new(self.client.clone(), link));
+        let target = Target {
+            urls: vec![self.server.url.clone()],
+            auth: Auth::None,
+            tls: None,
+            base: std::path::PathBuf::new(),
+        };
+        let (client, link) = connect::connect(&target, "test", Arc::default()).await.expect("a connection");
+        let nats = Arc::new(Nats::new(client, link));
         let spec = Spec {
             stream: "IN".into(),
             stream_created_unix: 0,
