@@ -18,7 +18,7 @@ use crate::secrets::{self, SecretError};
 use crate::troubles::{Effect, Troubles};
 
 /// After how long a denial is forgotten: an operator may have granted the permission since.
-const DENIAL_AGE_MAX: Duration = Duration::from_secs(10);
+const DENIAL_AGE_MAX: Duration = Duration::from_secs(5);
 /// The most denials that are remembered; they are forgotten early where there are more.
 const DENIALS_MAX: usize = 10_000;
 /// What is in trouble while there is no connection.

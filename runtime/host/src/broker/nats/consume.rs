@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{Message as NatsMessage, StatusCode, Subject};
+use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
 use futures::StreamExt;
 use tidemill_policy::arrival::{Message, Position};
 use time::OffsetDateTime;
@@ -37,6 +37,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(11);
 const FIRST_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long the server may take to say that it denies an acknowledgement, after it has answered a later request.
 const DENIAL_DELAY_MAX: Duration = Duration::from_millis(250);
+/// How long to wait for what the server has sent before pulling was interrupted.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before a consumer that fails is looked at again: from the first to the second.
 const RECOVERY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -146,11 +148,34 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 return Interruption::Usual(error.to_string());
             }
         };
-        let link = &self.nats.link;
-        let mut reconnects = link.reconnects.subscribe();
-        let mut denied = pin!(self.until_denied(&inbox, Instant::now()));
         // What was asked for and has not arrived. Freed as a whole when this function returns.
         let Ok(mut open) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
+        let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
+        // What the server has sent by now would otherwise wait for its redelivery.
+        if self.nats.link.is_up() && messages.drain().await.is_ok() {
+            let rest = async {
+                while let Some(message) = messages.next().await {
+                    if message.status.is_none() && open.num_permits() > 0 {
+                        self.receive(message, open.split(1));
+                    }
+                }
+            };
+            // The client ends the subscription when the server has confirmed; if not, the rest comes again.
+            let _ = timeout(DRAIN_MAX, rest).await;
+        }
+        end
+    }
+
+    async fn pull_into(
+        &self,
+        inbox: &Subject,
+        messages: &mut Subscriber,
+        credit: &Arc<Semaphore>,
+        open: &mut OwnedSemaphorePermit,
+    ) -> Interruption {
+        let link = &self.nats.link;
+        let mut reconnects = link.reconnects.subscribe();
+        let mut denied = pin!(self.until_denied(inbox, Instant::now()));
         let refill = (self.spec.credit / 4).max(1);
         let mut heard = Instant::now();
         // Whether an answer has shown that pulling works; the first request is a small one that has one soon.
@@ -167,7 +192,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                     };
                     match message.status {
                         None => self.receive(message, open.split(1)),
-                        Some(status) => if let Err(why) = self.answer(status, &message, &mut open) {
+                        Some(status) => if let Err(why) = self.answer(status, &message, open) {
                             return if works { Interruption::Usual(why) } else { Interruption::Trouble(why) };
                         }
                     }
@@ -183,7 +208,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                         more.merge(rest);
                     }
                     let expires = if asked { PULL_EXPIRES } else { FIRST_PULL_EXPIRES };
-                    if let Err(error) = self.request(&inbox, more.num_permits(), expires).await {
+                    if let Err(error) = self.request(inbox, more.num_permits(), expires).await {
                         return Interruption::Usual(error);
                     }
                     if open.num_permits() == 0 {
