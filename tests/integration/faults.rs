@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use tidemill::broker::nats::server::Server;
 use tidemill_policy::history::{AttemptError, Kind};
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::support::{Running, World, completed, eventually, output, reject, retry, start_server};
+use crate::support::{Running, World, completed, eventually, output, reject, retry, run_at, start_server};
 
 const MANIFEST: &str = r#"
 [handler.h]
@@ -398,5 +400,76 @@ async fn events_whose_dead_letters_are_denied_are_held_until_they_are_not() {
     until_well(&running).await;
     log.said_once("publishing on tidemill.deadletter.h", "events are held");
     assert_eq!(running.seen().len(), 20);
+    running.drain().await.expect("drains");
+}
+
+/// Three servers that form a cluster.
+async fn cluster(folder: &std::path::Path) -> [Server; 3] {
+    let taken: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let ports: Vec<_> = taken.iter().map(|socket| socket.local_addr().expect("bound").port()).collect();
+    drop(taken);
+    let routes = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect::<Vec<_>>().join(", ");
+    let start = |n: usize| {
+        let extra = format!(
+            "server_name: n{n}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{routes}] }}\n",
+            ports[n]
+        );
+        let folder = folder.join(format!("n{n}"));
+        async move { start_server(&folder, None, &extra).await }
+    };
+    tokio::join!(start(0), start(1), start(2)).into()
+}
+
+async fn step_down(world: &World, what: &str) {
+    let subject = format!("$JS.API.{what}");
+    world.client.request(subject, "".into()).await.expect("an answer");
+}
+
+/// Publishes until it is confirmed: a stream that has no leader does not answer.
+async fn publish_patiently(world: &World, n: u64) {
+    eventually("it is stored", || async {
+        let message =
+            jetstream::message::PublishMessage::build().payload(n.to_string().into()).message_id(n.to_string());
+        let confirmation = world.context.send_publish("in.x", message).await.ok()?;
+        confirmation.await.ok().map(drop)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changes_of_leader_and_the_loss_of_a_server_lose_and_repeat_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [first, server, _third] = cluster(folder.path()).await;
+    let mut first = Some(first);
+    let client = async_nats::connect(&server.url).await.expect("a connection");
+    let context = jetstream::new(client.clone());
+    let world = World { server, client, context, folder };
+    for (name, subjects) in [("IN", "in.>"), ("OUT", "out.>")] {
+        let config =
+            Config { name: name.into(), subjects: vec![subjects.into()], num_replicas: 3, ..Config::default() };
+        eventually("a stream", || async { world.context.create_stream(config.clone()).await.ok() }).await;
+    }
+    let script = |event: &tidemill_policy::event::Event| match event.attempt.get() {
+        1 if event.payload.ends_with(b"7") => retry("not yet"),
+        _ => completed(&[output("out.a", &text(&event.payload))]),
+    };
+    // What the lost server had sent or not passed on is delivered again.
+    let manifest = format!("[nats]\nreplicas = 3\n{MANIFEST}ack_wait = \"3s\"\n");
+    let url = first.as_ref().map(|first| first.url.clone()).expect("it runs");
+    let running = run_at(&url, &manifest, script).ready().await;
+    for n in 1..=200 {
+        publish_patiently(&world, n).await;
+        match n {
+            20 => step_down(&world, "STREAM.LEADER.STEPDOWN.IN").await,
+            40 => step_down(&world, "CONSUMER.LEADER.STEPDOWN.IN.tidemill-h").await,
+            60 => step_down(&world, "STREAM.LEADER.STEPDOWN.OUT").await,
+            // The instance is connected to this one, and goes on with another.
+            120 => first.take().expect("it runs").kill().await,
+            _ => {}
+        }
+    }
+    outputs(&world, 200).await;
+    world.wait_until_settled("IN", "tidemill-h").await;
+    until_well(&running).await;
     running.drain().await.expect("drains");
 }
