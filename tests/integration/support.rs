@@ -133,6 +133,7 @@ impl World {
             stream: "IN".into(),
             stream_created_unix: 0,
             create_with: None,
+            repeats_within: Duration::ZERO,
             name: "c".into(),
             filters: vec!["in.>".into()],
             ack_wait,

@@ -17,6 +17,7 @@ use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::consume::{self, Spec};
 use crate::broker::nats::durable::{self, ConsumerError};
 use crate::broker::nats::lease::Lease;
+use crate::broker::nats::preflight::{self, Conflicts};
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::broker::{Broker, Delivery, Settlement, Source};
 use crate::clock::Clock;
@@ -52,6 +53,9 @@ pub enum StartError {
     /// No connection can be tried.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The manifest and the server contradict each other.
+    #[error(transparent)]
+    Conflicts(#[from] Conflicts),
     /// The streams are not as the manifest needs them.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -171,6 +175,16 @@ async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartErro
         connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name), &status.troubles).await?;
     status.connected(&link);
     let mut nats = Nats::new(client, link);
+    let findings = loop {
+        match preflight::check(&nats, &settings.manifest).await {
+            Ok(findings) => break findings,
+            Err(error) => wait_for_answer(status, error).await?,
+        }
+    };
+    for warning in &findings.warnings {
+        tracing::warn!("{warning}");
+    }
+    findings.into_result()?;
     while let Err(error) = streams::prepare(&mut nats, &settings.manifest).await {
         wait_for_answer(status, error).await?;
     }
@@ -180,28 +194,19 @@ async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartErro
     Ok(nats)
 }
 
-/// Finds every handler's input stream; all that are missing are reported, and the first one returned.
+/// Finds every handler's input stream, and makes those that are ours to make.
 async fn set_up<I>(nats: &Nats, parts: &[Part<I>], status: &Status) -> Result<Vec<InputStream>, StartError> {
     let mut inputs = Vec::new();
-    let mut failed = None;
     for part in parts {
-        loop {
+        let input = loop {
             match streams::input(nats, &part.handler).await {
-                Ok(input) => inputs.push(input),
-                Err(error @ StreamError::NoAnswer(_)) => {
-                    wait_for_answer(status, error).await?;
-                    continue;
-                }
-                Err(error) => {
-                    if let Some(earlier) = failed.replace(error) {
-                        tracing::error!("{earlier}");
-                    }
-                }
+                Ok(input) => break input,
+                Err(error) => wait_for_answer(status, error).await?,
             }
-            break;
-        }
+        };
+        inputs.push(input);
     }
-    failed.map_or(Ok(inputs), |error| Err(error.into()))
+    Ok(inputs)
 }
 
 /// Waits where the server did not answer, which may pass; other errors do not.
@@ -271,16 +276,18 @@ impl<I: Invoker + Clone> Worker<I> {
         let handler = &self.pipeline.handler;
         let broadcast = handler.mode == Mode::Broadcast;
         let prefix = &settings.manifest.nats.prefix;
-        let credit = handler.concurrency.saturating_mul(2);
+        let credit = streams::credit(handler);
         let share = i64::from(credit) * INSTANCES_MAX;
+        let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
         let first = Spec {
             stream: input.name.clone(),
             stream_created_unix: input.created_unix,
             create_with: handler.create_stream.then(|| handler.subjects.clone()),
+            repeats_within: streams::repeats_within(handler),
             name: if broadcast { format!("{}-{}", handler.durable, self.status.name) } else { handler.durable.clone() },
             filters: handler.subjects.clone(),
             ack_wait: handler.ack_wait,
-            max_ack_pending: share,
+            max_ack_pending: limited(share, input.ack_pending_max),
             credit,
             broadcast,
             source: Source::Input,
@@ -295,8 +302,8 @@ impl<I: Invoker + Clone> Worker<I> {
             name: streams::retry_consumer(prefix, &handler.name),
             filters: vec![retry_due_subject(prefix, &handler.name)],
             max_ack_pending: match nats.features.retry_clock {
-                RetryClock::Schedules => share,
-                RetryClock::NotBefore => HANDED_BACK_MAX,
+                RetryClock::Schedules => limited(share, nats.own.ack_pending_max),
+                RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.ack_pending_max),
             },
             source: Source::Retry,
             ..first.clone()

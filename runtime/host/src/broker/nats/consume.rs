@@ -52,6 +52,8 @@ pub struct Spec {
     /// The subjects with which the stream is made again if somebody deletes it; nothing where that is not ours
     /// to do.
     pub create_with: Option<Vec<String>>,
+    /// For how long the stream should recognise duplicates if we make it.
+    pub repeats_within: Duration,
     /// The consumer's name.
     pub name: String,
     /// The subjects.
@@ -371,7 +373,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             (Source::Retry, _) => streams::restore(self.nats, Some(stream)).await,
             (Source::Input, Some(subjects)) => {
                 tracing::warn!(stream, "making a stream anew that was deleted");
-                streams::provide(self.nats, stream, subjects).await
+                streams::provide(self.nats, stream, subjects, self.spec.repeats_within).await
             }
             (Source::Input, None) => {
                 let subjects = filters.join(",");

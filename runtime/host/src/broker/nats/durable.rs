@@ -123,6 +123,7 @@ mod tests {
             stream: "S".into(),
             stream_created_unix: 0,
             create_with: None,
+            repeats_within: Duration::ZERO,
             name: "c".into(),
             filters: vec!["b".into(), "a".into()],
             ack_wait: Duration::from_secs(30),

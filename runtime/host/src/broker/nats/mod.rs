@@ -5,6 +5,7 @@
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
+//! - [`preflight`]: what the manifest asks for against what the server is set to.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`quarantine`]: messages that the client library cannot parse.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
@@ -13,6 +14,7 @@ pub mod connect;
 pub mod consume;
 pub mod durable;
 pub mod lease;
+pub mod preflight;
 pub mod publish;
 pub mod quarantine;
 pub mod server;
@@ -49,7 +51,7 @@ pub struct Nats {
     /// Which subjects are stored by some stream.
     routes: Routes,
     /// What is ours, to be made again if somebody deletes it.
-    own: Own,
+    pub own: Own,
 }
 
 /// What the server can do, as far as it matters to us.
