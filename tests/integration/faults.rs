@@ -439,7 +439,7 @@ async fn publish_patiently(world: &World, n: u64) {
 #[tokio::test]
 async fn changes_of_leader_and_the_loss_of_a_server_lose_and_repeat_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
-    let [first, server, _third] = cluster(folder.path()).await;
+    let [first, server, _third] = Box::pin(cluster(folder.path())).await;
     let mut first = Some(first);
     let client = async_nats::connect(&server.url).await.expect("a connection");
     let context = jetstream::new(client.clone());

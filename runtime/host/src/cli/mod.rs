@@ -78,7 +78,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check the manifest, the components and the secrets; needs no broker
+    /// Check the manifest, the components and the secrets; with --server, the broker too
     Check(check::Arguments),
     /// Run the handlers until told to stop
     Run(run::Arguments),

@@ -236,6 +236,22 @@ mod tests {
     }
 
     #[test]
+    fn claims_need_a_server_with_a_time_to_live_for_messages() {
+        let text = "[handler.h]\nsubject = \"a\"\nstream = \"S\"\ndedup = { key = \"id\", claim = true }\n";
+        let source = tidemill_policy::manifest::Source { path: "tidemill.toml", text };
+        let manifest = tidemill_policy::manifest::parse(source, &[], &|_| None).expect("valid").manifest;
+        let found = |level| {
+            let mut findings = Findings::default();
+            claims(&manifest, Api { level, ack_pending_max: None }, "2.10.26", &mut findings);
+            findings.conflicts
+        };
+        let expected = "handler.h: dedup.claim = true needs messages with a time to live, which nats-server has from \
+                        2.11 on, and this one is 2.10.26; upgrade it, or set dedup.claim = false";
+        assert_eq!(found(0), [expected]);
+        assert!(found(MESSAGE_TTL_API_LEVEL).is_empty());
+    }
+
+    #[test]
     fn several_conflicts_are_a_list() {
         let both = Conflicts(vec!["a".into(), "b".into()]);
         assert_eq!(both.to_string(), "the manifest and the NATS server contradict each other in 2 points:\n- a\n- b");

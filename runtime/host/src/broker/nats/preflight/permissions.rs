@@ -173,17 +173,14 @@ pub(super) fn of_input(handler: &Handler, stream: &str) -> Vec<Need> {
     let broadcast = handler.mode == Mode::Broadcast;
     // The consumer of a broadcast handler has the instance in its name.
     let consumer = if broadcast { "*" } else { handler.durable.as_str() };
-    let mut needs = of_consumer(name, stream, consumer, &handler.subjects);
-    needs.insert(
-        0,
-        Need::publish(
-            format!("$JS.API.STREAM.INFO.{stream}"),
-            format!("handler.{name} needs it to look at its stream"),
-        ),
-    );
+    let needed = |subject: String, what: &str| Need::publish(subject, format!("handler.{name} needs it {what}"));
+    let mut needs = vec![
+        needed(format!("$JS.API.STREAM.INFO.{stream}"), "to look at its stream"),
+        needed(format!("$JS.API.STREAM.MSG.GET.{stream}"), "to take away messages that no client can read"),
+    ];
+    needs.extend(of_consumer(name, stream, consumer, &handler.subjects));
     if broadcast {
-        let why = format!("handler.{name} needs it to remove its consumer");
-        needs.push(Need::publish(format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"), why));
+        needs.push(needed(format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"), "to remove its consumer"));
     }
     needs
 }
