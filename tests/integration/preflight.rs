@@ -158,7 +158,8 @@ async fn streams_that_are_missing_are_reported_with_everything_else() {
     let world = world(vec![stream("IN", "in.>"), stream("OUT", "out.>")]).await;
     let other = "[handler.other]\nsubject = \"elsewhere\"\nallow = { publish = [\"nowhere\"] }\n";
     let manifest = format!("{MANIFEST}limits = {{ timeout = \"5m\" }}\n{other}");
-    let expected = ["no stream stores subject \"elsewhere\"", "handler.h: after ack_wait = 7m30s"];
+    let expected =
+        ["no stream stores subject \"elsewhere\"", "handler.h: after ack_wait = 7m 30s and limits.timeout = 5m"];
     refused(&world, &manifest, &expected).await;
     let found = findings(&world, &manifest, None).await;
     assert!(found.warnings[0].contains("no stream stores allow.publish = \"nowhere\""), "{found:?}");

@@ -20,7 +20,7 @@ pub(super) fn input(handler: &Handler, stream: &Config, findings: &mut Findings)
              whose instance dies would be lost; raise it: nats stream edit {stream_name} --max-age {}, or lower ack_wait",
             show_duration(*ack_wait),
             show_duration(*max_age),
-            show_duration(*ack_wait),
+            argument(*ack_wait),
         ));
     }
     let threshold = stream.consumer_limits.as_ref().map_or(Duration::ZERO, |limits| limits.inactive_threshold);
@@ -79,7 +79,7 @@ pub(super) fn dead_letters(handler: &Handler, stream: &Config, findings: &mut Fi
             handler.name,
             show_duration(wanted),
             show_duration(stream.max_age),
-            show_duration(wanted),
+            argument(wanted),
         ));
     }
     if stream.retention != RetentionPolicy::Limits {
@@ -126,7 +126,7 @@ pub(super) fn outputs(handler: &Handler, streams: &[Config], findings: &mut Find
                      ack_wait",
                     show_duration(*ack_wait),
                     show_duration(timeout),
-                    show_duration(in_minutes(soon)),
+                    argument(in_minutes(soon)),
                 ));
             } else if *window < late {
                 let text = format!(
@@ -137,7 +137,7 @@ pub(super) fn outputs(handler: &Handler, streams: &[Config], findings: &mut Find
                     handler.retry.max_attempts,
                     show_duration(handler.retry.max),
                     show_duration(in_minutes(late)),
-                    show_duration(in_minutes(late)),
+                    argument(in_minutes(late)),
                 );
                 if handler.dedup.is_some() {
                     findings.conflict(format!("{text}; dedup asks for effects once"));
@@ -170,5 +170,28 @@ fn retention(stream: &Config) -> &'static str {
 
 /// The next full minute.
 fn in_minutes(duration: Duration) -> Duration {
-    Duration::from_secs(duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)).div_ceil(60) * 60)
+    let minutes = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)).div_ceil(60);
+    Duration::from_secs(minutes.saturating_mul(60))
+}
+
+/// A duration as the `nats` command takes it, in one unit.
+fn argument(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
+        seconds if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_can_be_pasted() {
+        for (seconds, expected) in [(30, "30s"), (90, "90s"), (120, "2m"), (5400, "90m"), (86_400 * 30, "30d")] {
+            assert_eq!(argument(Duration::from_secs(seconds)), expected);
+        }
+        assert_eq!(argument(in_minutes(Duration::from_millis(60_001))), "2m");
+    }
 }
