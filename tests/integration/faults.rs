@@ -24,12 +24,27 @@ retry = { max_attempts = 3, initial = "10ms", max = "20ms" }
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
+/// Ends the logging, and shows all of it if the test has failed.
+struct Shown {
+    log: Log,
+    _guard: DefaultGuard,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log.lines(&[]).join("\n"));
+        }
+    }
+}
+
 impl Log {
-    fn start() -> (Log, DefaultGuard) {
+    fn start() -> (Log, Shown) {
         let log = Log::default();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::INFO).with_writer(log.clone());
-        (log, tracing::subscriber::set_default(subscriber.finish()))
+        let shown = Shown { log: log.clone(), _guard: tracing::subscriber::set_default(subscriber.finish()) };
+        (log, shown)
     }
 
     /// The lines that contain all of `parts`.
@@ -276,7 +291,7 @@ async fn an_outage_loses_and_repeats_nothing_and_is_said_once() {
     world.wait_until_settled("IN", "tidemill-h").await;
     until_well(&running).await;
     log.said_once("connection", "lost the connection to NATS");
-    assert_eq!(log.lines(&["WARN"]).len(), 1, "{:#?}", log.lines(&["WARN"]));
+    assert_eq!(log.lines(&["WARN", "trouble="]).len(), 1, "{:#?}", log.lines(&["WARN"]));
     running.drain().await.expect("drains");
 }
 
@@ -438,6 +453,7 @@ async fn publish_patiently(world: &World, n: u64) {
 
 #[tokio::test]
 async fn changes_of_leader_and_the_loss_of_a_server_lose_and_repeat_nothing() {
+    let (_log, _guard) = Log::start();
     let folder = tempfile::tempdir().expect("a folder");
     let [first, server, _third] = Box::pin(cluster(folder.path())).await;
     let mut first = Some(first);

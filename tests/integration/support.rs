@@ -94,7 +94,9 @@ impl World {
         if count == 0 {
             return Vec::new();
         }
-        let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a consumer");
+        // A cluster that has just lost a server may not answer at once.
+        let consumer =
+            eventually("a consumer", || async { stream.create_consumer(OrderedConfig::default()).await.ok() }).await;
         let messages = consumer.messages().await.expect("messages").take(usize::try_from(count).expect("fits"));
         messages.map(|message| stored(message.expect("a message").message)).collect().await
     }
