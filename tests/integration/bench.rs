@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidemill::broker::nats::Nats;
 use tidemill::broker::nats::connect::Link;
 use tidemill::broker::nats::consume::{self, Spec};
+use tidemill::broker::nats::durable;
 use tidemill::broker::nats::lease::Lease;
 use tidemill::broker::nats::streams;
 use tidemill::broker::{Delivery, Source};
@@ -35,6 +36,8 @@ async fn bench() -> Real {
         let spec = Spec {
             stream: stream.into(),
             stream_created_unix: 0,
+            create_with: None,
+            repeats_within: Duration::ZERO,
             name: "c".into(),
             filters: vec![filter.into()],
             ack_wait: ACK_WAIT,
@@ -43,7 +46,7 @@ async fn bench() -> Real {
             broadcast: false,
             source,
         };
-        consume::ensure(&nats, &spec).await.expect("a consumer");
+        durable::ensure(&nats, &spec).await.expect("a consumer");
         let sender = sender.clone();
         let hand_over = move |delivery| {
             let _ = sender.send(delivery);

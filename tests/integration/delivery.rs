@@ -356,7 +356,7 @@ async fn a_handler_without_its_stream_does_not_start_and_says_how_to_make_it() {
     let world = World::start().await;
     let check = async |manifest: &str, expected: &str| {
         let error = world.run(manifest, |_| completed(&[])).end().await.expect_err("refused");
-        assert!(matches!(error, StartError::Stream(_)), "{error}");
+        assert!(matches!(error, StartError::Conflicts(_)), "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(MANIFEST, "stream \"IN\" does not exist; set create_stream = true").await;

@@ -6,5 +6,7 @@ mod cli;
 mod conformance;
 mod dedup;
 mod delivery;
+mod faults;
 mod operator;
+mod preflight;
 mod support;

@@ -12,15 +12,16 @@ use async_nats::{Client, HeaderMap};
 use futures::StreamExt;
 use tempfile::TempDir;
 use tidemill::broker::nats::Nats;
-use tidemill::broker::nats::connect::{Link, Target};
-use tidemill::broker::nats::consume::{self, Spec};
+use tidemill::broker::nats::connect::{self, Target};
+use tidemill::broker::nats::consume::Spec;
+use tidemill::broker::nats::durable;
 use tidemill::broker::nats::server::{Server, executable};
 use tidemill::instance::{self, Part, Settings, StartError};
 use tidemill::invoker::{Invoker, Report};
 use tidemill::status::Status;
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::{Event, Output};
-use tidemill_policy::manifest::{self, Manifest, Source};
+use tidemill_policy::manifest::{self, Auth, Manifest, Source};
 use tidemill_policy::outcome::{HandlerError, Outcome};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -93,7 +94,9 @@ impl World {
         if count == 0 {
             return Vec::new();
         }
-        let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a consumer");
+        // A cluster that has just lost a server may not answer at once.
+        let consumer =
+            eventually("a consumer", || async { stream.create_consumer(OrderedConfig::default()).await.ok() }).await;
         let messages = consumer.messages().await.expect("messages").take(usize::try_from(count).expect("fits"));
         messages.map(|message| stored(message.expect("a message").message)).collect().await
     }
@@ -120,11 +123,19 @@ impl World {
 
     /// Makes a consumer `c` on stream `IN`.
     pub(crate) async fn consumer(&self, ack_wait: Duration) -> (Arc<Nats>, Spec) {
-        let link = Arc::new(Link::default());
-        let nats = Arc::new(Nats::new(self.client.clone(), link));
+        let target = Target {
+            urls: vec![self.server.url.clone()],
+            auth: Auth::None,
+            tls: None,
+            base: std::path::PathBuf::new(),
+        };
+        let (client, link) = connect::connect(&target, "test", Arc::default()).await.expect("a connection");
+        let nats = Arc::new(Nats::new(client, link));
         let spec = Spec {
             stream: "IN".into(),
             stream_created_unix: 0,
+            create_with: None,
+            repeats_within: Duration::ZERO,
             name: "c".into(),
             filters: vec!["in.>".into()],
             ack_wait,
@@ -133,7 +144,7 @@ impl World {
             broadcast: false,
             source: tidemill::broker::Source::Input,
         };
-        consume::ensure(&nats, &spec).await.expect("a consumer");
+        durable::ensure(&nats, &spec).await.expect("a consumer");
         (nats, spec)
     }
 

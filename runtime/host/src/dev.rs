@@ -176,13 +176,14 @@ fn first_token(pattern: &str) -> Option<&str> {
     pattern.split('.').next().filter(|token| !["*", ">", ""].contains(token))
 }
 
-/// Makes the streams of a plan.
+/// Makes the streams of a plan, which recognise duplicates for as long as any handler may take to repeat them.
 ///
 /// # Errors
 /// The first one that the server refuses.
-pub async fn create(nats: &Nats, plan: &Plan) -> Result<(), StreamError> {
+pub async fn create(nats: &Nats, manifest: &Manifest, plan: &Plan) -> Result<(), StreamError> {
+    let repeats_within = manifest.handlers.values().map(streams::repeats_within).max().unwrap_or_default();
     for (name, subjects) in &plan.streams {
-        streams::provide(nats, name, subjects).await?;
+        streams::provide(nats, name, subjects, repeats_within).await?;
     }
     Ok(())
 }

@@ -14,12 +14,15 @@ use tokio_util::task::TaskTracker;
 use crate::broker::Source;
 use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{self, ConnectError, Target};
-use crate::broker::nats::consume::{self, ConsumerError, Spec};
+use crate::broker::nats::consume::{self, Spec};
+use crate::broker::nats::durable::{self, ConsumerError};
+use crate::broker::nats::preflight::{self, Conflicts};
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::clock::Clock;
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
+use crate::troubles::Effect;
 use crate::worker::Worker;
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.
@@ -28,6 +31,10 @@ const INSTANCES_MAX: i64 = 64;
 const HANDED_BACK_MAX: i64 = 100_000;
 /// How long to wait before a server that does not answer is asked again.
 const NO_ANSWER_DELAY: Duration = Duration::from_secs(1);
+/// How long to wait before a start that failed is tried again.
+const START_DELAY: Duration = Duration::from_secs(5);
+/// What is in trouble while an instance cannot start.
+const START: &str = "start";
 
 /// What an instance is started with.
 #[derive(Debug)]
@@ -44,6 +51,9 @@ pub enum StartError {
     /// No connection can be tried.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// The manifest and the server contradict each other.
+    #[error(transparent)]
+    Conflicts(#[from] Conflicts),
     /// The streams are not as the manifest needs them.
     #[error(transparent)]
     Stream(#[from] StreamError),
@@ -82,8 +92,20 @@ pub async fn run<I: Invoker>(
     let share =
         |part: Part<I>| Part { handler: part.handler, invoker: Arc::new(part.invoker), component: part.component };
     let parts: Vec<_> = parts.into_iter().map(share).collect();
+    let mut served = false;
     while !stop.is_cancelled() {
-        serve(settings, &parts, &status, &stop).await?;
+        match serve(settings, &parts, &status, &stop, &mut served).await {
+            Ok(()) => {}
+            // It worked before, so somebody has changed the server, and may well put it right.
+            Err(error) if served => {
+                status.troubles.begin(START, Effect::Intake, &error.to_string());
+                tokio::select! {
+                    () = sleep(START_DELAY) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -95,10 +117,11 @@ async fn serve<I: Invoker>(
     parts: &[Part<Arc<I>>],
     status: &Arc<Status>,
     stop: &CancellationToken,
+    served: &mut bool,
 ) -> Result<(), StartError> {
     let started = async {
         let nats = Arc::new(connect(settings, status).await?);
-        let inputs = set_up(&nats, parts).await?;
+        let inputs = set_up(&nats, parts, status).await?;
         Ok::<_, StartError>((nats, inputs))
     };
     let (nats, inputs) = tokio::select! {
@@ -113,7 +136,7 @@ async fn serve<I: Invoker>(
         let worker =
             Worker::new(pipeline(settings, part, &nats, status, stop.clone()), Arc::clone(status), in_flight.clone());
         for spec in consumers_of(&part.handler, &input, settings, &nats, &status.name) {
-            ensure_consumer(&nats, &spec, &part.handler.name, &stop.requested).await?;
+            ensure_consumer(&nats, &spec, &part.handler.name, status, &stop.requested).await?;
             specs.push(spec.clone());
             let worker = Arc::clone(&worker);
             let hand_over = move |delivery| Worker::start(&worker, delivery);
@@ -122,22 +145,22 @@ async fn serve<I: Invoker>(
         }
         status.consuming();
     }
+    *served = true;
+    status.troubles.end(START);
     tracing::info!(handlers = parts.len(), instance = %status.name, "ready");
     consumers.close();
     tokio::select! {
         () = consumers.wait() => {}
         () = nats.link.lost.cancelled() => {
             tracing::error!("the NATS client has failed; connecting anew, events in flight are delivered again");
+            // Nothing that is in flight could be settled any more.
             stop.requested.cancel();
             stop.overdue.cancel();
             consumers.wait().await;
-            in_flight.close();
-            in_flight.wait().await;
-            return Ok(());
         }
     }
     drain(&nats, &in_flight, &stop, settings.manifest.runtime.drain).await;
-    for spec in specs.iter().filter(|spec| spec.broadcast) {
+    for spec in specs.iter().filter(|spec| spec.broadcast && !nats.link.lost.is_cancelled()) {
         // Left behind, it goes by itself after a minute.
         let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
     }
@@ -165,11 +188,22 @@ fn pipeline<I: Invoker + Clone>(
 }
 
 async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartError> {
-    let (client, link) = connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name)).await?;
+    let (client, link) =
+        connect::connect_patiently(&settings.target, &format!("tidemill {}", status.name), &status.troubles).await?;
     status.connected(&link);
     let mut nats = Nats::new(client, link);
+    let findings = loop {
+        match preflight::check(&nats, &settings.manifest).await {
+            Ok(findings) => break findings,
+            Err(error) => wait_for_answer(status, error).await?,
+        }
+    };
+    for warning in &findings.warnings {
+        tracing::warn!("{warning}");
+    }
+    findings.into_result()?;
     while let Err(error) = streams::prepare(&mut nats, &settings.manifest).await {
-        wait_for_answer(error).await?;
+        wait_for_answer(status, error).await?;
     }
     if nats.features.retry_clock == RetryClock::NotBefore {
         tracing::info!("the server has no message schedules (2.12 and later do); retries wait by being handed back");
@@ -177,37 +211,34 @@ async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartErro
     Ok(nats)
 }
 
-/// Finds every handler's input stream; all that are missing are reported, and the first one returned.
-async fn set_up<I>(nats: &Nats, parts: &[Part<I>]) -> Result<Vec<InputStream>, StartError> {
+/// Finds every handler's input stream, and makes those that are ours to make.
+async fn set_up<I>(nats: &Nats, parts: &[Part<I>], status: &Status) -> Result<Vec<InputStream>, StartError> {
     let mut inputs = Vec::new();
-    let mut failed = None;
     for part in parts {
-        loop {
+        let input = loop {
             match streams::input(nats, &part.handler).await {
-                Ok(input) => inputs.push(input),
-                Err(error @ StreamError::NoAnswer(_)) => {
-                    wait_for_answer(error).await?;
-                    continue;
-                }
-                Err(error) => {
-                    if let Some(earlier) = failed.replace(error) {
-                        tracing::error!("{earlier}");
-                    }
-                }
+                Ok(input) => break input,
+                Err(error) => wait_for_answer(status, error).await?,
             }
-            break;
-        }
+        };
+        inputs.push(input);
     }
-    failed.map_or(Ok(inputs), |error| Err(error.into()))
+    Ok(inputs)
 }
 
 /// Makes a consumer, and goes on trying while the server does not answer, until `stop`.
-async fn ensure_consumer(nats: &Nats, spec: &Spec, handler: &str, stop: &CancellationToken) -> Result<(), StartError> {
-    while let Err(source) = consume::ensure(nats, spec).await {
+async fn ensure_consumer(
+    nats: &Nats,
+    spec: &Spec,
+    handler: &str,
+    status: &Status,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    while let Err(source) = durable::ensure(nats, spec).await {
         if !source.is_unanswered {
             return Err(StartError::Consumer { handler: handler.to_owned(), source });
         }
-        tracing::warn!("{source}; trying again until it works");
+        status.troubles.begin(START, Effect::Intake, &format!("{source}; trying again until it works"));
         tokio::select! {
             () = sleep(NO_ANSWER_DELAY) => {}
             () = stop.cancelled() => return Ok(()),
@@ -217,11 +248,11 @@ async fn ensure_consumer(nats: &Nats, spec: &Spec, handler: &str, stop: &Cancell
 }
 
 /// Waits where the server did not answer, which may pass; other errors do not.
-async fn wait_for_answer(error: StreamError) -> Result<(), StreamError> {
+async fn wait_for_answer(status: &Status, error: StreamError) -> Result<(), StreamError> {
     if !matches!(error, StreamError::NoAnswer(_)) {
         return Err(error);
     }
-    tracing::warn!("{error}; trying again until it does");
+    status.troubles.begin(START, Effect::Intake, &format!("{error}; trying again until it does"));
     sleep(NO_ANSWER_DELAY).await;
     Ok(())
 }
@@ -232,13 +263,17 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
     if !in_flight.is_empty() {
         tracing::info!(in_flight = in_flight.len(), "draining");
     }
-    if timeout(limit, in_flight.wait()).await.is_err() {
+    let ended = tokio::select! {
+        ended = timeout(limit, in_flight.wait()) => ended.is_ok(),
+        () = stop.overdue.cancelled() => true,
+    };
+    if !ended {
         tracing::warn!(in_flight = in_flight.len(), "the time to drain is over; handing back what is not finished");
     }
     stop.overdue.cancel();
     in_flight.wait().await;
     // Settlements are buffered. Where the connection is gone, the server delivers those events again.
-    if timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
+    if !nats.link.lost.is_cancelled() && timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
         tracing::warn!("could not send the last settlements; their events are delivered again");
     }
 }
@@ -247,15 +282,18 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
 fn consumers_of(handler: &Handler, input: &InputStream, settings: &Settings, nats: &Nats, instance: &str) -> Vec<Spec> {
     let broadcast = handler.mode == Mode::Broadcast;
     let prefix = &settings.manifest.nats.prefix;
-    let credit = handler.concurrency.saturating_mul(2);
+    let credit = streams::credit(handler);
     let share = i64::from(credit) * INSTANCES_MAX;
+    let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
     let first = Spec {
         stream: input.name.clone(),
         stream_created_unix: input.created_unix,
-        name: if broadcast { format!("{}-{}", handler.durable, instance) } else { handler.durable.clone() },
+        create_with: handler.create_stream.then(|| handler.subjects.clone()),
+        repeats_within: streams::repeats_within(handler),
+        name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
         filters: handler.subjects.clone(),
         ack_wait: handler.ack_wait,
-        max_ack_pending: share,
+        max_ack_pending: limited(share, input.ack_pending_max),
         credit,
         broadcast,
         source: Source::Input,
@@ -266,11 +304,12 @@ fn consumers_of(handler: &Handler, input: &InputStream, settings: &Settings, nat
     let retries = Spec {
         stream: streams::retry_stream(prefix),
         stream_created_unix: 0,
+        create_with: None,
         name: streams::retry_consumer(prefix, &handler.name),
         filters: vec![retry_due_subject(prefix, &handler.name)],
         max_ack_pending: match nats.features.retry_clock {
-            RetryClock::Schedules => share,
-            RetryClock::NotBefore => HANDED_BACK_MAX,
+            RetryClock::Schedules => limited(share, nats.own.ack_pending_max),
+            RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.ack_pending_max),
         },
         source: Source::Retry,
         ..first.clone()

@@ -16,4 +16,5 @@ pub mod operate;
 pub mod pipeline;
 pub mod secrets;
 pub mod status;
+pub mod troubles;
 pub mod worker;

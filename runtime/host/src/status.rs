@@ -9,12 +9,15 @@ use serde::Serialize;
 use crate::broker::nats::connect::Link;
 use crate::fate::{Counters, Counts, Fate};
 use crate::instance::Part;
+use crate::troubles::{Trouble, Troubles};
 
 /// What an instance tells about itself.
 #[derive(Debug)]
 pub struct Status {
     /// The instance's name.
     pub name: String,
+    /// What is wrong.
+    pub troubles: Arc<Troubles>,
     handlers: BTreeMap<String, HandlerStatus>,
     nats: Mutex<Option<Arc<Link>>>,
     /// How many consumers are yet to be set up.
@@ -47,6 +50,8 @@ pub struct StatusReport {
     pub ready: bool,
     /// Whether the connection to NATS is up.
     pub connected: bool,
+    /// What is wrong.
+    pub troubles: Vec<Trouble>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerReport>,
 }
@@ -72,6 +77,7 @@ impl Status {
         });
         Status {
             name,
+            troubles: Arc::default(),
             handlers: handlers.collect(),
             nats: Mutex::default(),
             missing: AtomicU64::new(parts.len() as u64),
@@ -112,9 +118,21 @@ impl Status {
         self.link().as_ref().is_some_and(|link| link.is_up())
     }
 
-    /// Whether events are being consumed.
+    /// Whether events are being consumed, and their results stored.
     pub fn is_ready(&self) -> bool {
-        self.is_connected() && self.missing.load(Ordering::Relaxed) == 0
+        self.unready().is_empty()
+    }
+
+    /// Why no events are being consumed, or no results stored: nothing where all is well.
+    pub fn unready(&self) -> Vec<String> {
+        let blocking = self.troubles.now().into_iter().filter(|trouble| trouble.blocks_readiness);
+        let mut reasons: Vec<_> = blocking.map(|trouble| format!("{}: {}", trouble.what, trouble.why)).collect();
+        if reasons.is_empty() && !self.is_connected() {
+            reasons.push("not connected to NATS".to_owned());
+        } else if self.missing.load(Ordering::Relaxed) > 0 {
+            reasons.push("starting: streams and consumers are being set up".to_owned());
+        }
+        reasons
     }
 
     /// The status now.
@@ -128,6 +146,7 @@ impl Status {
             instance: self.name.clone(),
             ready: self.is_ready(),
             connected: self.is_connected(),
+            troubles: self.troubles.now(),
             handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
         }
     }

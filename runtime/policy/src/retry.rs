@@ -53,6 +53,21 @@ pub fn longest(policy: &RetryPolicy) -> Duration {
     scale(policy.max, 1.0 + policy.jitter).max(HINT_MAX)
 }
 
+/// The time from the start of the first attempt to the end of the last, where each takes `timeout` and every
+/// delay is as long as jitter may make it. A handler's hints are left out.
+pub fn span(policy: &RetryPolicy, timeout: Duration) -> Duration {
+    let failures = (1..policy.max_attempts).filter_map(Attempt::new);
+    failures.fold(timeout, |elapsed, failed| {
+        let longest = scale(backoff(policy, failed), 1.0 + policy.jitter);
+        elapsed.saturating_add(longest).saturating_add(timeout)
+    })
+}
+
+/// The longest that an event may wait for its next attempt.
+pub fn longest_delay(policy: &RetryPolicy) -> Duration {
+    scale(policy.max, 1.0 + policy.jitter).max(hinted(policy, Duration::MAX))
+}
+
 /// `duration * factor`, saturating: the product of two finite positive numbers may exceed what a
 /// `Duration` holds.
 fn scale(duration: Duration, factor: f64) -> Duration {
@@ -102,6 +117,29 @@ mod tests {
         let schedule: Vec<_> =
             (1..=9).map(|n| backoff(&policy, Attempt::new(n).expect("from 1")).as_millis()).collect();
         assert_eq!(schedule, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]);
+    }
+
+    #[test]
+    fn the_span_adds_up_attempts_and_longest_delays() {
+        let policy = RetryPolicy {
+            max_attempts: 3,
+            backoff: Backoff::Exponential,
+            initial: Duration::from_secs(1),
+            max: Duration::from_mins(1),
+            multiplier: 2.0,
+            jitter: 0.5,
+            in_memory: Duration::ZERO,
+            on: Vec::new(),
+        };
+        // Three attempts of 10 s, after 1.5 s and 3 s.
+        assert_eq!(span(&policy, Duration::from_secs(10)), Duration::from_millis(34_500));
+        let once = RetryPolicy { max_attempts: 1, ..policy.clone() };
+        assert_eq!(span(&once, Duration::from_secs(10)), Duration::from_secs(10));
+        let extreme = RetryPolicy { max: Duration::MAX, initial: Duration::MAX, ..policy.clone() };
+        assert_eq!(span(&extreme, Duration::MAX), Duration::MAX);
+        assert_eq!(longest_delay(&policy), Duration::from_hours(1));
+        let patient = RetryPolicy { max: Duration::from_hours(2), ..policy };
+        assert_eq!(longest_delay(&patient), Duration::from_hours(3));
     }
 
     #[test]

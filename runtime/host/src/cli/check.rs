@@ -1,7 +1,8 @@
-//! `tidemill check`: whether everything that needs no broker is in order.
+//! `tidemill check`: whether everything is in order, of the server only where that is asked for.
 
 use clap::Args;
 use serde::Serialize;
+use tidemill::broker::nats::preflight::{self, Findings};
 use tidemill::invoker::wasm::Inspection;
 use tidemill::load::{self, Fault, Loaded, ManifestFile};
 use tidemill::logging::Purpose;
@@ -10,8 +11,13 @@ use tidemill_policy::manifest::Problems;
 use super::{Done, Failure, Global, output};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tidemill check\n  tidemill check --manifest staging.toml --output json")]
-pub(crate) struct Arguments {}
+#[command(after_help = "Examples:\n  tidemill check\n  tidemill check --server\n  \
+                  tidemill check --manifest staging.toml --output json")]
+pub(crate) struct Arguments {
+    /// Compare the manifest with the NATS server too: streams, consumers and permissions. Changes nothing
+    #[arg(long)]
+    server: bool,
+}
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -21,6 +27,9 @@ struct Report<'a> {
     handlers: Vec<HandlerReport>,
     faults: Vec<Fault>,
     warnings: &'a Problems,
+    /// What is odd about the server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    server_warnings: Vec<String>,
 }
 
 /// What was found about one handler.
@@ -36,12 +45,21 @@ struct HandlerReport {
     load_ms: u128,
 }
 
-/// Checks the manifest, the components and the secrets.
-pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
+/// Checks the manifest, the components and the secrets, and the server.
+pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     global.start_log(Purpose::Command)?;
     let file = global.read_manifest()?;
     let loaded = load::handlers(&file, &Global::engine(Some(&file))?).await;
-    let report = report(&file, loaded);
+    let mut report = report(&file, loaded);
+    if arguments.server {
+        let findings = compare(global, &file).await?;
+        report.faults.extend(findings.conflicts.into_iter().map(|message| Fault { key: "nats".into(), message }));
+        report.ok = report.faults.is_empty();
+        for warning in &findings.warnings {
+            tracing::warn!("{warning}");
+        }
+        report.server_warnings = findings.warnings;
+    }
     global.out().show(&report, || text(&report));
     if report.ok {
         return Ok(());
@@ -50,6 +68,18 @@ pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
         output::complain(&output::show_faults(&report.faults));
     }
     Err(Failure::Shown)
+}
+
+/// Compares the manifest with the server.
+async fn compare(global: &Global, file: &ManifestFile) -> Result<Findings, Failure> {
+    let target = global.target(Some(file))?.ok_or_else(|| {
+        Failure::usage(format!(
+            "{} names no NATS server to check; add url = \"nats://HOST:4222\" to its table [nats], or give --nats-url",
+            file.path.display()
+        ))
+    })?;
+    let nats = super::connect(&target, "tidemill check").await?;
+    Ok(preflight::check(&nats, &file.manifest).await?)
 }
 
 fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
@@ -72,7 +102,7 @@ fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
         }
     }
     let manifest = file.path.display().to_string();
-    Report { ok: faults.is_empty(), manifest, handlers, faults, warnings: &file.warnings }
+    Report { ok: faults.is_empty(), manifest, handlers, faults, warnings: &file.warnings, server_warnings: Vec::new() }
 }
 
 /// One line for each handler.

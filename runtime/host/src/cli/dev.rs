@@ -114,9 +114,9 @@ async fn develop(
 async fn provide_streams(manifest: &Manifest, target: &Target) -> Result<Plan, Failure> {
     let nats = super::connect(target, "tidemill dev").await?;
     // A clearer answer than a list of streams gives where there is no JetStream.
-    streams::api_level(&nats).await?;
+    streams::api(&nats).await?;
     let plan = dev::plan_streams(manifest, &streams::list(&nats).await?);
-    dev::create(&nats, &plan).await?;
+    dev::create(&nats, manifest, &plan).await?;
     Ok(plan)
 }
 

@@ -17,6 +17,7 @@ mod service;
 mod status;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -81,7 +82,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check the manifest, the components and the secrets; needs no broker
+    /// Check the manifest, the components and the secrets; with --server, the broker too
     Check(check::Arguments),
     /// Run the handlers until told to stop
     Run(run::Arguments),
@@ -246,7 +247,7 @@ fn find_handler<'a>(file: &'a ManifestFile, name: &str) -> Result<&'a Handler, F
 
 /// Connects once; services that wait for their server do so elsewhere.
 async fn connect(target: &Target, name: &str) -> Result<Nats, Failure> {
-    let (client, link) = connect::connect(target, name).await.map_err(|error| match error {
+    let (client, link) = connect::connect(target, name, Arc::default()).await.map_err(|error| match error {
         ConnectError::Unreachable { .. } => {
             anyhow!("{error}; is the server running, and are the URL and the credentials right?")
         }

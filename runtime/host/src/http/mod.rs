@@ -45,10 +45,9 @@ pub async fn serve(address: &str, status: Arc<Status>) -> Result<SocketAddr, Lis
 }
 
 async fn ready(State(status): State<Arc<Status>>) -> impl IntoResponse {
-    match (status.is_ready(), status.is_connected()) {
-        (true, _) => (StatusCode::OK, "ok"),
-        (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "starting: streams and consumers are being set up"),
-        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not connected to NATS"),
+    match status.unready().as_slice() {
+        [] => (StatusCode::OK, "ok".to_owned()),
+        reasons => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n")),
     }
 }
 

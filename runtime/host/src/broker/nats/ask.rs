@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::{CONFIRM_TIMEOUT, Nats};
 
@@ -57,12 +58,13 @@ pub async fn ask<T: DeserializeOwned>(nats: &Nats, path: &str, question: &Value)
     if let Some(why) = nats.link.denied(&subject) {
         return Err(AskError::Denied { subject, why });
     }
+    let since = Instant::now();
     let payload = if question.is_null() { Bytes::new() } else { question.to_string().into() };
     let request = Request::new().payload(payload).timeout(Some(CONFIRM_TIMEOUT));
     let answer = tokio::select! {
         answer = nats.client.send_request(subject.clone(), request) => answer,
         // The server says so beside the request, which itself is never answered.
-        why = nats.link.until_denied(&subject) => return Err(AskError::Denied { subject, why }),
+        why = nats.link.until_denied(&subject, since) => return Err(AskError::Denied { subject, why }),
     };
     let answer = answer.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => AskError::NoJetStream,

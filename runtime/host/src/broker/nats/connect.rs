@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,14 +15,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::secrets::{self, SecretError};
+use crate::troubles::{Effect, Troubles};
 
 /// After how long a denial is forgotten: an operator may have granted the permission since.
-const DENIAL_AGE_MAX: Duration = Duration::from_secs(30);
+const DENIAL_AGE_MAX: Duration = Duration::from_secs(5);
+/// The most denials that are remembered; they are forgotten early where there are more.
+const DENIALS_MAX: usize = 10_000;
+/// What is in trouble while there is no connection.
+const CONNECTION: &str = "connection";
 
 /// The state of a connection, as its events tell it.
 #[derive(Debug)]
 pub struct Link {
     up: watch::Sender<bool>,
+    /// What is wrong.
+    pub troubles: Arc<Troubles>,
     denials: RwLock<HashMap<String, (String, Instant)>>,
     denied: Notify,
     /// Whether we are closing the connection ourselves.
@@ -35,8 +43,16 @@ pub struct Link {
 
 impl Default for Link {
     fn default() -> Link {
+        Link::new(Arc::default())
+    }
+}
+
+impl Link {
+    /// A connection that is yet to be made.
+    pub fn new(troubles: Arc<Troubles>) -> Link {
         Link {
             up: watch::Sender::new(false),
+            troubles,
             denials: RwLock::default(),
             denied: Notify::new(),
             closing: AtomicBool::new(false),
@@ -44,30 +60,47 @@ impl Default for Link {
             reconnects: watch::Sender::new(0),
         }
     }
-}
 
-impl Link {
     /// Whether the connection is up.
     pub fn is_up(&self) -> bool {
         *self.up.borrow()
     }
 
-    /// Why the server lately denied publishing on a subject.
-    pub fn denied(&self, subject: &str) -> Option<String> {
-        let denials = self.denials.read().unwrap_or_else(PoisonError::into_inner);
-        let (why, when) = denials.get(subject)?;
-        (when.elapsed() < DENIAL_AGE_MAX).then(|| why.clone())
+    /// Waits until the connection is up.
+    pub async fn until_up(&self) {
+        // An error would mean that the sender is gone, which we hold ourselves.
+        let _ = self.up.subscribe().wait_for(|up| *up).await;
     }
 
-    /// Waits until the server denies publishing on a subject.
-    pub async fn until_denied(&self, subject: &str) -> String {
+    /// What the server said when it lately denied a subject.
+    pub fn denied(&self, subject: &str) -> Option<String> {
+        self.denied_since(subject, None)
+    }
+
+    /// What the server said when it denied a subject after `since`.
+    fn denied_since(&self, subject: &str, since: Option<Instant>) -> Option<String> {
+        let denials = self.denials.read().unwrap_or_else(PoisonError::into_inner);
+        let (why, when) = denials.get(subject)?;
+        let counts = since.map_or(when.elapsed() < DENIAL_AGE_MAX, |since| *when >= since);
+        counts.then(|| why.clone())
+    }
+
+    /// Waits until the server denies a subject; a denial before `since` does not count.
+    pub async fn until_denied(&self, subject: &str, since: Instant) -> String {
         loop {
-            let next = self.denied.notified();
-            if let Some(why) = self.denied(subject) {
+            let mut next = pin!(self.denied.notified());
+            next.as_mut().enable();
+            if let Some(why) = self.denied_since(subject, Some(since)) {
                 return why;
             }
             next.await;
         }
+    }
+
+    /// What the server denied after `since`: why a request was not answered.
+    pub fn any_denial_since(&self, since: Instant) -> Option<String> {
+        let denials = self.denials.read().unwrap_or_else(PoisonError::into_inner);
+        denials.values().filter(|(_, when)| *when >= since).max_by_key(|(_, when)| *when).map(|(why, _)| why.clone())
     }
 
     /// Says that the connection is about to be closed by us, which is no loss.
@@ -86,14 +119,15 @@ impl Link {
             Event::Connected => {
                 if !self.up.send_replace(true) {
                     self.reconnects.send_modify(|count| *count += 1);
-                    tracing::info!("connected to NATS");
+                    self.troubles.end(CONNECTION);
                 }
                 // Permissions may have changed with the connection.
                 self.denials.write().unwrap_or_else(PoisonError::into_inner).clear();
             }
             Event::Disconnected | Event::Closed => {
                 if self.up.send_replace(false) && !self.closing.load(Ordering::Relaxed) {
-                    tracing::warn!("lost the connection to NATS; events wait there until it is back");
+                    let why = "lost the connection to NATS; events wait there until it is back";
+                    self.troubles.begin(CONNECTION, Effect::Intake, why);
                 }
             }
             Event::LameDuckMode => tracing::info!("the NATS server is about to shut down"),
@@ -107,25 +141,42 @@ impl Link {
         }
     }
 
-    /// The server answers a publication that it denies with an error beside it, in the form
-    /// `Permissions Violation for Publish to "subject"`.
+    /// The server says that it denies a publication or a subscription beside it, in the form
+    /// `Permissions Violation for Publish to "subject"`. Whoever waits for an answer makes a trouble of it.
     fn on_server_error(&self, text: &str) {
         let lower = text.to_ascii_lowercase();
-        let subject = text.split('"').nth(1).filter(|_| lower.contains("permissions violation for publish"));
+        let subject = text.split('"').nth(1).filter(|_| lower.contains("permissions violation for"));
         let Some(subject) = subject else {
             tracing::warn!(error = text, "the NATS server reports an error");
             return;
         };
-        let denial = (text.to_owned(), Instant::now());
-        let before = {
-            let mut denials = self.denials.write().unwrap_or_else(PoisonError::into_inner);
-            denials.retain(|_, (_, when)| when.elapsed() < DENIAL_AGE_MAX);
-            denials.insert(subject.to_owned(), denial)
-        };
-        if before.is_none() {
-            tracing::warn!(subject, "the NATS server denies publishing on a subject");
+        tracing::debug!(subject, "the NATS server denies a subject");
+        let mut denials = self.denials.write().unwrap_or_else(PoisonError::into_inner);
+        denials.retain(|_, (_, when)| when.elapsed() < DENIAL_AGE_MAX);
+        if denials.len() >= DENIALS_MAX {
+            denials.clear();
         }
+        let key = acknowledgements_like(subject).unwrap_or_else(|| subject.to_owned());
+        denials.insert(key, (text.to_owned(), Instant::now()));
+        drop(denials);
         self.denied.notify_waiters();
+    }
+}
+
+/// The subject of all acknowledgements to one consumer.
+pub fn acknowledgements(stream: &str, consumer: &str) -> String {
+    format!("$JS.ACK.{stream}.{consumer}.>")
+}
+
+/// The same from the subject of a single one, which has five more tokens, or six behind a domain and an
+/// account.
+fn acknowledgements_like(subject: &str) -> Option<String> {
+    let tokens: Vec<_> = subject.strip_prefix("$JS.ACK.")?.split('.').collect();
+    match tokens.as_slice() {
+        [stream, consumer, _, _, _, _, _] | [_, _, stream, consumer, _, _, _, _, _, ..] => {
+            Some(acknowledgements(stream, consumer))
+        }
+        _ => None,
     }
 }
 
@@ -175,8 +226,12 @@ pub fn without_credentials(urls: &[String]) -> String {
 ///
 /// # Errors
 /// Where a secret cannot be read, or no server can be reached.
-pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
-    let link = Arc::new(Link::default());
+pub async fn connect(
+    target: &Target,
+    name: &str,
+    troubles: Arc<Troubles>,
+) -> Result<(Client, Arc<Link>), ConnectError> {
+    let link = Arc::new(Link::new(troubles));
     let observer = Arc::clone(&link);
     let options = authenticate(ConnectOptions::new(), target)?
         .name(name)
@@ -195,22 +250,26 @@ pub async fn connect(target: &Target, name: &str) -> Result<(Client, Arc<Link>),
     Ok((client, link))
 }
 
-/// Connects, and goes on trying until it works; says so once, and then every half minute.
+/// Connects, and goes on trying until it works.
 ///
 /// # Errors
 /// Only what no waiting can cure: secrets that cannot be read.
-pub async fn connect_patiently(target: &Target, name: &str) -> Result<(Client, Arc<Link>), ConnectError> {
+pub async fn connect_patiently(
+    target: &Target,
+    name: &str,
+    troubles: &Arc<Troubles>,
+) -> Result<(Client, Arc<Link>), ConnectError> {
     let mut delay = Duration::from_millis(100);
-    let mut said: Option<Instant> = None;
     loop {
-        match connect(target, name).await {
+        match connect(target, name, Arc::clone(troubles)).await {
             Err(error @ ConnectError::Unreachable { .. }) => {
-                if said.is_none_or(|when| when.elapsed() > Duration::from_secs(30)) {
-                    tracing::warn!("{error}; trying again until it works");
-                    said = Some(Instant::now());
-                }
+                troubles.begin(CONNECTION, Effect::Intake, &format!("{error}; trying again until it works"));
             }
-            result => return result,
+            Err(error) => return Err(error),
+            Ok(connected) => {
+                troubles.end(CONNECTION);
+                return Ok(connected);
+            }
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(2));
@@ -256,7 +315,7 @@ fn encrypt(mut options: ConnectOptions, target: &Target) -> ConnectOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::{credentials_in, without_credentials};
+    use super::{acknowledgements_like, credentials_in, without_credentials};
 
     #[test]
     fn credentials_in_a_url_are_read() {
@@ -264,6 +323,15 @@ mod tests {
         assert_eq!(credentials_in("nats://u:p@h:4222"), both);
         assert_eq!(credentials_in("nats://token@h"), Some(("token".to_owned(), None)));
         assert_eq!(credentials_in("nats://h"), None);
+    }
+
+    #[test]
+    fn denied_acknowledgements_are_told_by_their_consumer() {
+        for subject in ["$JS.ACK.S.c.1.2.3.4.5", "$JS.ACK.domain.hash.S.c.1.2.3.4.5", "$JS.ACK._.hash.S.c.1.2.3.4.5.x"]
+        {
+            assert_eq!(acknowledgements_like(subject).as_deref(), Some("$JS.ACK.S.c.>"), "{subject}");
+        }
+        assert_eq!(acknowledgements_like("$JS.API.INFO"), None);
     }
 
     #[test]

@@ -1,35 +1,44 @@
-//! One durable pull consumer: made if it is missing, pulled from only as far as there is credit, and made
-//! again when somebody deletes it.
+//! Pulling from one consumer, only as far as there is credit. Whatever interrupts it is looked into: a
+//! consumer or a stream that somebody has deleted is made again where that is ours to do, and as long as
+//! nothing can be pulled, it is a trouble that says why.
 //!
 //! Pull requests are sent by hand rather than through the client's message stream, because that prefetches
 //! on its own: here, every message that the server sends has its place in flight reserved before it is
 //! asked for.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, FromConsumer, pull};
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::ConsumerErrorKind;
-use async_nats::{Message as NatsMessage, StatusCode, Subject};
+use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
 use futures::StreamExt;
-use thiserror::Error;
 use tidemill_policy::arrival::{Message, Position};
+use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::connect::acknowledgements;
 use super::lease::{Lease, Leases};
-use super::{Nats, headers_from, quarantine};
+use super::{Nats, durable, headers_from, quarantine, streams};
 use crate::broker::{Delivery, Source};
+use crate::troubles::Effect;
 
 /// How long a pull request waits at the server.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says that an idle pull request is still known to it.
 const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the first pull request waits at the server: its answer shows that pulling works.
+const FIRST_PULL_EXPIRES: Duration = Duration::from_millis(100);
 /// After how long without a sign of life a pull request is taken for lost.
 const SILENCE_MAX: Duration = Duration::from_secs(11);
+/// The same of the first pull request.
+const FIRST_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long the server may take to say that it denies an acknowledgement, after it has answered a later request.
+const DENIAL_DELAY_MAX: Duration = Duration::from_millis(250);
+/// How long to wait for what the server has sent before pulling was interrupted.
+const DRAIN_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before a consumer that fails is looked at again: from the first to the second.
 const RECOVERY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -40,6 +49,11 @@ pub struct Spec {
     pub stream: String,
     /// When it was created, in seconds since the Unix epoch.
     pub stream_created_unix: i64,
+    /// The subjects with which the stream is made again if somebody deletes it; nothing where that is not ours
+    /// to do.
+    pub create_with: Option<Vec<String>>,
+    /// For how long the stream should recognise duplicates if we make it.
+    pub repeats_within: Duration,
     /// The consumer's name.
     pub name: String,
     /// The subjects.
@@ -57,79 +71,6 @@ pub struct Spec {
     pub source: Source,
 }
 
-/// Why a consumer cannot be had.
-#[derive(Debug, Error)]
-#[error("consumer {name:?} on stream {stream:?}: {why}")]
-pub struct ConsumerError {
-    /// The consumer.
-    pub name: String,
-    /// Its stream.
-    pub stream: String,
-    /// What the server says, and what to do about it.
-    pub why: String,
-    /// Whether it did not answer, so that it may work later.
-    pub is_unanswered: bool,
-}
-
-/// Makes the consumer, or brings an existing one up to date.
-///
-/// # Errors
-/// What the server says against it, and what to do about it.
-pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
-    let fail = |why: String, is_unanswered: bool| {
-        let (name, stream) = (spec.name.clone(), spec.stream.clone());
-        ConsumerError { name, stream, why, is_unanswered }
-    };
-    let present = present(nats, spec).await.map_err(|(why, is_unanswered)| fail(why, is_unanswered))?;
-    if present.as_ref().is_some_and(|config| config.deliver_subject.is_some()) {
-        return Err(fail("it exists as a push consumer; choose another name with durable".into(), false));
-    }
-    let wanted = config(spec, present.as_ref());
-    nats.context.create_consumer_on_stream(wanted, &spec.stream).await.map(drop).map_err(|error| {
-        let hint = match error.kind() {
-            ConsumerErrorKind::JetStream(ref error) if error.error_code().0 == 10100 => {
-                "; on a work-queue stream, the subjects of consumers must not overlap: is another handler or \
-                 application consuming them?"
-            }
-            _ => "",
-        };
-        let is_unanswered = matches!(error.kind(), ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request);
-        fail(format!("{error}{hint}"), is_unanswered)
-    })
-}
-
-/// The consumer's configuration where it exists, or why that is not known, and whether for want of an answer.
-async fn present(nats: &Nats, spec: &Spec) -> Result<Option<jetstream::consumer::Config>, (String, bool)> {
-    use ConsumerInfoErrorKind::{NoResponders, NotFound, Request, TimedOut};
-    let stream = nats.context.get_stream_no_info(&spec.stream).await.map_err(|error| (error.to_string(), false))?;
-    match stream.consumer_info(&spec.name).await {
-        Ok(info) => Ok(Some(info.config)),
-        Err(error) => match error.kind() {
-            NotFound => Ok(None),
-            kind => Err((error.to_string(), matches!(kind, TimedOut | Request | NoResponders))),
-        },
-    }
-}
-
-/// The consumer's configuration. Where to start cannot be changed, so an existing consumer keeps that.
-fn config(spec: &Spec, present: Option<&jetstream::consumer::Config>) -> pull::Config {
-    let start = if spec.broadcast { DeliverPolicy::New } else { DeliverPolicy::All };
-    pull::Config {
-        durable_name: (!spec.broadcast).then(|| spec.name.clone()),
-        name: Some(spec.name.clone()),
-        deliver_policy: present.map_or(start, |config| config.deliver_policy),
-        filter_subject: if let [only] = spec.filters.as_slice() { only.clone() } else { String::new() },
-        filter_subjects: if spec.filters.len() > 1 { spec.filters.clone() } else { Vec::new() },
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: spec.ack_wait,
-        // The limit on attempts is ours: a message that the server stops delivering would be lost from sight.
-        max_deliver: -1,
-        max_ack_pending: spec.max_ack_pending,
-        inactive_threshold: if spec.broadcast { Duration::from_mins(1) } else { Duration::ZERO },
-        ..present.and_then(|config| pull::Config::try_from_consumer_config(config.clone()).ok()).unwrap_or_default()
-    }
-}
-
 /// Pulls and hands over until `stop`; whatever fails is tried again. Deliveries in flight are kept alive until
 /// `settled`.
 pub async fn run(
@@ -141,7 +82,8 @@ pub async fn run(
 ) {
     let leases = Arc::new(Leases::default());
     tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.ack_wait, settled));
-    let consumer = Consumer { nats: &nats, spec: &spec, leases: &leases, hand_over: &hand_over };
+    let trouble = format!("consumer {}", spec.name);
+    let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over: &hand_over, trouble, created: None };
     tokio::select! {
         () = consumer.pull_for_ever() => {}
         () = stop.cancelled() => {}
@@ -150,89 +92,168 @@ pub async fn run(
 
 struct Consumer<'a, H> {
     nats: &'a Nats,
-    spec: &'a Spec,
+    spec: Spec,
     leases: &'a Arc<Leases>,
     hand_over: &'a H,
+    /// What is in trouble while nothing can be pulled.
+    trouble: String,
+    /// When the stream was created; nothing before it was first looked at.
+    created: Option<OffsetDateTime>,
+}
+
+/// How pulling ended.
+enum Interruption {
+    /// The consumer or the connection is not what it was; what it is now will show.
+    Usual(String),
+    /// Nothing can be pulled.
+    Trouble(String),
+    /// The server denies our acknowledgements, so that it would deliver everything again and again.
+    Unacknowledged(String),
 }
 
 impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
-    async fn pull_for_ever(&self) {
+    async fn pull_for_ever(mut self) {
         let credit = Arc::new(Semaphore::new(self.spec.credit as usize));
         let mut delay = RECOVERY_DELAYS.0;
-        // What an earlier connection or process stumbled over must not be pulled again.
-        self.recover().await;
+        let mut unacknowledged = false;
         loop {
+            self.nats.link.until_up().await;
             let since = Instant::now();
-            let why = self.pull(&credit).await;
+            // What an earlier connection or process stumbled over must not be pulled again.
+            let end = match self.recover(unacknowledged).await {
+                Ok(()) => self.pull(&credit).await,
+                Err(end) => end,
+            };
             if since.elapsed() > SILENCE_MAX * 2 {
                 delay = RECOVERY_DELAYS.0;
             }
-            tracing::debug!(consumer = %self.spec.name, why, "pulling was interrupted");
+            unacknowledged = matches!(end, Interruption::Unacknowledged(_));
+            match end {
+                Interruption::Usual(why) => tracing::debug!(consumer = %self.spec.name, why, "pulling was interrupted"),
+                Interruption::Trouble(why) | Interruption::Unacknowledged(why) if self.nats.link.is_up() => {
+                    self.nats.link.troubles.begin(&self.trouble, Effect::Intake, &why);
+                }
+                _ => {}
+            }
             sleep(delay).await;
             delay = (delay * 2).min(RECOVERY_DELAYS.1);
-            self.recover().await;
         }
     }
 
     /// Pulls until something goes wrong, and says what.
-    async fn pull(&self, credit: &Arc<Semaphore>) -> String {
+    async fn pull(&self, credit: &Arc<Semaphore>) -> Interruption {
         let inbox = Subject::from(self.nats.client.new_inbox());
         let mut messages = match self.nats.client.subscribe(inbox.clone()).await {
             Ok(messages) => messages,
             Err(error) => {
                 self.nats.link.lose();
-                return error.to_string();
+                return Interruption::Usual(error.to_string());
             }
         };
-        let mut reconnects = self.nats.link.reconnects.subscribe();
         // What was asked for and has not arrived. Freed as a whole when this function returns.
-        let Ok(mut open) = Arc::clone(credit).acquire_many_owned(0).await else { return "closed".into() };
+        let Ok(mut open) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
+        let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
+        // What the server has sent by now would otherwise wait for its redelivery.
+        if self.nats.link.is_up() && messages.drain().await.is_ok() {
+            let rest = async {
+                while let Some(message) = messages.next().await {
+                    if message.status.is_none() && open.num_permits() > 0 {
+                        self.receive(message, open.split(1));
+                    }
+                }
+            };
+            // The client ends the subscription when the server has confirmed; if not, the rest comes again.
+            let _ = timeout(DRAIN_MAX, rest).await;
+        }
+        end
+    }
+
+    async fn pull_into(
+        &self,
+        inbox: &Subject,
+        messages: &mut Subscriber,
+        credit: &Arc<Semaphore>,
+        open: &mut OwnedSemaphorePermit,
+    ) -> Interruption {
+        let link = &self.nats.link;
+        let mut reconnects = link.reconnects.subscribe();
+        let mut denied = pin!(self.until_denied(inbox, Instant::now()));
         let refill = (self.spec.credit / 4).max(1);
         let mut heard = Instant::now();
+        // Whether an answer has shown that pulling works; the first request is a small one that has one soon.
+        let (mut asked, mut works) = (false, false);
         loop {
             let wanted = if open.num_permits() == 0 { 1 } else { refill };
+            let silence_max = if works { SILENCE_MAX } else { FIRST_SILENCE_MAX };
             tokio::select! {
                 message = messages.next() => {
                     heard = Instant::now();
                     let Some(message) = message else {
-                        self.nats.link.lose();
-                        return "the client ended".into();
+                        link.lose();
+                        return usual("the client ended");
                     };
                     match message.status {
                         None => self.receive(message, open.split(1)),
-                        Some(status) => if let Err(why) = answer(status, &message, &mut open) { return why },
+                        Some(status) => if let Err(why) = self.answer(status, &message, open) {
+                            return if works { Interruption::Usual(why) } else { Interruption::Trouble(why) };
+                        }
+                    }
+                    if !works {
+                        works = true;
+                        link.troubles.end(&self.trouble);
                     }
                 }
-                more = Arc::clone(credit).acquire_many_owned(wanted) => {
-                    let Ok(mut more) = more else { return "closed".into() };
+                more = Arc::clone(credit).acquire_many_owned(wanted), if works || !asked => {
+                    let Ok(mut more) = more else { return usual("closed") };
                     let free = u32::try_from(credit.available_permits()).unwrap_or(u32::MAX);
-                    if let Ok(rest) = Arc::clone(credit).try_acquire_many_owned(free) {
+                    if let (true, Ok(rest)) = (asked, Arc::clone(credit).try_acquire_many_owned(free)) {
                         more.merge(rest);
                     }
-                    if let Err(error) = self.request(&inbox, more.num_permits()).await {
-                        return error;
+                    let expires = if asked { PULL_EXPIRES } else { FIRST_PULL_EXPIRES };
+                    if let Err(error) = self.request(inbox, more.num_permits(), expires).await {
+                        return Interruption::Usual(error);
                     }
                     if open.num_permits() == 0 {
                         heard = Instant::now();
                     }
+                    asked = true;
                     open.merge(more);
                 }
-                () = sleep_until(heard + SILENCE_MAX), if open.num_permits() > 0 => {
-                    return "the server does not answer".into();
+                () = sleep_until(heard + silence_max), if open.num_permits() > 0 => {
+                    return silent(works);
                 }
-                _ = reconnects.changed() => return "the connection was made anew".into(),
+                _ = reconnects.changed() => return usual("the connection was made anew"),
+                end = &mut denied => return end,
             }
         }
     }
 
-    async fn request(&self, inbox: &Subject, batch: usize) -> Result<(), String> {
-        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name);
-        let body = serde_json::json!({
+    /// Waits until the server denies what pulling needs.
+    async fn until_denied(&self, inbox: &Subject, since: Instant) -> Interruption {
+        let link = &self.nats.link;
+        let (next, acks) = (self.next_subject(), acknowledgements(&self.spec.stream, &self.spec.name));
+        tokio::select! {
+            why = link.until_denied(&next, since) => Interruption::Trouble(grant("pulling", &next, &why)),
+            why = link.until_denied(&acks, since) => Interruption::Unacknowledged(grant("acknowledging", &acks, &why)),
+            why = link.until_denied(inbox, since) => {
+                Interruption::Trouble(format!("the server denies receiving ({why}); grant subscribe on \"_INBOX.>\""))
+            }
+        }
+    }
+
+    fn next_subject(&self) -> String {
+        format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name)
+    }
+
+    async fn request(&self, inbox: &Subject, batch: usize, expires: Duration) -> Result<(), String> {
+        let mut body = serde_json::json!({
             "batch": batch,
-            "expires": u64::try_from(PULL_EXPIRES.as_nanos()).unwrap_or(u64::MAX),
-            "idle_heartbeat": u64::try_from(PULL_HEARTBEAT.as_nanos()).unwrap_or(u64::MAX),
+            "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX),
         });
-        let request = self.nats.client.publish_with_reply(subject, inbox.clone(), body.to_string().into());
+        if expires > PULL_HEARTBEAT * 2 {
+            body["idle_heartbeat"] = u64::try_from(PULL_HEARTBEAT.as_nanos()).unwrap_or(u64::MAX).into();
+        }
+        let request = self.nats.client.publish_with_reply(self.next_subject(), inbox.clone(), body.to_string().into());
         request.await.map_err(|error| error.to_string())
     }
 
@@ -260,41 +281,122 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
     }
 
-    /// Makes the consumer again if it is gone, and takes out of the way what the client cannot parse.
-    async fn recover(&self) {
-        let Consumer { nats, spec, .. } = self;
-        if !nats.link.is_up() {
-            return;
+    /// Deals with a status in place of a message: gives back the credit of a pull request that has ended.
+    fn answer(&self, status: StatusCode, message: &NatsMessage, open: &mut OwnedSemaphorePermit) -> Result<(), String> {
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return Ok(());
         }
-        match present(nats, spec).await {
+        let description = message.description.as_deref().unwrap_or_default();
+        if description.eq_ignore_ascii_case("consumer deleted") {
+            // Perhaps with its stream: then what is in flight must not be settled.
+            self.leases.suspend();
+        }
+        let unused = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
+        match unused.and_then(|count| count.as_str().parse::<usize>().ok()) {
+            Some(count) if status == StatusCode::TIMEOUT => {
+                drop(open.split(count.min(open.num_permits())));
+                Ok(())
+            }
+            _ => Err(format!("the server answers a pull request with status {status} {description}")),
+        }
+    }
+
+    /// Makes the consumer again if it is gone, and its stream where that is ours to do; takes out of the way
+    /// what the client cannot parse.
+    async fn recover(&mut self, unacknowledged: bool) -> Result<(), Interruption> {
+        let since = Instant::now();
+        if unacknowledged {
+            self.try_to_acknowledge(since).await?;
+        }
+        let result = self.look().await;
+        result.map_err(|why| {
+            let denial = self.nats.link.any_denial_since(since);
+            Interruption::Trouble(denial.map_or(why.clone(), |denial| format!("{why}: {denial}")))
+        })
+    }
+
+    /// Says on a delivery that does not exist that it is being worked on, which only shows whether we may.
+    async fn try_to_acknowledge(&self, since: Instant) -> Result<(), Interruption> {
+        let Spec { stream, name, .. } = &self.spec;
+        let acks = acknowledgements(stream, name);
+        let probe = format!("$JS.ACK.{stream}.{name}.1.0.0.0.0");
+        let _ = self.nats.client.publish(probe, "+WPI".into()).await;
+        // Its answer comes after the denial, but by another way.
+        let _ = durable::present(self.nats, &self.spec).await;
+        match timeout(DENIAL_DELAY_MAX, self.nats.link.until_denied(&acks, since)).await {
+            Ok(why) => Err(Interruption::Unacknowledged(grant("acknowledging", &acks, &why))),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), String> {
+        let nats = self.nats;
+        self.find_stream().await?;
+        match durable::present(nats, &self.spec).await {
             Ok(Some(_)) => {
-                for (message, position, reply) in quarantine::unreadable(nats, spec, self.leases).await {
+                for (message, position, reply) in quarantine::unreadable(nats, &self.spec, self.leases).await {
                     if let Some(lease) = self.leases.take(position.sequence, reply, None) {
-                        (self.hand_over)(Delivery { message, position, source: spec.source, receipt: lease });
+                        (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
                     }
                 }
             }
-            Ok(None) => match ensure(nats, spec).await {
-                Ok(()) => tracing::warn!(consumer = %spec.name, "made a consumer anew that was deleted"),
-                Err(error) => tracing::warn!("{error}"),
-            },
-            Err((error, _)) => tracing::debug!(consumer = %spec.name, error, "cannot look at the consumer"),
+            Ok(None) => {
+                durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
+                tracing::warn!(consumer = %self.spec.name, "made a consumer anew that was deleted");
+            }
+            Err(error) => return Err(format!("the server does not tell about the consumer: {error}")),
         }
+        Ok(())
+    }
+
+    /// Looks at the stream, makes it if it is gone and ours, and notes whether it is a new one: the ids of
+    /// events and the leases depend on that.
+    async fn find_stream(&mut self) -> Result<(), String> {
+        let created = match streams::created(self.nats, &self.spec.stream).await {
+            Ok(Some(created)) => created,
+            Ok(None) => self.make_stream().await?,
+            Err(error) => return Err(error.to_string()),
+        };
+        if self.created.is_some_and(|before| before != created) {
+            tracing::warn!(stream = %self.spec.stream, "the stream was made anew: what was in flight is void");
+            self.leases.renew();
+        }
+        self.created = Some(created);
+        self.spec.stream_created_unix = created.unix_timestamp();
+        self.leases.resume();
+        Ok(())
+    }
+
+    async fn make_stream(&self) -> Result<OffsetDateTime, String> {
+        let Spec { stream, filters, .. } = &self.spec;
+        let result = match (&self.spec.source, &self.spec.create_with) {
+            (Source::Retry, _) => streams::restore(self.nats, Some(stream)).await,
+            (Source::Input, Some(subjects)) => {
+                tracing::warn!(stream, "making a stream anew that was deleted");
+                streams::provide(self.nats, stream, subjects, self.spec.repeats_within).await
+            }
+            (Source::Input, None) => {
+                let subjects = filters.join(",");
+                return Err(format!(
+                    "stream {stream:?} does not exist any more; make it anew: nats stream add {stream} --subjects {subjects:?}"
+                ));
+            }
+        };
+        result.map_err(|error| error.to_string())?;
+        let created = streams::created(self.nats, stream).await.map_err(|error| error.to_string())?;
+        created.ok_or_else(|| format!("stream {stream:?} was made anew and is gone again"))
     }
 }
 
-/// Deals with a status in place of a message: gives back the credit of a pull request that has ended.
-fn answer(status: StatusCode, message: &NatsMessage, open: &mut OwnedSemaphorePermit) -> Result<(), String> {
-    if status == StatusCode::IDLE_HEARTBEAT {
-        return Ok(());
-    }
-    let description = message.description.as_deref().unwrap_or_default();
-    let unused = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-    match unused.and_then(|count| count.as_str().parse::<usize>().ok()) {
-        Some(count) if status == StatusCode::TIMEOUT => {
-            drop(open.split(count.min(open.num_permits())));
-            Ok(())
-        }
-        _ => Err(format!("status {status} {description}")),
-    }
+fn usual(why: &str) -> Interruption {
+    Interruption::Usual(why.to_owned())
+}
+
+fn silent(works: bool) -> Interruption {
+    let why = "the server does not answer pull requests".to_owned();
+    if works { Interruption::Usual(why) } else { Interruption::Trouble(why) }
+}
+
+fn grant(what: &str, subject: &str, why: &str) -> String {
+    format!("the server denies {what} ({why}); grant publish on {subject:?}")
 }

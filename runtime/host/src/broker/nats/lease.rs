@@ -2,6 +2,7 @@
 //! the server does not take a long-running handler for a dead one.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +12,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// The leases of one consumer, by stream sequence.
+///
+/// A stream that is deleted and made anew counts from 1 again, and the server finds a delivery by its sequence
+/// alone: a settlement for the old stream would settle another message of the new one. So leases end with
+/// their stream, and until it is known whether it is still the same one, nothing is settled.
 #[derive(Debug, Default)]
 pub struct Leases {
     held: Mutex<HashMap<u64, Held>>,
+    /// How often the stream was made anew.
+    generation: AtomicU64,
+    suspended: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -26,6 +34,7 @@ struct Held {
 #[derive(Debug)]
 pub struct Lease {
     leases: Arc<Leases>,
+    generation: u64,
     sequence: u64,
     reply: Subject,
     /// A share of what the consumer may have in flight; given back with the lease.
@@ -46,13 +55,36 @@ impl Leases {
             return None;
         }
         held.insert(sequence, Held { reply: reply.clone(), since: Instant::now() });
+        let generation = self.generation();
         drop(held);
-        Some(Lease { leases: Arc::clone(self), sequence, reply, _credit: credit })
+        Some(Lease { leases: Arc::clone(self), generation, sequence, reply, _credit: credit })
     }
 
     /// Whether a message is being worked on here.
     pub fn holds(&self, sequence: u64) -> bool {
         self.lock().contains_key(&sequence)
+    }
+
+    /// Settles nothing until [`Leases::resume`] or [`Leases::renew`]: the messages are delivered again.
+    pub fn suspend(&self) {
+        self.suspended.store(true, Ordering::SeqCst);
+    }
+
+    /// Settles again: the stream is the one that the leases were taken on.
+    pub fn resume(&self) {
+        self.suspended.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends all leases: the stream is a new one.
+    pub fn renew(&self) {
+        let mut held = self.lock();
+        held.clear();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        self.suspended.store(false, Ordering::SeqCst);
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// Prolongs leases that are older than a quarter of `ack_wait`, every quarter of it, until `stop`.
@@ -64,6 +96,9 @@ impl Leases {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
+            }
+            if self.suspended.load(Ordering::SeqCst) {
+                continue;
             }
             for reply in self.older_than(period) {
                 // An error means that the connection is closed for good.
@@ -84,14 +119,42 @@ impl Leases {
 }
 
 impl Lease {
-    /// Where the settlement goes.
-    pub fn reply(&self) -> &Subject {
-        &self.reply
+    /// Where the settlement goes; nothing where the lease has ended with its stream.
+    pub fn reply(&self) -> Option<&Subject> {
+        let stands = self.generation == self.leases.generation() && !self.leases.suspended.load(Ordering::SeqCst);
+        stands.then_some(&self.reply)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.lock().remove(&self.sequence);
+        let mut held = self.leases.lock();
+        if self.generation == self.leases.generation() {
+            held.remove(&self.sequence);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_end_with_their_stream() {
+        let leases = Arc::new(Leases::default());
+        let take = || leases.take(1, "reply".into(), None);
+        let old = take().expect("free");
+        assert!(take().is_none() && old.reply().is_some());
+        leases.suspend();
+        assert!(old.reply().is_none());
+        leases.resume();
+        assert!(old.reply().is_some());
+        leases.renew();
+        let new = take().expect("another message");
+        assert!(old.reply().is_none() && new.reply().is_some());
+        drop(old);
+        assert!(leases.holds(1), "the old lease does not give up the new one");
+        drop(new);
+        assert!(!leases.holds(1));
     }
 }

@@ -4,14 +4,16 @@
 
 use std::time::Duration;
 
-use async_nats::StatusCode;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::{RequestErrorKind, StatusCode};
 use tidemill_policy::marker::Marker;
+use tokio::time::{Instant, timeout};
 
-use super::{CONFIRM_TIMEOUT, Nats};
+use super::{CONFIRM_TIMEOUT, Nats, streams};
 use crate::broker::{MarkerError, Recalled};
+use crate::troubles::Effect;
 
 /// The shortest time to live that the server knows.
 const LIFETIME_MIN: Duration = Duration::from_secs(1);
@@ -31,38 +33,17 @@ pub fn subject(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
 }
 
-/// Reads a marker from any replica.
+/// Reads a marker from any replica. That markers cannot be reached is a trouble until they can.
 ///
 /// # Errors
 /// Where the server does not answer.
 pub async fn recall(nats: &Nats, key: &str) -> Result<Recalled, MarkerError> {
-    let unavailable = |why: &dyn std::fmt::Display| MarkerError::Unavailable(why.to_string());
-    let bucket = &nats.bucket;
-    let request = format!("$JS.API.DIRECT.GET.KV_{bucket}.{}", subject(bucket, key));
-    let answer = tokio::time::timeout(CONFIRM_TIMEOUT, nats.client.request(request, "".into())).await;
-    let answer = answer.map_err(|_| unavailable(&"no answer"))?.map_err(|error| unavailable(&error))?;
-    match answer.status {
-        None | Some(StatusCode::OK) => {}
-        Some(StatusCode::NOT_FOUND) => return Ok(Recalled::default()),
-        Some(status) => {
-            let description = answer.description.unwrap_or_default();
-            return Err(unavailable(&format_args!("status {status} {description}")));
-        }
-    }
-    let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
-    let revision = header("Nats-Sequence").and_then(|text| text.as_str().parse().ok());
-    let revision = revision.ok_or_else(|| unavailable(&"an answer without a sequence"))?;
-    // A key that somebody deleted by hand has a message that says so.
-    if header("KV-Operation").is_some() {
-        return Ok(Recalled { marker: None, revision });
-    }
-    let marker = serde_json::from_slice(&answer.payload).map_err(|error| {
-        tracing::error!(bucket, key, %error, "a marker cannot be read, and is taken for none");
-    });
-    Ok(Recalled { marker: marker.ok(), revision })
+    let recalled = ask(nats, key).await;
+    tell(nats, recalled).await
 }
 
-/// Writes a marker if its revision is still `revision`, and returns the new one.
+/// Writes a marker if its revision is still `revision`, and returns the new one. That markers cannot be reached is
+/// a trouble until they can.
 ///
 /// # Errors
 /// Where the revision is another one, or the server does not confirm.
@@ -73,29 +54,102 @@ pub async fn remember(
     lifetime: Duration,
     revision: u64,
 ) -> Result<u64, MarkerError> {
-    let unavailable = |why: &dyn std::fmt::Display| MarkerError::Unavailable(why.to_string());
-    let value = serde_json::to_vec(marker).map_err(|error| unavailable(&error))?;
+    let written = write(nats, key, marker, lifetime, revision).await;
+    tell(nats, written).await
+}
+
+/// Why a marker was not read or written.
+enum Fault {
+    Conflict,
+    /// There is no bucket, or it has no leader.
+    Nobody(String),
+    Unavailable(String),
+}
+
+/// Makes a trouble of markers that cannot be reached, and the bucket anew if somebody has deleted it.
+async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError> {
+    let troubles = &nats.link.troubles;
+    let what = || format!("markers in bucket {}", nats.bucket);
+    let (why, is_gone) = match result {
+        Ok(value) => {
+            if !troubles.are_none() {
+                troubles.end(&what());
+            }
+            return Ok(value);
+        }
+        Err(Fault::Conflict) => return Err(MarkerError::Conflict),
+        Err(Fault::Nobody(why)) => (why, true),
+        Err(Fault::Unavailable(why)) => (why, false),
+    };
+    // Where the connection was interrupted, that is the trouble.
+    if nats.link.is_up() {
+        troubles.begin(&what(), Effect::Publishing, &format!("{why}; events are held until it works"));
+        if is_gone && let Err(error) = streams::restore(nats, Some(&format!("KV_{}", nats.bucket))).await {
+            tracing::debug!(%error, "could not make the bucket of markers anew");
+        }
+    }
+    Err(MarkerError::Unavailable(why))
+}
+
+async fn ask(nats: &Nats, key: &str) -> Result<Recalled, Fault> {
+    let bucket = &nats.bucket;
+    let subject = format!("$JS.API.DIRECT.GET.KV_{bucket}.{}", subject(bucket, key));
+    if let Some(why) = nats.link.denied(&subject) {
+        return Err(Fault::Unavailable(why));
+    }
+    let answer = timeout(CONFIRM_TIMEOUT, nats.client.request(subject, "".into())).await;
+    let answer = answer.map_err(|_| Fault::Unavailable("the server does not answer".into()))?;
+    let answer = answer.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => Fault::Nobody("there is no such bucket".into()),
+        _ => Fault::Unavailable(error.to_string()),
+    })?;
+    match answer.status {
+        None | Some(StatusCode::OK) => {}
+        Some(StatusCode::NOT_FOUND) => return Ok(Recalled::default()),
+        Some(status) => {
+            let description = answer.description.unwrap_or_default();
+            return Err(Fault::Unavailable(format!("status {status} {description}")));
+        }
+    }
+    let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
+    let revision = header("Nats-Sequence").and_then(|text| text.as_str().parse().ok());
+    let revision = revision.ok_or_else(|| Fault::Unavailable("an answer without a sequence".into()))?;
+    // A key that somebody deleted by hand has a message that says so.
+    if header("KV-Operation").is_some() {
+        return Ok(Recalled { marker: None, revision });
+    }
+    let marker = serde_json::from_slice(&answer.payload).map_err(|error| {
+        tracing::error!(bucket, key, %error, "a marker cannot be read, and is taken for none");
+    });
+    Ok(Recalled { marker: marker.ok(), revision })
+}
+
+async fn write(nats: &Nats, key: &str, marker: &Marker, lifetime: Duration, revision: u64) -> Result<u64, Fault> {
+    let value = serde_json::to_vec(marker).map_err(|error| Fault::Unavailable(error.to_string()))?;
     let mut message = PublishMessage::build().payload(value.into()).expected_last_subject_sequence(revision);
     if nats.features.message_ttl {
-        // Whole seconds, rounded up.
-        message = message
-            .ttl(Duration::from_secs(lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0)).max(LIFETIME_MIN));
+        let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
+        message = message.ttl(Duration::from_secs(seconds).max(LIFETIME_MIN));
     }
     let target = subject(&nats.bucket, key);
     if let Some(why) = nats.link.denied(&target) {
-        return Err(unavailable(&why));
+        return Err(Fault::Unavailable(why));
     }
-    let confirmation = nats.context.send_publish(target.clone(), message).await.map_err(|error| unavailable(&error))?;
-    let result = tokio::select! {
-        result = confirmation => result,
-        why = nats.link.until_denied(&target) => return Err(unavailable(&why)),
-    };
-    match result {
-        Ok(stored) => Ok(stored.sequence),
-        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Err(MarkerError::Conflict),
-        Err(error) => match super::publish::server_code(&error) {
-            Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE) => Err(MarkerError::Conflict),
-            _ => Err(unavailable(&error)),
+    let since = Instant::now();
+    let confirmation = nats.context.send_publish(target.clone(), message).await.map_err(|error| fault(&error))?;
+    tokio::select! {
+        result = confirmation => result.map(|stored| stored.sequence).map_err(|error| fault(&error)),
+        why = nats.link.until_denied(&target, since) => Err(Fault::Unavailable(why)),
+    }
+}
+
+fn fault(error: &PublishError) -> Fault {
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => Fault::Conflict,
+        PublishErrorKind::StreamNotFound => Fault::Nobody("there is no such bucket".into()),
+        _ => match super::publish::server_code(error) {
+            Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE) => Fault::Conflict,
+            _ => Fault::Unavailable(error.to_string()),
         },
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
-//! - [`consume`]: one durable pull consumer, its credit, and its recovery.
+//! - [`durable`]: making a consumer, and comparing it with what was asked for.
+//! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - [`markers`]: what is remembered of events.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
+//! - [`preflight`]: what the manifest asks for against what the server is set to.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`quarantine`]: messages that the client library cannot parse.
 //! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
@@ -13,8 +15,10 @@
 pub mod ask;
 pub mod connect;
 pub mod consume;
+pub mod durable;
 pub mod lease;
 pub mod markers;
+pub mod preflight;
 pub mod publish;
 pub mod quarantine;
 pub mod server;
@@ -35,6 +39,7 @@ use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement};
 use connect::Link;
 use lease::Lease;
 use publish::Routes;
+use streams::Own;
 
 /// How long the server may take to confirm a publication or to answer a question.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,6 +59,8 @@ pub struct Nats {
     routes: Routes,
     /// The bucket of markers.
     bucket: String,
+    /// What is ours, to be made again if somebody deletes it.
+    pub own: Own,
 }
 
 /// What the server can do, as far as it matters to us.
@@ -77,7 +84,7 @@ impl Nats {
             .backpressure_on_inflight(true)
             .build(client.clone());
         let features = Features { api_level: 0, retry_clock: RetryClock::NotBefore, message_ttl: false };
-        Nats { client, context, link, features, routes: Routes::default(), bucket: String::new() }
+        Nats { client, context, link, features, routes: Routes::default(), bucket: String::new(), own: Own::default() }
     }
 }
 
@@ -101,7 +108,7 @@ impl Broker for Nats {
             Settlement::Nak { delay } => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
-        let reply = receipt.reply().clone();
+        let Some(reply) = receipt.reply().cloned() else { return };
         // Before the server is told: what it delivers again at once must not be taken for what is still held.
         drop(receipt);
         let settled = match ack {

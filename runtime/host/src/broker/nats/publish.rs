@@ -14,13 +14,16 @@ use tidemill_policy::publication::Publication;
 use tidemill_policy::subject;
 use tokio::time::{Duration, Instant};
 
-use super::{CONFIRM_TIMEOUT, Nats, headers_into};
+use super::connect::Link;
+use super::{CONFIRM_TIMEOUT, Nats, headers_into, streams};
 use crate::broker::PublishError;
+use crate::troubles::Effect;
 
 /// How old the list of streams must be before a subject that is not in it is looked up again.
 const ROUTES_AGE_MIN: Duration = Duration::from_secs(1);
-
-/// Where the streams are asked for.
+/// The same where the server did not give us the list.
+const NO_ROUTES_AGE_MIN: Duration = Duration::from_mins(1);
+/// The subject that the list of streams is asked for on.
 const LIST_SUBJECT: &str = "$JS.API.STREAM.LIST";
 
 /// The subjects that the server's streams store.
@@ -31,8 +34,8 @@ pub struct Routes {
 
 #[derive(Debug)]
 struct Known {
-    /// Subject patterns; nothing where we may not ask.
-    filters: Option<Vec<String>>,
+    /// Streams, each with a subject pattern that it stores; nothing where we may not ask.
+    filters: Option<Vec<(String, String)>>,
     since: Instant,
 }
 
@@ -45,11 +48,63 @@ enum Route {
     Unknown,
 }
 
-/// Publishes a batch and waits until every message is confirmed.
+/// Publishes a batch and waits until every message is confirmed. What cannot be published is a trouble until
+/// it can.
 ///
 /// # Errors
 /// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
 pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+    let Link { reconnects, troubles, .. } = &*nats.link;
+    let (was_up, before) = (nats.link.is_up(), *reconnects.borrow());
+    let Err(fault) = publish_untold(nats, batch).await else {
+        for message in batch.iter().filter(|_| !troubles.are_none()) {
+            troubles.end(&stream_trouble(nats, &message.subject));
+            troubles.end(&subject_trouble(&message.subject));
+        }
+        return Ok(());
+    };
+    // Where the connection was interrupted, that is the trouble.
+    let is_news = was_up && nats.link.is_up() && before == *reconnects.borrow();
+    Err(tell(nats, fault, is_news).await)
+}
+
+/// What is in trouble where a stream does not take messages: the stream, as far as it is known.
+fn stream_trouble(nats: &Nats, subject: &str) -> String {
+    nats.routes.stream_of(subject).map_or_else(|| subject_trouble(subject), |stream| format!("stream {stream}"))
+}
+
+fn subject_trouble(subject: &str) -> String {
+    format!("publishing on {subject}")
+}
+
+/// Makes a trouble of what cannot be published. Where our own retries and dead letters are refused, there is
+/// nothing to do but to hold the event until somebody helps, so that counts as unavailable.
+async fn tell(nats: &Nats, fault: PublishError, is_news: bool) -> PublishError {
+    let (subject, what, why) = match &fault {
+        PublishError::Unavailable { subject, why } => (subject, stream_trouble(nats, subject), why.clone()),
+        PublishError::Denied { subject, why } if nats.own.needs(subject) => {
+            (subject, subject_trouble(subject), format!("{why}; grant publish on {subject:?}"))
+        }
+        PublishError::NoStream { subject } if nats.own.needs(subject) => {
+            let restored = streams::restore(nats, None).await;
+            nats.routes.forget();
+            let why = restored.map_or_else(|error| error.to_string(), |()| "its stream is gone".to_owned());
+            (subject, subject_trouble(subject), why)
+        }
+        PublishError::Denied { subject, .. } => {
+            // Its events go where policy sends them; that is worth a word.
+            nats.link.troubles.begin(&subject_trouble(subject), Effect::None, &fault.to_string());
+            return fault;
+        }
+        PublishError::NoStream { .. } | PublishError::TooLarge { .. } => return fault,
+    };
+    if is_news {
+        nats.link.troubles.begin(&what, Effect::Publishing, &format!("{why}; events are held until it works"));
+    }
+    PublishError::Unavailable { subject: subject.clone(), why }
+}
+
+async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
     for message in batch {
         let subject = &message.subject;
         if let Some(why) = nats.link.denied(subject) {
@@ -61,10 +116,10 @@ pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishEr
     }
     let mut sent = Vec::with_capacity(batch.len());
     for message in batch {
-        sent.push((message, send(nats, message).await?));
+        sent.push((message, Instant::now(), send(nats, message).await?));
     }
-    for (message, confirmation) in sent {
-        confirm(nats, message, confirmation).await?;
+    for (message, since, confirmation) in sent {
+        confirm(nats, message, since, confirmation).await?;
     }
     Ok(())
 }
@@ -82,6 +137,7 @@ async fn send(nats: &Nats, message: &Publication) -> Result<PublishAckFuture, Pu
 async fn confirm(
     nats: &Nats,
     message: &Publication,
+    since: Instant,
     confirmation: PublishAckFuture,
 ) -> Result<PublishAck, PublishError> {
     let subject = &message.subject;
@@ -90,7 +146,7 @@ async fn confirm(
             Ok(stored) => Ok(stored),
             Err(error) => Err(refusal(nats, subject, &error).await),
         },
-        why = nats.link.until_denied(subject) => Err(PublishError::Denied { subject: subject.clone(), why }),
+        why = nats.link.until_denied(subject, since) => Err(PublishError::Denied { subject: subject.clone(), why }),
     }
 }
 
@@ -115,6 +171,10 @@ async fn refusal(nats: &Nats, subject: &str, error: &AckError) -> PublishError {
             Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
                 PublishError::TooLarge { subject, why }
             }
+            _ if why.contains("maximum messages") || why.contains("maximum bytes") => {
+                let why = format!("the stream is full ({why}): raise its limits, or remove messages");
+                PublishError::Unavailable { subject, why }
+            }
             _ => PublishError::Unavailable { subject, why },
         },
     }
@@ -127,31 +187,38 @@ pub(super) fn server_code(error: &AckError) -> Option<ErrorCode> {
 
 async fn route(nats: &Nats, subject: &str) -> Route {
     let (route, age) = nats.routes.look_up(subject);
-    if route == Route::Stored || age.is_some_and(|age| age < ROUTES_AGE_MIN) {
+    let age_min = if route == Route::Unknown { NO_ROUTES_AGE_MIN } else { ROUTES_AGE_MIN };
+    if route == Route::Stored || age.is_some_and(|age| age < age_min) {
         return route;
     }
-    let filters = list_filters(&nats.context).await;
+    let filters = list_filters(nats).await;
     nats.routes.replace(filters);
     nats.routes.look_up(subject).0
 }
 
-/// The subjects of all streams, or nothing if the server does not say.
-async fn list_filters(context: &jetstream::Context) -> Option<Vec<String>> {
-    let list = context.streams().map_ok(|stream| stream.config.subjects).try_collect::<Vec<_>>();
-    match tokio::time::timeout(CONFIRM_TIMEOUT, list).await {
-        Ok(Ok(subjects)) => Some(subjects.into_iter().flatten().collect()),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "could not list the streams");
-            None
-        }
-        Err(_) => None,
+/// All streams, each with a subject that it stores, or nothing if the server does not say.
+async fn list_filters(nats: &Nats) -> Option<Vec<(String, String)>> {
+    let list = nats.context.streams().map_ok(|stream| (stream.config.name, stream.config.subjects));
+    tokio::select! {
+        list = list.try_collect::<Vec<_>>() => match list {
+            Ok(streams) => {
+                let pairs = |(name, subjects): (String, Vec<String>)| subjects.into_iter().map(move |one| (name.clone(), one));
+                Some(streams.into_iter().flat_map(pairs).collect())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "could not list the streams");
+                None
+            }
+        },
+        _ = nats.link.until_denied(LIST_SUBJECT, Instant::now()) => None,
+        () = tokio::time::sleep(CONFIRM_TIMEOUT) => None,
     }
 }
 
 /// Whether some stream stores every subject that `pattern` matches; nothing if the server does not say.
 pub async fn is_stored(nats: &Nats, pattern: &str) -> Option<bool> {
-    let filters = list_filters(&nats.context).await?;
-    Some(filters.iter().any(|filter| subject::covers(filter, pattern)))
+    let filters = list_filters(nats).await?;
+    Some(filters.iter().any(|(_, filter)| subject::covers(filter, pattern)))
 }
 
 impl Routes {
@@ -160,13 +227,20 @@ impl Routes {
         let Some(known) = known.as_ref() else { return (Route::Unknown, None) };
         let route = match &known.filters {
             None => Route::Unknown,
-            Some(filters) if filters.iter().any(|filter| subject::matches(filter, subject)) => Route::Stored,
+            Some(filters) if filters.iter().any(|(_, filter)| subject::matches(filter, subject)) => Route::Stored,
             Some(_) => Route::NotStored,
         };
         (route, Some(known.since.elapsed()))
     }
 
-    fn replace(&self, filters: Option<Vec<String>>) {
+    /// The stream that stores a subject, as far as is known.
+    fn stream_of(&self, subject: &str) -> Option<String> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let filters = known.as_ref()?.filters.as_ref()?;
+        filters.iter().find(|(_, filter)| subject::matches(filter, subject)).map(|(stream, _)| stream.clone())
+    }
+
+    fn replace(&self, filters: Option<Vec<(String, String)>>) {
         let known = Known { filters, since: Instant::now() };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
@@ -182,7 +256,8 @@ impl Routes {
 /// # Errors
 /// Where it is refused or not confirmed.
 pub async fn publish_one(nats: &Nats, message: &Publication) -> Result<(String, u64, bool), PublishError> {
+    let since = Instant::now();
     let confirmation = send(nats, message).await?;
-    let stored = confirm(nats, message, confirmation).await?;
+    let stored = confirm(nats, message, since, confirmation).await?;
     Ok((stored.stream, stored.sequence, stored.duplicate))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, RequestErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
 use futures::TryStreamExt;
 use serde::Deserialize;
@@ -13,16 +13,20 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::marker;
 use tidemill_policy::publication::RetryClock;
-use tidemill_policy::subject;
+use tidemill_policy::{retry, subject};
+use time::OffsetDateTime;
 
 use super::{Features, Nats, markers, publish};
 
 /// The API level from which the server holds back scheduled messages (2.12).
 const SCHEDULES_API_LEVEL: u64 = 2;
 /// The API level from which messages may have a time to live (2.11).
-const MESSAGE_TTL_API_LEVEL: u64 = 1;
+pub const MESSAGE_TTL_API_LEVEL: u64 = 1;
 /// For how long our own streams recognise duplicates.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(5);
+/// The shortest and the longest time for which streams that we make for users recognise duplicates: the ids
+/// are kept in the server's memory.
+const PROVIDED_WINDOW: (Duration, Duration) = (Duration::from_mins(2), Duration::from_hours(1));
 /// The most filters that are shown in an error.
 const SHOWN_MAX: usize = 8;
 
@@ -98,6 +102,26 @@ pub struct InputStream {
     pub name: String,
     /// When it was created, in seconds since the Unix epoch.
     pub created_unix: i64,
+    /// The most messages that a consumer of it may have in flight, where that is limited.
+    pub ack_pending_max: Option<i64>,
+}
+
+/// What is ours.
+#[derive(Debug, Default)]
+pub struct Own {
+    /// Our streams as they were made.
+    streams: Vec<Config>,
+    /// The subjects of retries and dead letters: without them, nothing can be done but to hold the events.
+    subjects: Vec<String>,
+    /// The most messages that a consumer of this account may have in flight, where that is limited.
+    pub ack_pending_max: Option<i64>,
+}
+
+impl Own {
+    /// Whether an event can only be held while nothing can be published on `subject`.
+    pub fn needs(&self, subject: &str) -> bool {
+        self.subjects.iter().any(|pattern| subject::matches(pattern, subject))
+    }
 }
 
 /// The name of the retry stream.
@@ -115,28 +139,47 @@ pub fn dead_letter_stream(prefix: &str) -> String {
     format!("{}_DEADLETTER", prefix.to_ascii_uppercase())
 }
 
-/// Asks for the server's API level; 0 where it announces none.
+/// What the server says about `JetStream` in this account.
+#[derive(Debug, Clone, Copy)]
+pub struct Api {
+    /// The API level; 0 where it announces none, before 2.11.
+    pub level: u64,
+    /// The most messages that a consumer may have in flight, where that is limited.
+    pub ack_pending_max: Option<i64>,
+}
+
+/// Asks what the server offers.
 ///
 /// # Errors
 /// Where JetStream is not enabled, or does not answer.
-pub async fn api_level(nats: &Nats) -> Result<u64, StreamError> {
+pub async fn api(nats: &Nats) -> Result<Api, StreamError> {
     #[derive(Deserialize)]
     struct Info {
         #[serde(default)]
-        api: Api,
+        api: Level,
+        #[serde(default)]
+        limits: Limits,
         error: Option<jetstream::Error>,
     }
     #[derive(Deserialize, Default)]
-    struct Api {
+    struct Level {
         #[serde(default)]
         level: u64,
+    }
+    #[derive(Deserialize, Default)]
+    struct Limits {
+        #[serde(default)]
+        max_ack_pending: i64,
     }
     let info: Info = nats.context.request("INFO", &()).await.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => StreamError::NoJetStream,
         _ => StreamError::NoAnswer(error.to_string()),
     })?;
     match info.error {
-        None => Ok(info.api.level),
+        None => {
+            let limit = info.limits.max_ack_pending;
+            Ok(Api { level: info.api.level, ack_pending_max: (limit > 0).then_some(limit) })
+        }
         Some(error) => Err(match error.error_code() {
             ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => StreamError::NoJetStream,
             _ => StreamError::NoAnswer(error.to_string()),
@@ -149,7 +192,7 @@ pub async fn api_level(nats: &Nats) -> Result<u64, StreamError> {
 /// # Errors
 /// Where JetStream does not answer, or refuses a stream.
 pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamError> {
-    let api_level = api_level(nats).await?;
+    let Api { level: api_level, ack_pending_max } = api(nats).await?;
     let schedules = api_level >= SCHEDULES_API_LEVEL;
     let message_ttl = api_level >= MESSAGE_TTL_API_LEVEL;
     let prefix = &manifest.nats.prefix;
@@ -168,9 +211,9 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
         allow_message_schedules: schedules,
         ..own(retry_stream(prefix), vec![format!("{prefix}.retry.at.>"), format!("{prefix}.retry.due.>")])
     };
-    let echoed = ensure(nats, retry).await?;
+    let echoed = ensure(nats, retry.clone()).await?;
     let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
-    let echoed_dead_letter = ensure(nats, dead_letter).await?;
+    let echoed_dead_letter = ensure(nats, dead_letter.clone()).await?;
     if !echoed_dead_letter.allow_message_ttl {
         tracing::warn!(
             "the server cannot expire single messages (2.11 and later can): dead_letter.max_age has no effect, \
@@ -185,13 +228,30 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
         max_age: if message_ttl { Duration::ZERO } else { marker::lifetime_max(manifest.handlers.values()) },
         ..own(markers::stream(prefix), vec![markers::subject(&markers::bucket(prefix), ">")])
     };
-    ensure(nats, markers).await?;
+    ensure(nats, markers.clone()).await?;
     nats.bucket = markers::bucket(prefix);
     nats.features = Features {
         api_level,
         retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
         message_ttl: echoed_dead_letter.allow_message_ttl,
     };
+    let mut subjects = vec![format!("{prefix}.retry.>")];
+    subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
+    nats.own = Own { streams: vec![retry, dead_letter, markers], subjects, ack_pending_max };
+    Ok(())
+}
+
+/// Makes those of our own streams again that somebody has deleted: all, or the one called `name`.
+///
+/// # Errors
+/// Where the server refuses or does not answer.
+pub async fn restore(nats: &Nats, name: Option<&str>) -> Result<(), StreamError> {
+    for config in nats.own.streams.iter().filter(|config| name.is_none_or(|name| config.name == name)) {
+        if matches!(nats.context.get_stream(&config.name).await, Err(error) if is_not_found(&error)) {
+            ensure(nats, config.clone()).await?;
+            tracing::warn!(stream = %config.name, "made a stream anew that was deleted");
+        }
+    }
     Ok(())
 }
 
@@ -273,19 +333,65 @@ fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// Makes a stream for users' subjects, or adds to an existing one the subjects that it lacks.
+/// When a stream was created; nothing where there is none.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn created(nats: &Nats, name: &str) -> Result<Option<OffsetDateTime>, StreamError> {
+    match nats.context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().created)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(StreamError::NoAnswer(error.to_string())),
+    }
+}
+
+/// How late the outputs of a handler's event can be published once more: after a redelivery that is followed
+/// by all retries.
+pub fn repeats_within(handler: &Handler) -> Duration {
+    handler.ack_wait.saturating_add(retry::span(&handler.retry, handler.limits.budget.timeout))
+}
+
+/// Makes a stream for users' subjects, which recognises duplicates for `repeats_within` as far as that is
+/// sensible, or adds to an existing one the subjects that it lacks.
 ///
 /// # Errors
 /// Where the server refuses or does not answer.
-pub async fn provide(nats: &Nats, name: &str, subjects: &[String]) -> Result<(), StreamError> {
+pub async fn provide(
+    nats: &Nats,
+    name: &str,
+    subjects: &[String],
+    repeats_within: Duration,
+) -> Result<(), StreamError> {
     let wanted = Config {
         name: name.to_owned(),
         subjects: subjects.to_vec(),
         storage: StorageType::File,
+        duplicate_window: repeats_within.clamp(PROVIDED_WINDOW.0, PROVIDED_WINDOW.1),
         allow_direct: true,
         ..Config::default()
     };
     ensure(nats, wanted).await.map(|_| ())
+}
+
+/// The configuration of a stream; nothing where there is none.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn configuration(nats: &Nats, name: &str) -> Result<Option<Config>, StreamError> {
+    match nats.context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(StreamError::NoAnswer(error.to_string())),
+    }
+}
+
+/// The configurations of all streams.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn configurations(nats: &Nats) -> Result<Vec<Config>, StreamError> {
+    let configs = nats.context.streams().map_ok(|stream| stream.config);
+    configs.try_collect().await.map_err(|error| StreamError::NoAnswer(error.to_string()))
 }
 
 /// The subjects of all streams, by the streams' names.
@@ -293,8 +399,8 @@ pub async fn provide(nats: &Nats, name: &str, subjects: &[String]) -> Result<(),
 /// # Errors
 /// Where the server does not answer.
 pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamError> {
-    let streams = nats.context.streams().map_ok(|stream| (stream.config.name, stream.config.subjects));
-    streams.try_collect().await.map_err(|error| StreamError::NoAnswer(error.to_string()))
+    let configs = configurations(nats).await?;
+    Ok(configs.into_iter().map(|config| (config.name, config.subjects)).collect())
 }
 
 /// Finds the stream that a handler consumes, and makes it if the handler says so.
@@ -302,15 +408,42 @@ pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamEr
 /// # Errors
 /// Where there is no such stream, more than one, or one that does not store the handler's subjects.
 pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
+    if let (true, Some(name)) = (handler.create_stream, &handler.stream) {
+        provide(nats, name, &handler.subjects, repeats_within(handler)).await?;
+    }
+    let Some(info) = look_up(nats, handler).await? else {
+        return Err(StreamError::Unstored { handler: handler.name.clone(), subject: handler.subjects.join(",") });
+    };
+    Ok(InputStream {
+        ack_pending_max: ack_pending_max(nats.own.ack_pending_max, &info.config),
+        name: info.config.name,
+        created_unix: info.created.unix_timestamp(),
+    })
+}
+
+/// The most messages of a handler's consumer that one instance has in flight.
+pub fn credit(handler: &Handler) -> u32 {
+    handler.concurrency.saturating_mul(2)
+}
+
+/// The most messages that a consumer of a stream may have in flight, where account or stream limit that.
+pub fn ack_pending_max(account: Option<i64>, stream: &Config) -> Option<i64> {
+    let limit = stream.consumer_limits.as_ref().map(|limits| limits.max_ack_pending).filter(|&limit| limit > 0);
+    account.into_iter().chain(limit).min()
+}
+
+/// Looks for the stream that a handler consumes; nothing where it is yet to be made by us.
+///
+/// # Errors
+/// Where there is no such stream, more than one, or one that does not store the handler's subjects.
+pub async fn look_up(nats: &Nats, handler: &Handler) -> Result<Option<Info>, StreamError> {
     let name = match &handler.stream {
         Some(name) => name.clone(),
         None => stream_of(nats, handler).await?,
     };
-    if handler.create_stream {
-        provide(nats, &name, &handler.subjects).await?;
-    }
     let stream = match nats.context.get_stream(&name).await {
         Ok(stream) => stream,
+        Err(error) if is_not_found(&error) && handler.create_stream => return Ok(None),
         Err(error) if is_not_found(&error) => {
             let subjects = handler.subjects.join(",");
             return Err(StreamError::Missing { handler: handler.name.clone(), stream: name, subjects });
@@ -319,9 +452,9 @@ pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, Stream
     };
     let info = stream.cached_info();
     let stored = &info.config.subjects;
-    // A stream that is filled from other streams says nothing about its subjects.
-    let says_its_subjects = info.config.mirror.is_none() && info.config.sources.is_none();
-    for wanted in handler.subjects.iter().filter(|_| says_its_subjects) {
+    // A stream that is filled from other streams says nothing about its subjects, and we add what ours lacks.
+    let is_settled = info.config.mirror.is_none() && info.config.sources.is_none() && !handler.create_stream;
+    for wanted in handler.subjects.iter().filter(|_| is_settled) {
         if !stored.iter().any(|one| subject::overlaps(one, wanted)) {
             return Err(StreamError::NotInStream {
                 handler: handler.name.clone(),
@@ -331,7 +464,7 @@ pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, Stream
             });
         }
     }
-    Ok(InputStream { name, created_unix: info.created.unix_timestamp() })
+    Ok(Some(info.clone()))
 }
 
 /// The one stream that stores a handler's subjects.

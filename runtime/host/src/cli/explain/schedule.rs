@@ -7,7 +7,7 @@ use tidemill::logging::show_elapsed;
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::history::millis;
 use tidemill_policy::manifest::RetryPolicy;
-use tidemill_policy::retry::backoff;
+use tidemill_policy::retry::{backoff, span};
 
 /// The attempts, those with the same delay before them taken together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,7 +59,7 @@ pub(crate) fn schedule(policy: &RetryPolicy, timeout: Duration) -> Schedule {
             }),
         }
     }
-    Schedule { steps, worst_case_ms: millis(elapsed) }
+    Schedule { steps, worst_case_ms: millis(span(policy, timeout)) }
 }
 
 fn share(delay: Duration, jitter: f64) -> Duration {

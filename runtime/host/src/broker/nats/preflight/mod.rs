@@ -1,0 +1,259 @@
+//! What the manifest asks for against what the server is set to: every contradiction is found before anything
+//! is consumed, and names both sides and what helps. Nothing is changed here.
+
+mod permissions;
+mod streams_fit;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use async_nats::jetstream::stream::Config;
+use thiserror::Error;
+use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::subject;
+
+use super::Nats;
+use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
+
+/// The oldest server that has what we need: filters over several subjects, and names of consumers in requests.
+const VERSION_MIN: (u64, u64) = (2, 10);
+
+/// What was found.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// What cannot go together.
+    pub conflicts: Vec<String>,
+    /// What may be meant as it is.
+    pub warnings: Vec<String>,
+}
+
+/// Contradictions between the manifest and the server.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct Conflicts(pub Vec<String>);
+
+impl fmt::Display for Conflicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [only] => f.write_str(only),
+            all => {
+                write!(f, "the manifest and the NATS server contradict each other in {} points:", all.len())?;
+                all.iter().try_for_each(|one| write!(f, "\n- {one}"))
+            }
+        }
+    }
+}
+
+impl Findings {
+    /// The conflicts as an error, if there are any.
+    ///
+    /// # Errors
+    /// All conflicts.
+    pub fn into_result(self) -> Result<(), Conflicts> {
+        if self.conflicts.is_empty() { Ok(()) } else { Err(Conflicts(self.conflicts)) }
+    }
+
+    fn conflict(&mut self, text: String) {
+        if !self.conflicts.contains(&text) {
+            self.conflicts.push(text);
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        if !self.warnings.contains(&text) {
+            self.warnings.push(text);
+        }
+    }
+}
+
+/// Compares a manifest with the server.
+///
+/// # Errors
+/// Where the server does not answer, or has no JetStream.
+pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamError> {
+    let mut findings = Findings::default();
+    version(&nats.client.server_info().version, &mut findings);
+    let user = permissions::ask(nats, &mut findings).await;
+    if let Some(user) = &user {
+        permissions::check(user, &permissions::needs(manifest), &mut findings);
+    }
+    if !findings.conflicts.is_empty() {
+        // What follows would not be answered.
+        return Ok(findings);
+    }
+    let api = streams::api(nats).await?;
+    claims(manifest, api, &nats.client.server_info().version, &mut findings);
+    let inputs = inputs(nats, manifest, &mut findings).await?;
+    for handler in manifest.handlers.values() {
+        let Some(input) = inputs.get(&handler.name) else { continue };
+        streams_fit::input(handler, input, &mut findings);
+        let limit = streams::ack_pending_max(api.ack_pending_max, input);
+        concurrency(handler, &input.name, limit, &mut findings);
+        if let (None, Some(user)) = (&handler.stream, &user) {
+            permissions::check(user, &permissions::of_input(handler, &input.name), &mut findings);
+        }
+    }
+    own_streams(nats, manifest, user.as_ref(), &mut findings).await?;
+    outputs(nats, manifest, user.as_ref(), &mut findings).await?;
+    Ok(findings)
+}
+
+fn version(version: &str, findings: &mut Findings) {
+    let mut numbers = version.split('.').map_while(|part| part.parse::<u64>().ok());
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else { return };
+    if (major, minor) < VERSION_MIN {
+        let (major, minor) = VERSION_MIN;
+        findings
+            .conflict(format!("the NATS server has version {version}, we need {major}.{minor} or later: upgrade it"));
+    }
+}
+
+/// What needs messages with a time to live of their own, and has no substitute.
+fn claims(manifest: &Manifest, api: Api, version: &str, findings: &mut Findings) {
+    let claiming = |handler: &&Handler| handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
+    for handler in manifest.handlers.values().filter(claiming).filter(|_| api.level < MESSAGE_TTL_API_LEVEL) {
+        findings.conflict(format!(
+            "handler.{}: dedup.claim = true needs messages with a time to live, which nats-server has from 2.11 on, \
+             and this one is {version}; upgrade it, or set dedup.claim = false",
+            handler.name
+        ));
+    }
+}
+
+/// The configurations of all input streams that exist, by their handlers.
+async fn inputs(
+    nats: &Nats,
+    manifest: &Manifest,
+    findings: &mut Findings,
+) -> Result<BTreeMap<String, Config>, StreamError> {
+    let mut inputs = BTreeMap::new();
+    for handler in manifest.handlers.values() {
+        match streams::look_up(nats, handler).await {
+            Ok(Some(info)) => {
+                inputs.insert(handler.name.clone(), info.config);
+            }
+            Ok(None) => {}
+            Err(error @ StreamError::NoAnswer(_)) => return Err(error),
+            Err(error) => findings.conflict(error.to_string()),
+        }
+    }
+    Ok(inputs)
+}
+
+/// A consumer that may have fewer messages in flight over all instances is made so; one instance's share is
+/// the least that `concurrency` can be kept with.
+fn concurrency(handler: &Handler, stream: &str, limit: Option<i64>, findings: &mut Findings) {
+    let credit = streams::credit(handler);
+    if let Some(limit) = limit.filter(|&limit| limit < i64::from(credit)) {
+        findings.conflict(format!(
+            "handler.{}: concurrency = {} takes {credit} messages in flight, but stream {stream:?} or its account allows \
+             a consumer {limit} (max_ack_pending); lower concurrency to {} or raise that limit",
+            handler.name,
+            handler.concurrency,
+            (limit / 2).max(1),
+        ));
+    }
+}
+
+async fn own_streams(
+    nats: &Nats,
+    manifest: &Manifest,
+    user: Option<&permissions::User>,
+    findings: &mut Findings,
+) -> Result<(), StreamError> {
+    let prefix = &manifest.nats.prefix;
+    let names = [streams::retry_stream(prefix), streams::dead_letter_stream(prefix)];
+    for (name, is_retry) in names.into_iter().zip([true, false]) {
+        match streams::configuration(nats, &name).await? {
+            Some(config) if is_retry => streams_fit::retry(manifest, &config, findings),
+            Some(config) => {
+                let ours = |handler: &&Handler| {
+                    config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject))
+                };
+                for handler in manifest.handlers.values().filter(ours) {
+                    streams_fit::dead_letters(handler, &config, findings);
+                }
+            }
+            None => {
+                let need =
+                    permissions::Need::publish(format!("$JS.API.STREAM.CREATE.{name}"), "we need to make that stream");
+                if let Some(user) = user {
+                    permissions::check(user, &[need], findings);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Looks at the streams that store what handlers publish, as far as we may list them.
+async fn outputs(
+    nats: &Nats,
+    manifest: &Manifest,
+    user: Option<&permissions::User>,
+    findings: &mut Findings,
+) -> Result<(), StreamError> {
+    if manifest.handlers.values().all(|handler| handler.allow.publish.is_empty()) {
+        return Ok(());
+    }
+    if user.is_some_and(|user| !user.may_publish(permissions::LIST_SUBJECT)) {
+        findings.warn(format!(
+            "the streams that store outputs cannot be checked, since the user may not publish on {:?}",
+            permissions::LIST_SUBJECT
+        ));
+        return Ok(());
+    }
+    let all = streams::configurations(nats).await?;
+    for handler in manifest.handlers.values() {
+        streams_fit::outputs(handler, &all, findings);
+        for config in &all {
+            let own = streams::dead_letter_stream(&manifest.nats.prefix);
+            let holds = config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject));
+            if holds && config.name != own {
+                streams_fit::dead_letters(handler, config, findings);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_before_2_10_are_refused() {
+        let refused = |text: &str| {
+            let mut findings = Findings::default();
+            version(text, &mut findings);
+            findings.into_result().err().map(|error| error.to_string())
+        };
+        let expected = "the NATS server has version 2.9.25, we need 2.10 or later: upgrade it";
+        assert_eq!(refused("2.9.25").as_deref(), Some(expected));
+        assert!(refused("1.4.0").is_some());
+        for accepted in ["2.10.0", "2.10.26-RC.1", "2.15.1", "3.0.0", "unknown"] {
+            assert_eq!(refused(accepted), None, "{accepted}");
+        }
+    }
+
+    #[test]
+    fn claims_need_a_server_with_a_time_to_live_for_messages() {
+        let text = "[handler.h]\nsubject = \"a\"\nstream = \"S\"\ndedup = { key = \"id\", claim = true }\n";
+        let source = tidemill_policy::manifest::Source { path: "tidemill.toml", text };
+        let manifest = tidemill_policy::manifest::parse(source, &[], &|_| None).expect("valid").manifest;
+        let found = |level| {
+            let mut findings = Findings::default();
+            claims(&manifest, Api { level, ack_pending_max: None }, "2.10.26", &mut findings);
+            findings.conflicts
+        };
+        let expected = "handler.h: dedup.claim = true needs messages with a time to live, which nats-server has from \
+                        2.11 on, and this one is 2.10.26; upgrade it, or set dedup.claim = false";
+        assert_eq!(found(0), [expected]);
+        assert!(found(MESSAGE_TTL_API_LEVEL).is_empty());
+    }
+
+    #[test]
+    fn several_conflicts_are_a_list() {
+        let both = Conflicts(vec!["a".into(), "b".into()]);
+        assert_eq!(both.to_string(), "the manifest and the NATS server contradict each other in 2 points:\n- a\n- b");
+    }
+}

@@ -1,0 +1,241 @@
+//! What the user may do, as the server tells it, against every subject that we need.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tidemill_policy::manifest::{Handler, Manifest, Mode};
+use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
+use tidemill_policy::subject;
+use tokio::time::{Instant, timeout};
+
+use super::super::Nats;
+use super::super::connect::acknowledgements;
+use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
+use super::Findings;
+
+/// The subject that tells what the user may do.
+const USER_INFO_SUBJECT: &str = "$SYS.REQ.USER.INFO";
+/// The subject that lists all streams.
+pub(super) const LIST_SUBJECT: &str = "$JS.API.STREAM.LIST";
+/// How long the answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+/// A user, as the server tells it.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct User {
+    #[serde(default)]
+    user: String,
+    permissions: Option<Permissions>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Permissions {
+    publish: Option<Subjects>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Subjects {
+    allow: Option<Vec<String>>,
+    deny: Option<Vec<String>>,
+}
+
+/// How much of a pattern a user may publish on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    All,
+    Part,
+    Nothing,
+}
+
+/// A subject that we publish on.
+#[derive(Debug, Clone)]
+pub(super) struct Need {
+    subject: String,
+    /// What for: "handler.h needs to …".
+    why: String,
+    /// Whether a part of the pattern will do, with a warning.
+    part_will_do: bool,
+}
+
+impl Need {
+    pub(super) fn publish(subject: String, why: impl Into<String>) -> Need {
+        Need { subject, why: why.into(), part_will_do: false }
+    }
+}
+
+impl User {
+    pub(super) fn may_publish(&self, pattern: &str) -> bool {
+        self.share(pattern) == Share::All
+    }
+
+    fn share(&self, pattern: &str) -> Share {
+        let Some(Subjects { allow, deny }) = self.permissions.as_ref().and_then(|all| all.publish.as_ref()) else {
+            return Share::All;
+        };
+        let (allow, deny) = (allow.as_deref().unwrap_or_default(), deny.as_deref().unwrap_or_default());
+        let covered = |list: &[String]| list.iter().any(|one| subject::covers(one, pattern));
+        let touched = |list: &[String]| list.iter().any(|one| subject::overlaps(one, pattern));
+        if covered(deny) || !(allow.is_empty() || touched(allow)) {
+            return Share::Nothing;
+        }
+        if touched(deny) || !(allow.is_empty() || covered(allow)) { Share::Part } else { Share::All }
+    }
+}
+
+/// Asks who we are; nothing where the server does not tell.
+pub(super) async fn ask(nats: &Nats, findings: &mut Findings) -> Option<User> {
+    #[derive(Deserialize)]
+    struct Answer {
+        data: User,
+    }
+    let since = Instant::now();
+    let answer = tokio::select! {
+        answer = timeout(ANSWER_MAX, nats.client.request(USER_INFO_SUBJECT, "".into())) => answer,
+        _ = nats.link.until_denied(USER_INFO_SUBJECT, since) => {
+            let text = "what the user may do cannot be checked, since it may not publish on \"$SYS.REQ.USER.INFO\"";
+            findings.warn(text.to_owned());
+            return None;
+        }
+    };
+    match answer {
+        Ok(Ok(message)) => serde_json::from_slice::<Answer>(&message.payload).ok().map(|answer| answer.data),
+        Ok(Err(_)) => None,
+        Err(_) => {
+            if let Some(denial) = nats.link.any_denial_since(since) {
+                findings.conflict(format!("no answer reaches us ({denial}); grant subscribe on \"_INBOX.>\""));
+            }
+            None
+        }
+    }
+}
+
+/// Compares what is needed with what the user may do.
+pub(super) fn check(user: &User, needs: &[Need], findings: &mut Findings) {
+    for Need { subject, why, part_will_do } in needs {
+        let name = &user.user;
+        match user.share(subject) {
+            Share::All => {}
+            Share::Part if *part_will_do => findings.warn(format!(
+                "user {name:?} may publish on a part of {subject:?} only, and {why}; grant all of it (permissions, \
+                 publish, allow), or narrow the manifest"
+            )),
+            Share::Part | Share::Nothing => findings.conflict(format!(
+                "user {name:?} may not publish on {subject:?}, and {why}; grant it (permissions, publish, allow)"
+            )),
+        }
+    }
+}
+
+/// What a manifest needs, as far as it says so itself.
+pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
+    let prefix = &manifest.nats.prefix;
+    let mut needs = vec![Need::publish("$JS.API.INFO".to_owned(), "we need to ask what the server can do")];
+    for stream in [retry_stream(prefix), dead_letter_stream(prefix)] {
+        needs.push(Need::publish(format!("$JS.API.STREAM.INFO.{stream}"), "we need to look at our own stream"));
+    }
+    for handler in manifest.handlers.values() {
+        let name = &handler.name;
+        if let Some(stream) = &handler.stream {
+            needs.extend(of_input(handler, stream));
+        } else {
+            let why = format!("handler.{name} needs it to find its stream, which it does not name");
+            needs.push(Need::publish(LIST_SUBJECT.to_owned(), why));
+        }
+        if retries_through_stream(handler) {
+            needs.push(Need::publish(format!("{prefix}.retry.>"), format!("handler.{name} needs it for retries")));
+            let filter = retry_due_subject(prefix, name);
+            let consumer = retry_consumer(prefix, name);
+            needs.extend(of_consumer(name, &retry_stream(prefix), &consumer, &[filter]));
+        }
+        let why = format!("handler.{name} needs it for dead letters");
+        needs.push(Need::publish(handler.dead_letter.subject.clone(), why));
+        for pattern in &handler.allow.publish {
+            let why = format!("handler.{name} is allowed to by allow.publish");
+            needs.push(Need { subject: pattern.clone(), why, part_will_do: true });
+        }
+        if handler.dedup.is_some() {
+            let bucket = format!("{prefix}_done");
+            for subject in [
+                format!("$JS.API.STREAM.INFO.KV_{bucket}"),
+                format!("$JS.API.DIRECT.GET.KV_{bucket}.>"),
+                format!("$KV.{bucket}.>"),
+            ] {
+                needs.push(Need::publish(subject, format!("handler.{name} needs it for dedup")));
+            }
+        }
+    }
+    needs
+}
+
+/// What a handler needs of its input stream.
+pub(super) fn of_input(handler: &Handler, stream: &str) -> Vec<Need> {
+    let name = &handler.name;
+    let broadcast = handler.mode == Mode::Broadcast;
+    // The consumer of a broadcast handler has the instance in its name.
+    let consumer = if broadcast { "*" } else { handler.durable.as_str() };
+    let needed = |subject: String, what: &str| Need::publish(subject, format!("handler.{name} needs it {what}"));
+    let mut needs = vec![
+        needed(format!("$JS.API.STREAM.INFO.{stream}"), "to look at its stream"),
+        needed(format!("$JS.API.STREAM.MSG.GET.{stream}"), "to take away messages that no client can read"),
+    ];
+    needs.extend(of_consumer(name, stream, consumer, &handler.subjects));
+    if broadcast {
+        needs.push(needed(format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"), "to remove its consumer"));
+    }
+    needs
+}
+
+fn of_consumer(handler: &str, stream: &str, consumer: &str, filters: &[String]) -> Vec<Need> {
+    let create = match filters {
+        [only] => format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}.{only}"),
+        _ => format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
+    };
+    [
+        (create, "to make its consumer"),
+        (format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"), "to look at its consumer"),
+        (format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"), "to pull events"),
+        (acknowledgements(stream, consumer), "to acknowledge events"),
+    ]
+    .into_iter()
+    .map(|(subject, what)| Need::publish(subject, format!("handler.{handler} needs it {what}")))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(allow: &[&str], deny: &[&str]) -> User {
+        let list = |subjects: &[&str]| Some(subjects.iter().map(|&one| one.to_owned()).collect());
+        let publish = Some(Subjects { allow: list(allow), deny: list(deny) });
+        User { user: "u".into(), permissions: Some(Permissions { publish }) }
+    }
+
+    #[test]
+    fn a_pattern_is_granted_as_a_whole_in_part_or_not_at_all() {
+        let rows: &[(&[&str], &[&str], &str, Share)] = &[
+            (&[], &[], "a.>", Share::All),
+            (&["a.>"], &[], "a.b.*", Share::All),
+            (&["a.b"], &[], "a.>", Share::Part),
+            (&["b"], &[], "a.>", Share::Nothing),
+            (&[], &["a.b"], "a.>", Share::Part),
+            (&["a.>"], &["a.b"], "a.b", Share::Nothing),
+            (&["a.>"], &["a.b"], "a.c", Share::All),
+        ];
+        for (allow, deny, pattern, expected) in rows {
+            assert_eq!(user(allow, deny).share(pattern), *expected, "{allow:?} {deny:?} {pattern}");
+        }
+        assert_eq!(User::default().share("a"), Share::All);
+    }
+
+    #[test]
+    fn conflicts_name_the_user_and_the_subject() {
+        let mut findings = Findings::default();
+        let need = |part_will_do| Need { subject: "out.>".into(), why: "handler.h needs it".into(), part_will_do };
+        check(&user(&["out.a"], &[]), &[need(true), need(false)], &mut findings);
+        let conflict =
+            "user \"u\" may not publish on \"out.>\", and handler.h needs it; grant it (permissions, publish, allow)";
+        assert_eq!(findings.conflicts, [conflict]);
+        assert!(findings.warnings[0].starts_with("user \"u\" may publish on a part of \"out.>\" only"), "{findings:?}");
+    }
+}

@@ -1,0 +1,197 @@
+//! Whether streams are kept in a way that policy can rely on.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use tidemill_policy::manifest::{Handler, Manifest, Mode, show_duration};
+use tidemill_policy::publication::retries_through_stream;
+use tidemill_policy::{retry, subject};
+
+use super::super::streams::repeats_within;
+use super::Findings;
+
+/// Checks a handler's input stream.
+pub(super) fn input(handler: &Handler, stream: &Config, findings: &mut Findings) {
+    let Handler { name, ack_wait, .. } = handler;
+    let Config { name: stream_name, max_age, .. } = stream;
+    if !max_age.is_zero() && *max_age < *ack_wait {
+        findings.conflict(format!(
+            "handler.{name}: ack_wait = {} is longer than stream {stream_name:?} keeps a message (max_age = {}), so one \
+             whose instance dies would be lost; raise it: nats stream edit {stream_name} --max-age {}, or lower ack_wait",
+            show_duration(*ack_wait),
+            show_duration(*max_age),
+            argument(*ack_wait),
+        ));
+    }
+    let threshold = stream.consumer_limits.as_ref().map_or(Duration::ZERO, |limits| limits.inactive_threshold);
+    // A work queue forgets what is done, so that a new consumer does not start over.
+    let starts_over = stream.retention != RetentionPolicy::WorkQueue && handler.mode == Mode::Queue;
+    if !threshold.is_zero() && starts_over {
+        findings.conflict(format!(
+            "handler.{name}: durable = {:?} must outlast the time in which no instance runs, but stream {stream_name:?} \
+             removes consumers that are idle for {} (consumer_limits.inactive_threshold), and all its events would be \
+             handled again; remove that limit",
+            handler.durable,
+            show_duration(threshold),
+        ));
+    }
+}
+
+/// Checks our retry stream.
+pub(super) fn retry(manifest: &Manifest, stream: &Config, findings: &mut Findings) {
+    let name = &stream.name;
+    if stream.retention != RetentionPolicy::WorkQueue {
+        findings.conflict(format!(
+            "stream {name:?} has retention = {}, but retries that are done must leave it (retention = workqueue); delete it \
+             when it is empty, we make it anew: nats stream rm {name}",
+            retention(stream),
+        ));
+    }
+    for handler in manifest.handlers.values().filter(|handler| retries_through_stream(handler)) {
+        let longest = retry::longest_delay(&handler.retry);
+        if !stream.max_age.is_zero() && stream.max_age <= longest {
+            findings.conflict(format!(
+                "handler.{}: retry.max = {} lets a retry wait for up to {} (a handler may ask for 1h), but stream {name:?} \
+                 keeps messages for {} only (max_age); remove it: nats stream edit {name} --max-age 0",
+                handler.name,
+                show_duration(handler.retry.max),
+                show_duration(longest),
+                show_duration(stream.max_age),
+            ));
+        }
+    }
+    if let Some(limit) = forgets(stream) {
+        findings.conflict(format!(
+            "stream {name:?} drops its oldest messages when there is no room ({limit}, discard = old), which are events \
+             that wait for their retry; remove that limit"
+        ));
+    }
+}
+
+/// Checks the stream that keeps a handler's dead letters.
+pub(super) fn dead_letters(handler: &Handler, stream: &Config, findings: &mut Findings) {
+    let stream_name = &stream.name;
+    let wanted = handler.dead_letter.max_age;
+    if !stream.max_age.is_zero() && stream.max_age < wanted {
+        findings.conflict(format!(
+            "handler.{}: dead_letter.max_age = {} is longer than stream {stream_name:?} keeps a message (max_age = {}); \
+             raise it: nats stream edit {stream_name} --max-age {}, or lower dead_letter.max_age",
+            handler.name,
+            show_duration(wanted),
+            show_duration(stream.max_age),
+            argument(wanted),
+        ));
+    }
+    if stream.retention != RetentionPolicy::Limits {
+        findings.conflict(format!(
+            "handler.{}: dead_letter.subject = {:?} is stored by stream {stream_name:?}, which removes messages that \
+             somebody has read (retention = {}); choose another subject, or a stream with retention = limits",
+            handler.name,
+            handler.dead_letter.subject,
+            retention(stream),
+        ));
+    }
+    if let Some(limit) = forgets(stream) {
+        findings.warn(format!(
+            "stream {stream_name:?} drops its oldest messages when there is no room ({limit}, discard = old): dead letters \
+             may go before dead_letter.max_age of handler.{} is over",
+            handler.name
+        ));
+    }
+}
+
+/// Checks the streams that store what a handler publishes: they must recognise a repeated output for as long
+/// as it may be repeated.
+pub(super) fn outputs(handler: &Handler, streams: &[Config], findings: &mut Findings) {
+    let Handler { name, ack_wait, limits, .. } = handler;
+    let timeout = limits.budget.timeout;
+    let soon = ack_wait.saturating_add(timeout);
+    let late = repeats_within(handler);
+    for pattern in &handler.allow.publish {
+        let stores = |stream: &&Config| stream.subjects.iter().any(|one| subject::overlaps(one, pattern));
+        let mut holders = streams.iter().filter(stores).peekable();
+        if holders.peek().is_none() {
+            findings.warn(format!(
+                "handler.{name}: no stream stores allow.publish = {pattern:?}, so outputs on it fail; \
+                 create one: nats stream add NAME --subjects {pattern:?}"
+            ));
+        }
+        for Config { name: stream, duplicate_window: window, .. } in holders {
+            let recognises = show_duration(*window);
+            if *window < soon {
+                findings.conflict(format!(
+                    "handler.{name}: after ack_wait = {} and limits.timeout = {} an event may be handled again, but stream \
+                     {stream:?}, which stores {pattern:?}, recognises a repeated output for {recognises} only \
+                     (duplicate_window); raise it: nats stream edit {stream} --dupe-window {}, or lower limits.timeout or \
+                     ack_wait",
+                    show_duration(*ack_wait),
+                    show_duration(timeout),
+                    argument(in_minutes(soon)),
+                ));
+            } else if *window < late {
+                let text = format!(
+                    "handler.{name}: with retry.max_attempts = {} and retry.max = {} an event may be handled again after {}, \
+                     but stream {stream:?}, which stores {pattern:?}, recognises a repeated output for {recognises} only \
+                     (duplicate_window); raise it: nats stream edit {stream} --dupe-window {}, or lower retry.max or \
+                     retry.max_attempts",
+                    handler.retry.max_attempts,
+                    show_duration(handler.retry.max),
+                    show_duration(in_minutes(late)),
+                    argument(in_minutes(late)),
+                );
+                if handler.dedup.is_some() {
+                    findings.conflict(format!("{text}; dedup asks for effects once"));
+                } else {
+                    findings.warn(text);
+                }
+            }
+        }
+    }
+}
+
+/// The limit at which a stream drops messages that are still wanted.
+fn forgets(stream: &Config) -> Option<String> {
+    let limits = [
+        ("max_msgs", stream.max_messages),
+        ("max_bytes", stream.max_bytes),
+        ("max_msgs_per_subject", stream.max_messages_per_subject),
+    ];
+    let limit = limits.into_iter().find(|(_, limit)| *limit > 0).filter(|_| stream.discard == DiscardPolicy::Old)?;
+    Some(format!("{} = {}", limit.0, limit.1))
+}
+
+fn retention(stream: &Config) -> &'static str {
+    match stream.retention {
+        RetentionPolicy::Limits => "limits",
+        RetentionPolicy::Interest => "interest",
+        RetentionPolicy::WorkQueue => "workqueue",
+    }
+}
+
+/// The next full minute.
+fn in_minutes(duration: Duration) -> Duration {
+    let minutes = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)).div_ceil(60);
+    Duration::from_secs(minutes.saturating_mul(60))
+}
+
+/// A duration as the `nats` command takes it, in one unit.
+fn argument(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds > 0 && seconds % 86_400 == 0 => format!("{}d", seconds / 86_400),
+        seconds if seconds % 60 == 0 => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_can_be_pasted() {
+        for (seconds, expected) in [(30, "30s"), (90, "90s"), (120, "2m"), (5400, "90m"), (86_400 * 30, "30d")] {
+            assert_eq!(argument(Duration::from_secs(seconds)), expected);
+        }
+        assert_eq!(argument(in_minutes(Duration::from_millis(60_001))), "2m");
+    }
+}
