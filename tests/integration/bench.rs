@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidemill::broker::nats::Nats;
-use tidemill::broker::nats::connect::Link;
+use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::consume::{self, Spec};
 use tidemill::broker::nats::durable;
 use tidemill::broker::nats::lease::Lease;
 use tidemill::broker::nats::streams;
 use tidemill::broker::{Delivery, Source};
+use tidemill_policy::manifest::Auth;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,10 @@ async fn bench() -> Real {
     let world = World::start().await;
     world.stream("IN", &["in.>"]).await;
     world.stream("OUT", &["out.>"]).await;
-    let mut nats = Nats::new(world.client.clone(), Arc::new(Link::default()));
+    let base = std::path::PathBuf::new();
+    let target = Target { urls: vec![world.server.url.clone()], auth: Auth::None, tls: None, base };
+    let (client, link) = connect::connect(&target, "bench", Arc::default()).await.expect("a connection");
+    let mut nats = Nats::new(client, link);
     streams::prepare(&mut nats, &manifest()).await.expect("streams");
     let nats = Arc::new(nats);
     let (sender, deliveries) = mpsc::unbounded_channel();

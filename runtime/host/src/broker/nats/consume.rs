@@ -83,11 +83,9 @@ pub async fn run(
     let leases = Arc::new(Leases::default());
     tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.ack_wait, settled));
     let trouble = format!("consumer {}", spec.name);
-    let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over: &hand_over, trouble, created: None };
-    tokio::select! {
-        () = consumer.pull_for_ever() => {}
-        () = stop.cancelled() => {}
-    }
+    let hand_over = &hand_over;
+    let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over, trouble, created: None, stop };
+    consumer.pull_until_stopped().await;
 }
 
 struct Consumer<'a, H> {
@@ -99,6 +97,7 @@ struct Consumer<'a, H> {
     trouble: String,
     /// When the stream was created; nothing before it was first looked at.
     created: Option<OffsetDateTime>,
+    stop: CancellationToken,
 }
 
 /// How pulling ended.
@@ -112,17 +111,21 @@ enum Interruption {
 }
 
 impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
-    async fn pull_for_ever(mut self) {
+    async fn pull_until_stopped(mut self) {
+        let stop = self.stop.clone();
         let credit = Arc::new(Semaphore::new(self.spec.credit as usize));
         let mut delay = RECOVERY_DELAYS.0;
         let mut unacknowledged = false;
         loop {
-            self.nats.link.until_up().await;
+            if stop.run_until_cancelled(self.nats.link.until_up()).await.is_none() {
+                return;
+            }
             let since = Instant::now();
             // What an earlier connection or process stumbled over must not be pulled again.
-            let end = match self.recover(unacknowledged).await {
-                Ok(()) => self.pull(&credit).await,
-                Err(end) => end,
+            let end = match stop.run_until_cancelled(self.recover(unacknowledged)).await {
+                None => return,
+                Some(Ok(())) => self.pull(&credit).await,
+                Some(Err(end)) => end,
             };
             if since.elapsed() > SILENCE_MAX * 2 {
                 delay = RECOVERY_DELAYS.0;
@@ -135,7 +138,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 }
                 _ => {}
             }
-            sleep(delay).await;
+            if stop.run_until_cancelled(sleep(delay)).await.is_none() {
+                return;
+            }
             delay = (delay * 2).min(RECOVERY_DELAYS.1);
         }
     }
@@ -153,7 +158,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         // What was asked for and has not arrived. Freed as a whole when this function returns.
         let Ok(mut open) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
         let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
-        // What the server has sent by now would otherwise wait for its redelivery.
+        // What the server has sent by now would otherwise wait for its redelivery; so would what is handed back and
+        // sent once more on a request that is still open.
         if self.nats.link.is_up() && messages.drain().await.is_ok() {
             let rest = async {
                 while let Some(message) = messages.next().await {
@@ -224,6 +230,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 }
                 _ = reconnects.changed() => return usual("the connection was made anew"),
                 end = &mut denied => return end,
+                () = self.stop.cancelled() => return usual("the process stops"),
             }
         }
     }

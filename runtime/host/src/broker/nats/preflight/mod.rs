@@ -12,8 +12,8 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::subject;
 
-use super::Nats;
 use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
+use super::{Nats, markers};
 
 /// The oldest server that has what we need: filters over several subjects, and names of consumers in requests.
 const VERSION_MIN: (u64, u64) = (2, 10);
@@ -161,10 +161,12 @@ async fn own_streams(
     findings: &mut Findings,
 ) -> Result<(), StreamError> {
     let prefix = &manifest.nats.prefix;
-    let names = [streams::retry_stream(prefix), streams::dead_letter_stream(prefix)];
-    for (name, is_retry) in names.into_iter().zip([true, false]) {
+    let (retry, bucket) = (streams::retry_stream(prefix), markers::stream(prefix));
+    for name in [retry.clone(), streams::dead_letter_stream(prefix), bucket.clone()] {
         match streams::configuration(nats, &name).await? {
-            Some(config) if is_retry => streams_fit::retry(manifest, &config, findings),
+            Some(config) if name == retry => streams_fit::retry(manifest, &config, findings),
+            // It is adapted when we start.
+            Some(_) if name == bucket => {}
             Some(config) => {
                 let ours = |handler: &&Handler| {
                     config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
+use tidemill_policy::marker;
 use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
 use tidemill_policy::subject;
 use tokio::time::{Instant, timeout};
@@ -153,14 +154,17 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
             let why = format!("handler.{name} is allowed to by allow.publish");
             needs.push(Need { subject: pattern.clone(), why, part_will_do: true });
         }
-        if handler.dedup.is_some() {
+        if marker::keeps(handler) {
             let bucket = format!("{prefix}_done");
             for subject in [
                 format!("$JS.API.STREAM.INFO.KV_{bucket}"),
                 format!("$JS.API.DIRECT.GET.KV_{bucket}.>"),
                 format!("$KV.{bucket}.>"),
             ] {
-                needs.push(Need::publish(subject, format!("handler.{name} needs it for dedup")));
+                needs.push(Need::publish(
+                    subject,
+                    format!("handler.{name} needs it to remember what has become of events"),
+                ));
             }
         }
     }
