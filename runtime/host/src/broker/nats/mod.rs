@@ -8,6 +8,7 @@
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`preflight`]: what the manifest asks for against what the server is set to.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
+//! - [`routes`]: which subjects the server's streams store.
 //! - [`quarantine`]: messages that the client library cannot parse.
 //! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
@@ -21,6 +22,7 @@ pub mod markers;
 pub mod preflight;
 pub mod publish;
 pub mod quarantine;
+pub mod routes;
 pub mod server;
 pub mod shelf;
 pub mod streams;
@@ -38,7 +40,7 @@ use tidemill_policy::publication::{Publication, RetryClock};
 use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement};
 use connect::Link;
 use lease::Lease;
-use publish::Routes;
+use routes::Routes;
 use streams::Own;
 
 /// How long the server may take to confirm a publication or to answer a question.

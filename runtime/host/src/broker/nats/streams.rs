@@ -16,7 +16,7 @@ use tidemill_policy::publication::RetryClock;
 use tidemill_policy::{retry, subject};
 use time::OffsetDateTime;
 
-use super::{Features, Nats, markers, publish};
+use super::{Features, Nats, markers, routes};
 
 /// The API level from which the server holds back scheduled messages (2.12).
 const SCHEDULES_API_LEVEL: u64 = 2;
@@ -262,7 +262,7 @@ async fn dead_letter_subjects(nats: &Nats, manifest: &Manifest) -> Vec<String> {
     for handler in manifest.handlers.values() {
         let wanted = &handler.dead_letter.subject;
         let is_new = !subjects.iter().any(|subject| subject::covers(subject, wanted));
-        if is_new && publish::is_stored(nats, wanted).await == Some(false) {
+        if is_new && routes::is_stored(nats, wanted).await == Some(false) {
             subjects.push(wanted.clone());
         }
     }

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::subject;
 
+use super::routes::{LIST_SUBJECT, NAMES_SUBJECT};
 use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
 use super::{Nats, markers};
 
@@ -197,10 +198,16 @@ async fn outputs(
     if manifest.handlers.values().all(|handler| handler.allow.publish.is_empty()) {
         return Ok(());
     }
-    if user.is_some_and(|user| !user.may_publish(permissions::LIST_SUBJECT)) {
+    let denied = |subject: &str| user.is_some_and(|user| !user.may_publish(subject));
+    if denied(NAMES_SUBJECT) {
         findings.warn(format!(
-            "the streams that store outputs cannot be checked, since the user may not publish on {:?}",
-            permissions::LIST_SUBJECT
+            "an output's stream that has no leader for a while cannot be told from one that does not exist, since the user \
+             may not publish on {NAMES_SUBJECT:?}"
+        ));
+    }
+    if denied(LIST_SUBJECT) {
+        findings.warn(format!(
+            "the streams that store outputs cannot be checked, since the user may not publish on {LIST_SUBJECT:?}"
         ));
         return Ok(());
     }

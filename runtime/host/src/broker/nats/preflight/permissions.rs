@@ -11,13 +11,12 @@ use tokio::time::{Instant, timeout};
 
 use super::super::Nats;
 use super::super::connect::acknowledgements;
+use super::super::routes::LIST_SUBJECT;
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
 use super::Findings;
 
 /// The subject that tells what the user may do.
 const USER_INFO_SUBJECT: &str = "$SYS.REQ.USER.INFO";
-/// The subject that lists all streams.
-pub(super) const LIST_SUBJECT: &str = "$JS.API.STREAM.LIST";
 /// How long the answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
