@@ -96,7 +96,7 @@ async fn streams_must_keep_what_is_waited_for() {
         stream("OUT", "out.>"),
         Config { max_age: Duration::from_mins(30), max_messages: 100, ..stream("TIDEMILL_RETRY", "tidemill.retry.>") },
         Config { max_age: Duration::from_hours(24), ..stream("TIDEMILL_DEADLETTER", "tidemill.deadletter.>") },
-        Config { retention: RetentionPolicy::WorkQueue, ..stream("QUEUE", "failed.>") },
+        Config { retention: RetentionPolicy::WorkQueue, allow_message_ttl: true, ..stream("QUEUE", "failed.>") },
     ])
     .await;
     let expected = [
@@ -113,6 +113,18 @@ async fn streams_must_keep_what_is_waited_for() {
     let removed = "handler.h: dead_letter.subject = \"failed.h\" is stored by stream \"QUEUE\", which removes messages \
                    that somebody has read (retention = workqueue)";
     refused(&world, &elsewhere, &[expected[0], expected[1], expected[2], expected[3], removed]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_would_refuse_dead_letters_is_named_before_there_are_any() {
+    let world = world(vec![stream("IN", "in.>"), stream("OUT", "out.>"), stream("FAILED", "failed.>")]).await;
+    if world.client.server_info().version.as_str() < "2.11" {
+        return;
+    }
+    let manifest = format!("{MANIFEST}dead_letter = {{ subject = \"failed.h\" }}\n");
+    let expected = "handler.h: dead_letter.max_age = 30d makes each dead letter expire, but stream \"FAILED\", which stores \
+                    dead_letter.subject = \"failed.h\", refuses messages that do (allow_msg_ttl)";
+    refused(&world, &manifest, &[expected]).await;
 }
 
 #[tokio::test]

@@ -23,7 +23,8 @@ pub fn admit(handler: &Handler, arrival: &Arrival, event: &Event, now_ms: u64) -
             ),
         ));
     }
-    if let Some(max_age) = handler.max_age {
+    // What somebody has replayed is wanted, however old it is.
+    if let Some(max_age) = handler.max_age.filter(|_| arrival.epoch == 0) {
         let age = Duration::from_millis(now_ms.saturating_sub(arrival.origin.time_ms));
         if age > max_age {
             let message = format!(
@@ -79,5 +80,7 @@ mod tests {
             let admitted = admit(&handler, &arrival, &event, now_ms);
             assert_eq!(admitted.is_err_and(|failure| failure.kind == Kind::Expired), refused, "{now_ms}");
         }
+        let replayed = Arrival { epoch: 1, ..arrival };
+        assert_eq!(admit(&handler, &replayed, &event, u64::MAX), Ok(()));
     }
 }

@@ -116,7 +116,7 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
 pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration {
     let needed = |handler: &Handler| {
         let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
-        retry::longest(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window)
+        retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window)
     };
     handlers.map(needed).max().unwrap_or(OPEN_AGE_MIN)
 }

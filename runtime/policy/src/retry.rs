@@ -48,11 +48,6 @@ pub fn hinted(policy: &RetryPolicy, hint: Duration) -> Duration {
     hint.min(policy.max.max(HINT_MAX))
 }
 
-/// The longest delay that there can be, jitter and hints included.
-pub fn longest(policy: &RetryPolicy) -> Duration {
-    scale(policy.max, 1.0 + policy.jitter).max(HINT_MAX)
-}
-
 /// The time from the start of the first attempt to the end of the last, where each takes `timeout` and every
 /// delay is as long as jitter may make it. A handler's hints are left out.
 pub fn span(policy: &RetryPolicy, timeout: Duration) -> Duration {

@@ -94,7 +94,8 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
         }
     }
     own_streams(nats, manifest, user.as_ref(), &mut findings).await?;
-    outputs(nats, manifest, user.as_ref(), &mut findings).await?;
+    let can_expire = api.level >= MESSAGE_TTL_API_LEVEL;
+    stored(nats, manifest, user.as_ref(), can_expire, &mut findings).await?;
     Ok(findings)
 }
 
@@ -189,13 +190,16 @@ async fn own_streams(
 }
 
 /// Looks at the streams that store what handlers publish, as far as we may list them.
-async fn outputs(
+async fn stored(
     nats: &Nats,
     manifest: &Manifest,
     user: Option<&permissions::User>,
+    can_expire: bool,
     findings: &mut Findings,
 ) -> Result<(), StreamError> {
-    if manifest.handlers.values().all(|handler| handler.allow.publish.is_empty()) {
+    let ours = format!("{}.deadletter.>", manifest.nats.prefix);
+    let is_stored_by_ours = |handler: &Handler| subject::covers(&ours, &handler.dead_letter.subject);
+    if manifest.handlers.values().all(|handler| handler.allow.publish.is_empty() && is_stored_by_ours(handler)) {
         return Ok(());
     }
     let denied = |subject: &str| user.is_some_and(|user| !user.may_publish(subject));
@@ -219,6 +223,9 @@ async fn outputs(
             let holds = config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject));
             if holds && config.name != own {
                 streams_fit::dead_letters(handler, config, findings);
+                if can_expire {
+                    streams_fit::expiry(handler, config, findings);
+                }
             }
         }
     }

@@ -100,6 +100,22 @@ pub(super) fn dead_letters(handler: &Handler, stream: &Config, findings: &mut Fi
     }
 }
 
+/// Checks that a stream of the user's takes dead letters that expire: it would refuse them for ever.
+pub(super) fn expiry(handler: &Handler, stream: &Config, findings: &mut Findings) {
+    if !stream.allow_message_ttl {
+        findings.conflict(format!(
+            "handler.{}: dead_letter.max_age = {} makes each dead letter expire, but stream {:?}, which stores \
+             dead_letter.subject = {:?}, refuses messages that do (allow_msg_ttl); allow them: nats stream edit {} \
+             --allow-msg-ttl",
+            handler.name,
+            show_duration(handler.dead_letter.max_age),
+            stream.name,
+            handler.dead_letter.subject,
+            stream.name,
+        ));
+    }
+}
+
 /// Checks the streams that store what a handler publishes: they must recognise a repeated output for as long
 /// as it may be repeated.
 pub(super) fn outputs(handler: &Handler, streams: &[Config], findings: &mut Findings) {
