@@ -67,12 +67,6 @@ pub(crate) struct Faults {
     pub(crate) event: u64,
 }
 
-impl Faults {
-    pub(crate) fn none(self) -> Faults {
-        Faults::default()
-    }
-}
-
 impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed);

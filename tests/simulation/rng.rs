@@ -1,4 +1,4 @@
-//! Numbers that follow from a seed: SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number
+//! Numbers that follow from a seed: `SplitMix64` (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number
 //! Generators", 2014).
 
 use std::time::Duration;

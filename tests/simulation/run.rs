@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::check::Summary;
-use crate::plan::Plan;
+use crate::plan::{Faults, Plan};
 use crate::world::{Process, World};
 
 /// For how long things go wrong.
@@ -64,7 +64,7 @@ async fn drive(world: &Arc<World>) -> bool {
         }
         something_happens_to_the_server(world);
     }
-    world.lock().faults = world.plan.faults.none();
+    world.lock().faults = Faults::default();
     for instance in &mut instances {
         instance.process.set_reachable(true);
         instance.look_after().await;

@@ -141,7 +141,7 @@ impl Process {
                 }
                 state.server.next_change()
             };
-            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
+            let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
             let wake = wake.max(Instant::now() + Duration::from_millis(1));
             tokio::select! {
                 biased;
