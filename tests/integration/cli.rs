@@ -241,7 +241,9 @@ fn explain_shows_the_whole_policy() {
     let desk = Desk::with(
         "[handler.mail]\nsubject = \"mail.send\"\nstream = \"MAIL\"\nsecrets = { key = \"env:MAIL_KEY\" }\n\
          config = { from = \"a@example.org\" }\nallow = { publish = [\"mail.>\"] }\n\
-         retry = { max_attempts = 4, initial = \"1s\", max = \"2s\", jitter = 0.5 }\nlimits = { timeout = \"2s\" }\n",
+         retry = { max_attempts = 4, initial = \"1s\", max = \"2s\", jitter = 0.5, on = [\"reject\"] }\n\
+         limits = { timeout = \"2s\" }\ndedup = { key = \"header:X-Order\", claim = true }\nack = \"confirmed\"\n\
+         max_age = \"1h\"\ndead_letter.on = [\"trap\", \"fuel\"]\n",
     );
     let shown = desk.run(&["explain", "mail"]).succeeds().stdout.clone();
     let expected = "\
@@ -254,11 +256,17 @@ mode          queue: each event is handled by one instance, 16 at once in each p
 consumers     tidemill-mail on MAIL
               tidemill-mail-retry on TIDEMILL_RETRY
 format        auto
+dedup         one event for each header:X-Order, remembered for 1d, claimed before it is run
+acks          confirmed by the server; an event is taken from an instance that is silent for 30s
 limits        2s of time, 500000000 of fuel, 64MiB of memory for each attempt
               payload up to 1MiB; up to 64 outputs, 1MiB together
 retry         4 attempts, exponential: from 1s by 2 to 2s, 50 % jitter
+              all wait in the retry stream
+              also for reject
+              not once it is older than 1h
 dead letters  tidemill.deadletter.mail, kept for 30d
               in TIDEMILL_DEADLETTER, unless another stream stores the subject
+              at once for trap, fuel
 config        from = \"a@example.org\"
 secrets       key from env:MAIL_KEY
 may publish   mail.>
@@ -276,6 +284,7 @@ and all delays are the longest. Delays that the handler asks for itself (up to a
     let json = desk.run(&["explain", "mail", "--output", "json"]).succeeds().json();
     assert_eq!(json["schedule"]["worst_case_ms"], 15_500);
     assert_eq!(json["consumers"][0]["name"], "tidemill-mail");
+    assert_eq!(json["dedup"], serde_json::json!({ "key": "header:X-Order", "window_ms": 86_400_000, "claim": true }));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use serde::Serialize;
 use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_stream};
 use tidemill::load::{self, ManifestFile};
 use tidemill::logging::{Purpose, counted};
-use tidemill_policy::history::millis;
-use tidemill_policy::manifest::{Backoff, Handler, Isolation, Mode, show_duration, show_size};
+use tidemill_policy::history::{Kind, millis};
+use tidemill_policy::manifest::{AckMode, Backoff, Handler, Isolation, Mode, show_duration, show_size};
 use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::subject;
 
@@ -40,6 +40,10 @@ struct Explanation {
     isolation: &'static str,
     concurrency: u32,
     consumers: Vec<Consumer>,
+    ack: &'static str,
+    ack_wait_ms: u64,
+    max_age_ms: Option<u64>,
+    dedup: Option<Dedup>,
     limits: Limits,
     retry: Retry,
     schedule: Schedule,
@@ -55,6 +59,13 @@ struct Consumer {
     name: String,
     /// `None` for the one stream that stores the subjects.
     stream: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Dedup {
+    key: String,
+    window_ms: u64,
+    claim: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,6 +87,8 @@ struct Retry {
     max_ms: u64,
     multiplier: f64,
     jitter: f64,
+    in_memory_ms: u64,
+    on: Vec<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,6 +96,7 @@ struct DeadLetter {
     subject: String,
     stream: String,
     max_age_ms: u64,
+    on: Vec<&'static str>,
 }
 
 /// Explains a handler.
@@ -109,6 +123,14 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
         isolation: handler.isolation.name(),
         concurrency: handler.concurrency,
         consumers: consumers(handler, prefix),
+        ack: handler.ack.name(),
+        ack_wait_ms: millis(handler.ack_wait),
+        max_age_ms: handler.max_age.map(millis),
+        dedup: handler.dedup.as_ref().map(|dedup| Dedup {
+            key: dedup.key.to_string(),
+            window_ms: millis(dedup.window),
+            claim: dedup.claim,
+        }),
         limits: Limits {
             timeout_ms: millis(limits.budget.timeout),
             fuel: limits.budget.fuel,
@@ -125,18 +147,25 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             max_ms: millis(retry.max),
             multiplier: retry.multiplier,
             jitter: retry.jitter,
+            in_memory_ms: millis(retry.in_memory),
+            on: names(&retry.on),
         },
         schedule: schedule(retry, limits.budget.timeout),
         dead_letter: DeadLetter {
             subject: handler.dead_letter.subject.clone(),
             stream: dead_letter_stream(prefix),
             max_age_ms: millis(handler.dead_letter.max_age),
+            on: names(&handler.dead_letter.on),
         },
         config: handler.config.clone(),
         secrets: handler.secrets.iter().map(|(key, secret)| (key.clone(), secret.to_string())).collect(),
         may_publish: handler.allow.publish.clone(),
         warnings: warnings(handler),
     }
+}
+
+fn names(kinds: &[Kind]) -> Vec<&'static str> {
+    kinds.iter().map(|kind| kind.name()).collect()
 }
 
 fn consumers(handler: &Handler, prefix: &str) -> Vec<Consumer> {
@@ -185,15 +214,18 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("mode", mode_text(handler)),
         ("consumers", lines(explanation.consumers.iter().map(Consumer::text))),
         ("format", explanation.format.to_owned()),
+        ("dedup", dedup_text(handler)),
+        ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),
         (
             "dead letters",
             format!(
-                "{}, kept for {}\nin {}, unless another stream stores the subject",
+                "{}, kept for {}\nin {}, unless another stream stores the subject{}",
                 explanation.dead_letter.subject,
                 show_duration(handler.dead_letter.max_age),
-                explanation.dead_letter.stream
+                explanation.dead_letter.stream,
+                kinds_text("at once", &handler.dead_letter.on)
             ),
         ),
         ("config", lines(explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}")))),
@@ -234,6 +266,28 @@ fn mode_text(handler: &Handler) -> String {
     format!("{who}, {} at once in each process\n{reuse}", handler.concurrency)
 }
 
+fn dedup_text(handler: &Handler) -> String {
+    let Some(dedup) = &handler.dedup else {
+        return "by the output streams' windows only".to_owned();
+    };
+    let how = if dedup.claim { ", claimed before it is run" } else { "" };
+    format!("one event for each {}, remembered for {}{how}", dedup.key, show_duration(dedup.window))
+}
+
+fn ack_text(handler: &Handler) -> String {
+    let how = match handler.ack {
+        AckMode::Plain => "sent and not waited for",
+        AckMode::Confirmed => "confirmed by the server",
+    };
+    let wait = show_duration(handler.ack_wait);
+    format!("{how}; an event is taken from an instance that is silent for {wait}")
+}
+
+/// The kinds of failure that the manifest maps, on a line of their own.
+fn kinds_text(what: &str, kinds: &[Kind]) -> String {
+    if kinds.is_empty() { String::new() } else { format!("\n{what} for {}", names(kinds).join(", ")) }
+}
+
 fn limits_text(handler: &Handler) -> String {
     let limits = &handler.limits;
     format!(
@@ -258,5 +312,21 @@ fn retry_text(handler: &Handler) -> String {
             format!("from {} by {} to {}", show_duration(retry.initial), retry.multiplier, show_duration(retry.max))
         }
     };
-    format!("{} attempts, {}: {growth}, {} % jitter", retry.max_attempts, retry.backoff, retry.jitter * 100.0)
+    let claims = handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
+    let memory = match (retries_through_stream(handler), retry.in_memory.is_zero() || claims) {
+        (false, _) => "all wait in the process".to_owned(),
+        (true, true) => "all wait in the retry stream".to_owned(),
+        (true, false) => {
+            format!("the first wait in the process, up to {} in total", show_duration(retry.in_memory))
+        }
+    };
+    let age =
+        handler.max_age.map_or_else(String::new, |age| format!("\nnot once it is older than {}", show_duration(age)));
+    format!(
+        "{} attempts, {}: {growth}, {} % jitter\n{memory}{}{age}",
+        retry.max_attempts,
+        retry.backoff,
+        retry.jitter * 100.0,
+        kinds_text("also", &retry.on)
+    )
 }
