@@ -384,7 +384,8 @@ async fn what_dies_in_memory_between_attempts_is_charged_once_for_each() {
     assert_eq!(scene.invocations(), 2);
     tokio::time::timeout(Duration::from_secs(5), scene.deliver(&[], Source::Input, 2)).await.expect_err("hangs");
     assert_eq!(scene.pipeline.invoker.seen.lock().expect("not poisoned")[2].attempt.get(), 3);
-    let told = scene.deliver(&[], Source::Input, 3).await;
+    let told = tokio::time::timeout(Duration::from_secs(5), scene.deliver(&[], Source::Input, 3)).await;
+    let told = told.expect("it is not run again");
     let kinds: Vec<_> = last_history(&told).iter().map(|error| (error.attempt, error.kind)).collect();
     assert_eq!(kinds, [(1, Kind::Retry), (2, Kind::Lost), (3, Kind::Attempts)]);
 }
