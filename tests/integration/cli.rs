@@ -435,6 +435,23 @@ fn dev_shows_the_fate_of_each_event() {
     assert_eq!(dev.child.wait().expect("ended").code(), Some(0));
 }
 
+/// The quick start must not end in a dead letter.
+#[test]
+fn the_event_in_the_readme_is_handled() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let readme = std::fs::read_to_string(readme).expect("a README");
+    let line = readme.lines().find(|line| line.starts_with("tidemill publish order.placed '")).expect("an event");
+    let desk =
+        Desk::with_guests("[handler.order-pricing]\nsubject = \"order.placed\"\nallow.publish = [\"order.priced\"]\n");
+    desk.write("event.json", line.split('\'').nth(1).expect("a payload"));
+    let run = desk.run(&["invoke", "order-pricing", "--event", "event.json", "--output", "json"]).succeeds().json();
+    assert_eq!(
+        (run["outcome"].as_str(), run["outputs"].as_array().map(Vec::len)),
+        (Some("completed"), Some(1)),
+        "{run}"
+    );
+}
+
 #[test]
 fn the_manifest_reference_in_the_readme_is_the_table_of_keys() {
     let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
