@@ -264,3 +264,34 @@ async fn outputs_that_may_be_published_in_part_are_a_warning() {
     assert_eq!(found.conflicts[0], conflict);
     assert_eq!(found.conflicts.len(), 2, "the consumer of retries as well: {found:?}");
 }
+
+#[tokio::test]
+async fn check_compares_with_the_server_where_that_is_asked_for() {
+    let short = Config { duplicate_window: Duration::from_secs(10), ..stream("OUT", "out.>") };
+    let world = world(vec![stream("TEST", "test.>"), short]).await;
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
+    let guests = std::env::var_os("TIDEMILL_GUESTS").map_or(usual, Into::into).canonicalize().expect("guests");
+    let text = format!(
+        "[nats]\nurl = \"{}\"\n[runtime]\nplugins = '{}'\n[handler.unruly]\nsubject = \"test.>\"\n\
+         allow = {{ publish = [\"out.>\"] }}\n",
+        world.server.url,
+        guests.display()
+    );
+    std::fs::write(world.folder.path().join("tidemill.toml"), text).expect("written");
+    let check = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidemill"));
+        command.arg("check").args(arguments).current_dir(world.folder.path());
+        command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+        for name in ["TIDEMILL_NATS_URL", "TIDEMILL_LOG"] {
+            command.env_remove(name);
+        }
+        let output = command.output().await.expect("tidemill starts");
+        (output.status.code(), String::from_utf8(output.stderr).expect("UTF-8"))
+    };
+    assert_eq!(check(&[]).await.0, Some(0));
+    let (exit, said) = check(&["--server"]).await;
+    let expected = "error: nats: handler.unruly: after ack_wait = 30s and limits.timeout = 2s an event may be handled";
+    assert!(exit == Some(1) && said.contains(expected), "{said}");
+    let names = world.context.get_stream("TIDEMILL_RETRY").await;
+    assert!(names.is_err(), "nothing is made");
+}
