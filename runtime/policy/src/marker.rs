@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::arrival::{Arrival, Source};
 use crate::attempt::Attempt;
 use crate::decide::{Failure, Stamp};
-use crate::history::{AttemptError, History, Kind};
+use crate::history::{AttemptError, History, Kind, millis};
 use crate::id::{self, Identity};
 use crate::manifest::Handler;
 use crate::retry;
@@ -168,7 +168,7 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, n
     };
     if progress.message != arrival.position.name() {
         if !follows(arrival, &progress) {
-            return Standing::Superseded;
+            return overtaken(handler, arrival, progress, now_ms);
         }
         charge_once(handler, arrival, now_ms);
         return Standing::Due;
@@ -184,6 +184,21 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, n
     arrival.attempt = Attempt::FIRST.plus(progress.attempts);
     charge(handler, arrival, unaccounted, now_ms);
     Standing::Due
+}
+
+/// What is to be done about a message that another one of its event has overtaken. A retry that is delivered although
+/// it was done before comes from a server that was killed: it restores schedules that have fired, and when it fires
+/// them again it removes the schedule that has followed on the same subject. So that one is published once more, to be
+/// due when the other, if it is still there, has been dealt with.
+fn overtaken(handler: &Handler, arrival: &mut Arrival, progress: Progress, now_ms: u64) -> Standing {
+    let Progress { next: Next::Retry(due_ms), mut errors, attempts, dropped, .. } = progress else {
+        return Standing::Superseded;
+    };
+    let Some(error) = errors.pop().filter(|_| arrival.source == Source::Retry) else { return Standing::Superseded };
+    arrival.history = History { errors, dropped };
+    arrival.attempt = Attempt::FIRST.plus(attempts.saturating_sub(1));
+    let margin_ms = millis(handler.ack_wait * CLAIM_ACK_WAITS);
+    Standing::Failed(error, Next::Retry(due_ms.max(now_ms).saturating_add(margin_ms)))
 }
 
 /// The marker for an attempt that failed with `error`, after which `next` follows.

@@ -106,6 +106,24 @@ fn a_retry_goes_on_where_its_predecessor_ended_and_leaves_that_nothing_to_do() {
     assert_eq!(again, Standing::Failed(error(retry.attempt), Next::Retry(NOW_MS)));
 }
 
+/// A server that was killed fires a schedule again, and removes the one that has followed it.
+#[test]
+fn a_retry_that_was_overtaken_brings_the_one_that_overtook_it_back() {
+    let input = delivered(1);
+    let copy = |sequence| Arrival { position: Position { sequence, ..retry_of(&input).position }, ..retry_of(&input) };
+    let mut retry = copy(1);
+    let overtook = Arrival { attempt: Attempt::FIRST.plus(2), ..copy(2) };
+    let marker = failed(&overtook, &error(overtook.attempt), Next::Retry(NOW_MS + 5));
+    let due_ms = NOW_MS + 5 + 60_000;
+    let standing = stand(&handler(), &mut retry, Some(marker.clone()), NOW_MS);
+    assert_eq!(standing, Standing::Failed(error(overtook.attempt), Next::Retry(due_ms)));
+    assert_eq!((retry.attempt, &retry.history), (overtook.attempt, &overtook.history));
+    for ended in [Next::DeadLetter, Next::Attempt(NOW_MS)] {
+        let marker = failed(&overtook, &error(overtook.attempt), ended);
+        assert_eq!(stand(&handler(), &mut copy(1), Some(marker), NOW_MS), Standing::Superseded);
+    }
+}
+
 #[test]
 fn what_has_ended_is_superseded_and_what_is_claimed_is_waited_for() {
     let claimed = Marker::Claimed { instance: "i".into() };
