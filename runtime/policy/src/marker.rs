@@ -204,27 +204,19 @@ fn overtaken(handler: &Handler, arrival: &mut Arrival, progress: Progress, now_m
 /// The marker for an attempt that failed with `error`, after which `next` follows.
 pub fn failed(arrival: &Arrival, error: &AttemptError, next: Next) -> Marker {
     let history = arrival.history.clone().with(error.clone());
-    Marker::Open(Progress {
-        message: arrival.position.name(),
-        deliveries: arrival.unresolved,
-        attempts: arrival.attempt.get(),
-        errors: history.errors,
-        dropped: history.dropped,
-        next,
-    })
+    open(arrival, arrival.unresolved, arrival.attempt.get(), history, next)
 }
 
 /// The marker for an event that is handed back before its next attempt has begun, which therefore does not
 /// count.
 pub fn handed_back(arrival: &Arrival) -> Marker {
-    Marker::Open(Progress {
-        message: arrival.position.name(),
-        deliveries: arrival.unresolved.saturating_add(1),
-        attempts: arrival.attempt.preceding(),
-        errors: arrival.history.errors.clone(),
-        dropped: arrival.history.dropped,
-        next: Next::Attempt(0),
-    })
+    let deliveries = arrival.unresolved.saturating_add(1);
+    open(arrival, deliveries, arrival.attempt.preceding(), arrival.history.clone(), Next::Attempt(0))
+}
+
+fn open(arrival: &Arrival, deliveries: u32, attempts: u32, history: History, next: Next) -> Marker {
+    let History { errors, dropped } = history;
+    Marker::Open(Progress { message: arrival.position.name(), deliveries, attempts, errors, dropped, next })
 }
 
 /// Counts the earlier deliveries of a message of which nothing more is remembered, once.

@@ -59,6 +59,11 @@ pub(super) enum Remembered {
 }
 
 impl Memory {
+    fn is_at(&mut self, revision: u64, exists: bool) {
+        self.revision = revision;
+        self.exists = exists;
+    }
+
     /// Has what is remembered looked at before the next attempt: another instance may hold the event too by then.
     pub(super) fn look_again(&mut self, handler: &Handler) {
         if handler.dedup.is_some() {
@@ -84,7 +89,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let key = self.key(work);
         if self.handler.dedup.is_some() && work.memory.turn.is_none() {
             work.memory.turn = tokio::select! {
-            biased;
+                biased;
                 turn = Recent::turn(&self.recent, &key) => Some(turn),
                 () = self.stop.requested.cancelled() => return None,
             };
@@ -93,8 +98,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             return Some(Standing::Superseded);
         }
         let recalled = self.look_up(&key).await?;
-        work.memory.revision = recalled.revision;
-        work.memory.exists = recalled.marker.is_some();
+        work.memory.is_at(recalled.revision, recalled.marker.is_some());
         let marker = recalled.marker.filter(|marker| !self.is_own_claim(marker));
         Some(marker::stand(&self.handler, &mut work.arrival, marker, now_ms))
     }
@@ -132,10 +136,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if self.handler.dedup.is_none() && !work.memory.exists {
             return Remembered::Stored;
         }
-        let key = self.key(work);
         let written = self.write(work, marker).await;
         if let (Remembered::Stored, Some(dedup)) = (written, &self.handler.dedup) {
-            self.recent.learn(key, dedup.window);
+            self.recent.learn(self.key(work), dedup.window);
         }
         written
     }
@@ -161,8 +164,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         loop {
             match self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
                 Ok(revision) => {
-                    work.memory.revision = revision;
-                    work.memory.exists = true;
+                    work.memory.is_at(revision, true);
                     return Remembered::Stored;
                 }
                 Err(MarkerError::Unavailable(why)) => {
@@ -177,8 +179,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                     };
                     // What we wrote may have arrived although that was not confirmed.
                     if present.as_ref() == Some(&marker) {
-                        work.memory.revision = revision;
-                        work.memory.exists = true;
+                        work.memory.is_at(revision, true);
                         return Remembered::Stored;
                     }
                     let is_own_claim = present.as_ref().is_some_and(|marker| self.is_own_claim(marker));

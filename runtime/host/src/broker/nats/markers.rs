@@ -25,7 +25,11 @@ pub fn bucket(prefix: &str) -> String {
 
 /// The name of the stream that holds the bucket.
 pub fn stream(prefix: &str) -> String {
-    format!("KV_{}", bucket(prefix))
+    stream_of(&bucket(prefix))
+}
+
+fn stream_of(bucket: &str) -> String {
+    format!("KV_{bucket}")
 }
 
 /// The subject of a key in a bucket.
@@ -84,7 +88,7 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
     // Where the connection was interrupted, that is the trouble.
     if nats.link.is_up() {
         troubles.begin(&what(), Effect::Publishing, &format!("{why}; events are held until it works"));
-        if is_gone && let Err(error) = streams::restore(nats, Some(&format!("KV_{}", nats.bucket))).await {
+        if is_gone && let Err(error) = streams::restore(nats, Some(&stream_of(&nats.bucket))).await {
             tracing::debug!(%error, "could not make the bucket of markers anew");
         }
     }
@@ -93,7 +97,7 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
 
 async fn ask(nats: &Nats, key: &str) -> Result<Recalled, Fault> {
     let bucket = &nats.bucket;
-    let subject = format!("$JS.API.DIRECT.GET.KV_{bucket}.{}", subject(bucket, key));
+    let subject = format!("$JS.API.DIRECT.GET.{}.{}", stream_of(bucket), subject(bucket, key));
     if let Some(why) = nats.link.denied(&subject) {
         return Err(Fault::Unavailable(why));
     }

@@ -9,10 +9,10 @@ use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
 use tidemill_policy::subject;
 use tokio::time::{Instant, timeout};
 
-use super::super::Nats;
 use super::super::connect::acknowledgements;
 use super::super::routes::LIST_SUBJECT;
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
+use super::super::{Nats, markers};
 use super::Findings;
 
 /// The subject that tells what the user may do.
@@ -154,12 +154,8 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
             needs.push(Need { subject: pattern.clone(), why, part_will_do: true });
         }
         if marker::keeps(handler) {
-            let bucket = format!("{prefix}_done");
-            for subject in [
-                format!("$JS.API.STREAM.INFO.KV_{bucket}"),
-                format!("$JS.API.DIRECT.GET.KV_{bucket}.>"),
-                format!("$KV.{bucket}.>"),
-            ] {
+            let (stream, keys) = (markers::stream(prefix), markers::subject(&markers::bucket(prefix), ">"));
+            for subject in [format!("$JS.API.STREAM.INFO.{stream}"), format!("$JS.API.DIRECT.GET.{stream}.>"), keys] {
                 needs.push(Need::publish(
                     subject,
                     format!("handler.{name} needs it to remember what has become of events"),
