@@ -12,6 +12,7 @@ use crate::event::Headers;
 use crate::headers;
 use crate::history::History;
 use crate::id;
+use crate::order;
 
 /// A message as it came from the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub struct Position {
     pub stream_created_unix: i64,
     /// The message's sequence in the stream.
     pub sequence: u64,
-    /// When it was stored, in milliseconds since the Unix epoch.
+    /// When it was stored, in milliseconds since the Unix epoch; see [`partitioned`] for copies.
     pub stored_ms: u64,
     /// How often it has been delivered, this time included.
     pub delivered: u32,
@@ -56,6 +57,11 @@ pub enum Source {
     Input,
     /// Our retry stream, whose headers are ours.
     Retry,
+    /// A stream of ours into which the server copies the events of an input stream, see [`crate::order`].
+    Partition {
+        /// When the input stream was created, in seconds since the Unix epoch.
+        created_unix: i64,
+    },
 }
 
 /// Where an event was first stored.
@@ -136,6 +142,33 @@ pub fn first(message: Message, position: Position) -> Arrival {
         headers_dropped: 0,
         payload: message.payload,
     }
+}
+
+/// Reads a message of a partition: a copy of an event, which is taken for the original, so that all copies are one;
+/// or an event that has come back from the dead letters. A copy does not tell when its original was stored, so its
+/// own time stands in for that, and `created_unix` of the original's stream for the time in its place.
+pub fn partitioned(message: Message, position: Position, created_unix: i64) -> Arrival {
+    let Some((stream, sequence)) = headers::get(&message.headers, headers::STREAM_SOURCE).and_then(stream_source)
+    else {
+        return retried(message, position);
+    };
+    let original = Position {
+        stream,
+        sequence,
+        stream_created_unix: created_unix,
+        stored_ms: u64::try_from(created_unix).unwrap_or(0).saturating_mul(1000),
+        delivered: position.delivered,
+    };
+    let subject = order::original_subject(&message.subject).to_owned();
+    let mut arrival = first(Message { subject, ..message }, original);
+    arrival.origin.time_ms = position.stored_ms;
+    arrival
+}
+
+/// Where a copy comes from: the header begins with the stream's name and the sequence.
+fn stream_source(value: &str) -> Option<(String, u64)> {
+    let mut parts = value.split(' ');
+    Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?))
 }
 
 /// Reads a message of the retry stream. Damaged headers are noted in `damage` and replaced by what can

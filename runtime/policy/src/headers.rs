@@ -58,6 +58,8 @@ pub const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
 pub const EXPECTED_LAST_SEQ: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Of which subject.
 pub const EXPECTED_LAST_SEQ_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+/// Where the broker has copied a message from: stream, sequence, and more.
+pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
 /// How long the broker keeps a message.
 pub const TTL: &str = "Nats-TTL";
 

@@ -16,6 +16,7 @@ pub mod history;
 pub mod id;
 pub mod manifest;
 pub mod marker;
+pub mod order;
 pub mod outcome;
 pub mod output;
 pub mod publication;

@@ -32,6 +32,8 @@ pub enum Marker {
     },
     /// It has failed, or was handed back, and goes on.
     Open(Progress),
+    /// Nobody has what this is about any more, see [`leader`].
+    Released,
 }
 
 /// How far an event has come without an end.
@@ -89,11 +91,17 @@ const LOST_SHOWN_MAX: u32 = 16;
 /// identity have one marker, else each message has its own. A replay is another run of the same event.
 pub fn key(handler: &Handler, identity: Identity<'_>, arrival: &Arrival) -> String {
     let origin = &arrival.origin;
+    let stored_ms = if arrival.source == Source::Retry { origin.time_ms } else { arrival.position.stored_ms };
     let place = match handler.dedup {
         Some(_) => String::new(),
-        None => format!("{}:{}:{}", origin.stream, origin.sequence, origin.time_ms),
+        None => format!("{}:{}:{stored_ms}", origin.stream, origin.sequence),
     };
     id::marker(identity, &handler.name, &place, arrival.epoch)
+}
+
+/// The name of the marker that says which instance is the active one of a handler: claimed, or released.
+pub fn leader(handler: &Handler) -> String {
+    id::marker(Identity { source: None, id: "" }, &handler.name, "leader", 0)
 }
 
 /// How long the broker keeps a marker.
@@ -101,7 +109,7 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
     let window = handler.dedup.as_ref().map_or(OPEN_AGE_MIN, |dedup| dedup.window);
     match marker {
         Marker::Done | Marker::Dead => window,
-        Marker::Claimed { .. } => handler.ack_wait * CLAIM_ACK_WAITS,
+        Marker::Claimed { .. } | Marker::Released => handler.ack_wait * CLAIM_ACK_WAITS,
         Marker::Open(progress) => {
             let wait = match progress.next {
                 Next::Attempt(due_ms) | Next::Retry(due_ms) => Duration::from_millis(due_ms.saturating_sub(now_ms)),
@@ -134,7 +142,7 @@ pub fn is_wanted(handler: &Handler, arrival: &Arrival) -> bool {
 pub fn may_replace(arrival: &Arrival, new: &Marker, present: Option<&Marker>, is_own_claim: bool) -> bool {
     let is_end = matches!(new, Marker::Done | Marker::Dead);
     match present {
-        None => true,
+        None | Some(Marker::Released) => true,
         Some(Marker::Claimed { .. }) => is_own_claim,
         Some(Marker::Open(progress)) => is_end || follows(arrival, progress),
         Some(Marker::Done | Marker::Dead) => false,
@@ -158,7 +166,7 @@ pub fn keeps(handler: &Handler) -> bool {
 /// died in the handler.
 pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, now_ms: u64) -> Standing {
     let progress = match marker {
-        None => {
+        None | Some(Marker::Released) => {
             charge_once(handler, arrival, now_ms);
             return Standing::Due;
         }

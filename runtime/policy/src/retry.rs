@@ -31,10 +31,13 @@ pub fn delay(policy: &RetryPolicy, failed: Attempt, event_id: &str, handler: &st
 
 /// Whether a retry waits in the process instead of in the retry stream: the first ones do, as long as they have
 /// waited no longer than `retry.in_memory` in total, `waited` being what earlier ones of this delivery took. A
-/// claim is given up between attempts, so claimed events wait in the stream; broadcast events have no other place.
+/// claim is given up between attempts, so claimed events wait in the stream; broadcast events have no other place, and
+/// ordered ones must keep theirs.
 pub fn waits_in_memory(handler: &Handler, waited: Duration, delay: Duration) -> bool {
     match handler.mode {
         Mode::Broadcast => true,
+        // The events behind it wait until it has ended.
+        Mode::Queue if handler.key_order().is_some() => true,
         Mode::Queue => {
             let claims = handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
             !claims && waited.saturating_add(delay) <= handler.retry.in_memory

@@ -74,6 +74,7 @@ pub(crate) fn handler() -> Handler {
         ack_wait: Duration::from_secs(30),
         max_age: None,
         dedup: None,
+        order: None,
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,

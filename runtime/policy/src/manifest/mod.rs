@@ -11,6 +11,9 @@ mod check;
 mod expand;
 mod keys;
 mod layers;
+#[macro_use]
+mod macros;
+mod order;
 mod problem;
 mod read;
 mod redact;
@@ -23,6 +26,7 @@ mod units;
 mod values;
 
 pub use expand::Env;
+pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check;
 use super::layers::Layers;
+use super::order;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
 use super::resolved::{
@@ -117,6 +118,7 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         ack_wait: ack_wait(layers, limits.budget.timeout),
         max_age: layers.find("max_age").map(|_| layers.duration("max_age")),
         dedup: dedup(layers),
+        order: order::order(layers),
         config: entries(layers, "config", |value| match value {
             Value::Text(text) => Some(text.clone()),
             _ => None,

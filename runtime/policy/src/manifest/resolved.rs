@@ -6,40 +6,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::order::Order;
 use crate::budget::Budget;
 use crate::history::Kind;
-
-/// Declares an enum whose values have a name in the manifest, so that reader, schema, reference and
-/// output take the names from one place.
-macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$value_doc])* $value,)*
-        }
-
-        impl $name {
-            /// All values, in the order of [`Self::NAMES`].
-            pub const ALL: &[Self] = &[$(Self::$value),*];
-            /// The names of all values.
-            pub const NAMES: &[&str] = &[$($text),*];
-
-            /// The value's name in the manifest.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$value => $text,)*
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.name())
-            }
-        }
-    };
-}
 
 /// A whole manifest.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,6 +127,8 @@ pub struct Handler {
     pub max_age: Option<Duration>,
     /// What is done about duplicates; `None` where only the broker's window is relied on.
     pub dedup: Option<Dedup>,
+    /// What is promised about the order in which events are handled; `None` for nothing.
+    pub order: Option<Order>,
     /// Settings for the handler.
     pub config: BTreeMap<String, String>,
     /// Secrets for the handler.

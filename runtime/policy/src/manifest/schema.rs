@@ -112,6 +112,7 @@ fn text(form: Text) -> Json {
         Text::Secret => "^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$".to_owned(),
         Text::Subject => "^[^\\s.*>$_][^\\s.*>]*(\\.[^\\s.*>]+)*$".to_owned(),
         Text::Pattern => "^([^\\s.*>$_][^\\s.*>]*|\\*|>$)(\\.([^\\s.*>]+|\\*|>$))*$".to_owned(),
+        Text::OrderKey => "^(subject:[1-9][0-9]*|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
         Text::DedupKey => "^(none|id|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
         Text::Duration { .. } => units::duration_pattern(),
         Text::Size { .. } => units::SIZE_PATTERN.to_owned(),

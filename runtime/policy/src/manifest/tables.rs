@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
+use super::order::{self, OnFailure};
 use super::resolved::{AckMode, Backoff, Format, Isolation, Mode};
 use crate::history;
 
@@ -137,6 +138,7 @@ pub(super) const HANDLER: &[Key] = &[
     )
     .example("'1h'"),
     key("dedup", Kind::Table(DEDUP), "which events to handle once, over how long").default("{}"),
+    key("order", Kind::Table(ORDER), "in what order events are handled").default("{}"),
     key("config", Kind::Settings, "settings for the handler, read through `wasi:config`").default("{}"),
     key("secrets", Kind::Secrets, "secrets for the handler, read through `wasi:config`; references only").default("{}"),
     key("isolation", choice(Isolation::NAMES), "`handler` reuses instances, `event` makes a fresh one for each event")
@@ -178,6 +180,33 @@ const DEDUP: &[Key] = &[
          effects outside NATS",
     )
     .default("false"),
+];
+
+const ORDER: &[Key] = &[
+    key("by", choice(order::BY), "`key` handles the events of one key one at a time, in the order of their stream")
+        .default("'none'"),
+    key("key", Kind::Text(Text::OrderKey), "what events have in common that are handled one after the other")
+        .example("'subject:2'"),
+    key(
+        "form",
+        choice(order::FORMS),
+        "`partitions` spreads events over all instances by a token of their subject; with `queues` one instance at a \
+         time handles all of them, different keys side by side",
+    )
+    .derived("`partitions` for a key of the subject, else `queues`", "'queues'"),
+    key("partitions", integer(1, 1024), "how many partitions there are; fixed when they are made").default("16"),
+    key(
+        "window",
+        integer(1, 65_536),
+        "how many events the active instance of `queues` has in hand, those that wait for their turn included",
+    )
+    .default("1024"),
+    key(
+        "on_failure",
+        choice(OnFailure::NAMES),
+        "what becomes of the rest of a key whose event is given up on: it goes on, or is parked behind that event",
+    )
+    .default("'dead-letter'"),
 ];
 
 const RETRY: &[Key] = &[

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::expand::is_variable_name;
 use super::keys::Text;
+use super::order::OrderKey;
 use super::problem::{Complaint, nearest};
 use super::read::Value;
 use super::resolved::SecretRef;
@@ -39,6 +40,7 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Subject => own_subject(text, subject::check_subject(text)).map(Value::Text),
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
         Text::DedupKey => dedup_key(text).map(Value::Text),
+        Text::OrderKey => order_key(text).map(Value::Text),
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
@@ -128,6 +130,24 @@ fn dedup_key(text: &str) -> Result<String, Complaint> {
         Some(("header", name)) if headers::is_reserved(name) => {
             complaint.hint("Nats-Msg-Id is what \"id\" stands for, unless the event brings an id of its own")
         }
+        Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
+        _ => complaint,
+    })
+}
+
+fn order_key(text: &str) -> Result<String, Complaint> {
+    let fine = match OrderKey::parse(text) {
+        Some(OrderKey::Subject(_)) => true,
+        Some(OrderKey::Header(name)) => headers::is_valid_name(&name) && !headers::is_reserved(&name),
+        Some(OrderKey::Json(pointer)) => is_json_pointer(&pointer),
+        None => false,
+    };
+    if fine {
+        return Ok(text.to_owned());
+    }
+    let complaint = must_be(Text::OrderKey);
+    Err(match text.split_once(':') {
+        Some(("subject", _)) => complaint.hint("tokens of a subject are counted from 1, as in \"subject:2\""),
         Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
         _ => complaint,
     })

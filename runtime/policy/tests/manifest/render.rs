@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Runtime, SecretRef, Tls};
+use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, OrderForm, Runtime, SecretRef, Tls};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
     let handlers: Map<String, Value> =
@@ -111,6 +111,15 @@ fn handler(handler: &Handler) -> Value {
     if let Some(dedup) = &handler.dedup {
         let window = duration(dedup.window);
         table["dedup"] = json!({ "key": dedup.key.to_string(), "window": window, "claim": dedup.claim });
+    }
+    if let Some(order) = handler.key_order() {
+        table["order"] = json!({ "by": "key", "key": order.key.to_string(), "on_failure": order.on_failure.name() });
+        let (form, name, size) = match order.form {
+            OrderForm::Partitions(count) => ("partitions", "partitions", count),
+            OrderForm::Queues { window } => ("queues", "window", window),
+        };
+        table["order"]["form"] = form.into();
+        table["order"][name] = size.into();
     }
     table
 }

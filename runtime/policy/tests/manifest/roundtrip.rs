@@ -9,8 +9,9 @@ use proptest::{collection, option, sample};
 use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
+    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, KeyOrder, Limits,
+    Manifest, Mode, Nats, OnFailure, Order, OrderForm, OrderKey, Parsed, Problems, RetryPolicy, Runtime, SecretRef,
+    Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -134,6 +135,23 @@ fn dedup() -> impl Strategy<Value = Dedup> {
     (key, any::<bool>()).prop_map(|(key, claim)| Dedup { key, window: Duration::from_hours(24), claim })
 }
 
+fn order() -> impl Strategy<Value = Order> {
+    let key = prop_oneof![
+        Just(OrderKey::Subject(1)),
+        "[A-Z][a-z-]{0,8}".prop_map(|name| OrderKey::Header(format!("X-{name}"))),
+        "(/[a-z]{0,5}){0,3}".prop_map(OrderKey::Json),
+    ];
+    (key, any::<bool>(), 1..=1024_u32, 4096..=65_536_u32, sample::select(OnFailure::ALL)).prop_map(
+        |(key, is_partitioned, partitions, window, on_failure)| {
+            let form = match key {
+                OrderKey::Subject(_) if is_partitioned => OrderForm::Partitions(partitions),
+                _ => OrderForm::Queues { window },
+            };
+            Order::Key(KeyOrder { key, form, on_failure })
+        },
+    )
+}
+
 /// What an event's waits and failures lead to.
 #[derive(Debug, Clone)]
 struct Course {
@@ -141,6 +159,7 @@ struct Course {
     ack_wait_slack: Duration,
     has_max_age: bool,
     dedup: Option<Dedup>,
+    order: Option<Order>,
     kinds: Vec<(Kind, bool)>,
 }
 
@@ -148,8 +167,13 @@ fn course() -> impl Strategy<Value = Course> {
     let kinds = sample::subsequence(Kind::OF_ATTEMPTS.to_vec(), 0..4);
     let kinds =
         kinds.prop_flat_map(|kinds| kinds.into_iter().map(|kind| (Just(kind), any::<bool>())).collect::<Vec<_>>());
-    (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>(), option::of(dedup()), kinds).prop_map(
-        |(ack, ack_wait_slack, has_max_age, dedup, kinds)| Course { ack, ack_wait_slack, has_max_age, dedup, kinds },
+    let ack = (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>());
+    (ack, option::of(dedup()), option::of(order()), kinds).prop_map(
+        |((ack, ack_wait_slack, has_max_age), dedup, order, kinds)| {
+            let claims = dedup.as_ref().is_some_and(|dedup| dedup.claim);
+            let order = order.filter(|_| !claims);
+            Course { ack, ack_wait_slack, has_max_age, dedup, order, kinds }
+        },
     )
 }
 
@@ -187,6 +211,7 @@ fn handler() -> impl Strategy<Value = Handler> {
             ack_wait: limits.budget.timeout + course.ack_wait_slack,
             max_age: course.has_max_age.then(|| retry.initial + course.ack_wait_slack),
             dedup: course.dedup.filter(|_| mode == Mode::Queue),
+            order: course.order.filter(|_| mode == Mode::Queue),
             config,
             secrets,
             isolation,

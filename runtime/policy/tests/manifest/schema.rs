@@ -70,6 +70,7 @@ const INCOMPLETE_ALONE: &[&str] = &[
     "nats.tls.key",
     "handler.mail.dedup.window",
     "handler.mail.dedup.claim",
+    "handler.mail.order.key",
 ];
 
 #[test]
