@@ -49,6 +49,7 @@ async fn bench() -> Real {
             credit: 10,
             broadcast: false,
             source,
+            turns: None,
         };
         durable::ensure(&nats, &spec).await.expect("a consumer");
         let sender = sender.clone();

@@ -8,5 +8,6 @@ mod dedup;
 mod delivery;
 mod faults;
 mod operator;
+mod order;
 mod preflight;
 mod support;

@@ -140,7 +140,7 @@ impl Instance {
             recent: Arc::default(),
         };
         let status = Arc::new(Status::new(process.name.clone(), &[part]));
-        let worker = Worker::new(pipeline, status, in_flight.clone());
+        let worker = Worker::new(pipeline, status, in_flight.clone(), None);
         tokio::spawn(consume(process.clone(), worker, credit, stop.requested.clone(), in_flight.clone()));
         Instance { number, starts, process, stop, in_flight }
     }

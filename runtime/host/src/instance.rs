@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tidemill_policy::manifest::{Handler, Manifest, Mode};
-use tidemill_policy::publication::{RetryClock, retries_through_stream, retry_due_subject};
+use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::publication::RetryClock;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::Source;
 use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::consume::{self, Spec};
 use crate::broker::nats::durable::{self, ConsumerError};
+use crate::broker::nats::partitions;
 use crate::broker::nats::preflight::{self, Conflicts};
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::clock::Clock;
@@ -25,10 +25,11 @@ use crate::status::Status;
 use crate::troubles::Effect;
 use crate::worker::Worker;
 
-/// The most messages in flight over all instances, as a multiple of one instance's share.
-const INSTANCES_MAX: i64 = 64;
-/// The most retries that wait by being handed back, on servers without schedules.
-const HANDED_BACK_MAX: i64 = 100_000;
+mod active;
+mod specs;
+
+use active::Candidate;
+
 /// How long to wait before a server that does not answer is asked again.
 const NO_ANSWER_DELAY: Duration = Duration::from_secs(1);
 /// How long to wait before a start that failed is tried again.
@@ -121,7 +122,7 @@ async fn serve<I: Invoker>(
 ) -> Result<(), StartError> {
     let started = async {
         let nats = Arc::new(connect(settings, status).await?);
-        let inputs = set_up(&nats, parts, status).await?;
+        let inputs = set_up(&nats, parts, settings, status).await?;
         Ok::<_, StartError>((nats, inputs))
     };
     let (nats, inputs) = tokio::select! {
@@ -132,16 +133,26 @@ async fn serve<I: Invoker>(
     let in_flight = TaskTracker::new();
     let consumers = TaskTracker::new();
     let mut specs = Vec::new();
+    // Without handlers that pull all the time, this is what is waited for.
+    let requested = stop.requested.clone();
+    consumers.spawn(async move { requested.cancelled().await });
     for (part, input) in parts.iter().zip(inputs) {
-        let worker =
-            Worker::new(pipeline(settings, part, &nats, status, stop.clone()), Arc::clone(status), in_flight.clone());
-        for spec in consumers_of(&part.handler, &input, settings, &nats, &status.name) {
-            ensure_consumer(&nats, &spec, &part.handler.name, status, &stop.requested).await?;
-            specs.push(spec.clone());
-            let worker = Arc::clone(&worker);
-            let hand_over = move |delivery| Worker::start(&worker, delivery);
-            let run = consume::run(Arc::clone(&nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over);
-            consumers.spawn(run);
+        let handler = &part.handler;
+        let of_handler = specs::consumers_of(handler, &input, settings, &nats, &status.name);
+        for spec in &of_handler {
+            ensure_consumer(&nats, spec, &handler.name, status, &stop.requested).await?;
+        }
+        specs.extend(of_handler.iter().cloned());
+        let pipeline = pipeline(settings, part, &nats, status, stop.clone());
+        if handler.window().is_some() {
+            let candidate =
+                Candidate { nats: Arc::clone(&nats), status: Arc::clone(status), specs: of_handler, pipeline };
+            in_flight.spawn(candidate.run());
+        } else {
+            let worker = Worker::new(pipeline, Arc::clone(status), in_flight.clone(), None);
+            for spec in of_handler {
+                consumers.spawn(pull(&nats, spec, &stop, &worker));
+            }
         }
         status.consuming();
     }
@@ -165,6 +176,18 @@ async fn serve<I: Invoker>(
         let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
     }
     Ok(())
+}
+
+/// Pulls from a consumer for a worker, until `stop`.
+fn pull<I: Invoker>(
+    nats: &Arc<Nats>,
+    spec: Spec,
+    stop: &Stop,
+    worker: &Arc<Worker<Nats, I>>,
+) -> impl Future<Output = ()> + use<I> {
+    let worker = Arc::clone(worker);
+    let hand_over = move |delivery| Worker::start(&worker, delivery);
+    consume::run(Arc::clone(nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over)
 }
 
 fn pipeline<I: Invoker + Clone>(
@@ -212,7 +235,12 @@ async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartErro
 }
 
 /// Finds every handler's input stream, and makes those that are ours to make.
-async fn set_up<I>(nats: &Nats, parts: &[Part<I>], status: &Status) -> Result<Vec<InputStream>, StartError> {
+async fn set_up<I>(
+    nats: &Nats,
+    parts: &[Part<I>],
+    settings: &Settings,
+    status: &Status,
+) -> Result<Vec<InputStream>, StartError> {
     let mut inputs = Vec::new();
     for part in parts {
         let input = loop {
@@ -221,6 +249,10 @@ async fn set_up<I>(nats: &Nats, parts: &[Part<I>], status: &Status) -> Result<Ve
                 Err(error) => wait_for_answer(status, error).await?,
             }
         };
+        let table = &settings.manifest.nats;
+        while let Err(error) = partitions::provide(nats, &part.handler, table, &input.name).await {
+            wait_for_answer(status, error).await?;
+        }
         inputs.push(input);
     }
     Ok(inputs)
@@ -276,43 +308,4 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
     if !nats.link.lost.is_cancelled() && timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
         tracing::warn!("could not send the last settlements; their events are delivered again");
     }
-}
-
-/// The consumers that a handler needs: one of its input, and one of its retries.
-fn consumers_of(handler: &Handler, input: &InputStream, settings: &Settings, nats: &Nats, instance: &str) -> Vec<Spec> {
-    let broadcast = handler.mode == Mode::Broadcast;
-    let prefix = &settings.manifest.nats.prefix;
-    let credit = streams::credit(handler);
-    let share = i64::from(credit) * INSTANCES_MAX;
-    let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
-    let first = Spec {
-        stream: input.name.clone(),
-        stream_created_unix: input.created_unix,
-        create_with: handler.create_stream.then(|| handler.subjects.clone()),
-        repeats_within: streams::repeats_within(handler),
-        name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
-        filters: handler.subjects.clone(),
-        ack_wait: handler.ack_wait,
-        max_ack_pending: limited(share, input.ack_pending_max),
-        credit,
-        broadcast,
-        source: Source::Input,
-    };
-    if !retries_through_stream(handler) {
-        return vec![first];
-    }
-    let retries = Spec {
-        stream: streams::retry_stream(prefix),
-        stream_created_unix: 0,
-        create_with: None,
-        name: streams::retry_consumer(prefix, &handler.name),
-        filters: vec![retry_due_subject(prefix, &handler.name)],
-        max_ack_pending: match nats.features.retry_clock {
-            RetryClock::Schedules => limited(share, nats.own.ack_pending_max),
-            RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.ack_pending_max),
-        },
-        source: Source::Retry,
-        ..first.clone()
-    };
-    vec![first, retries]
 }

@@ -25,11 +25,13 @@ use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
 use tidemill_policy::history::{AttemptError, Kind, millis};
-use tidemill_policy::manifest::Handler;
+use tidemill_policy::manifest::{Handler, KeyOrder};
 use tidemill_policy::marker::{self, Marker, Next, Standing};
+use tidemill_policy::order;
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::{self, Case, Publication, ReplayInputs};
 use tidemill_policy::retry;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -92,6 +94,46 @@ struct Work {
     waited: Duration,
     /// How many there were.
     retried_in_memory: u32,
+    /// The right to run; given up while there is something to wait for.
+    slot: Option<Slot>,
+}
+
+/// A delivery that was looked at, and is not begun.
+pub struct Opened<R> {
+    work: Work,
+    receipt: R,
+}
+
+impl<R> Opened<R> {
+    /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
+    pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
+        let Work { arrival, event, .. } = &self.work;
+        (order::key(order, arrival, event.as_ref().ok()), arrival.source == Source::Input, arrival.position.sequence)
+    }
+}
+
+/// The right to run one of as many events at once as `concurrency` allows.
+pub struct Slot {
+    slots: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Slot {
+    /// Waits for it.
+    pub async fn take(slots: &Arc<Semaphore>) -> Slot {
+        let mut slot = Slot { slots: Arc::clone(slots), permit: None };
+        slot.take_again().await;
+        slot
+    }
+
+    fn give_up(&mut self) {
+        self.permit = None;
+    }
+
+    async fn take_again(&mut self) {
+        // Slots are never closed.
+        self.permit = Arc::clone(&self.slots).acquire_owned().await.ok();
+    }
 }
 
 /// What follows a step.
@@ -110,10 +152,29 @@ impl Step {
 }
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
+    /// The same pipeline with another time to stop.
+    pub fn with_stop(&self, stop: Stop) -> Pipeline<B, I>
+    where
+        I: Clone,
+    {
+        Pipeline {
+            handler: Arc::clone(&self.handler),
+            invoker: self.invoker.clone(),
+            broker: Arc::clone(&self.broker),
+            prefix: self.prefix.clone(),
+            instance: self.instance.clone(),
+            component: self.component.clone(),
+            clock: self.clock,
+            stop,
+            recent: Arc::clone(&self.recent),
+        }
+    }
+
     /// Takes one delivery all the way to its settlement, and says what became of it.
-    pub async fn handle(&self, delivery: Delivery<B::Receipt>) -> Fate {
+    pub async fn handle(&self, opened: Opened<B::Receipt>, slot: Slot) -> Fate {
         let started = Instant::now();
-        let (mut work, receipt) = self.begin(delivery);
+        let Opened { mut work, receipt } = opened;
+        work.slot = Some(slot);
         let (settlement, what) = match self.too_early(&work.arrival) {
             Some(delay) => (Settlement::Nak { delay }, What::TooEarly),
             None => loop {
@@ -130,23 +191,34 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Hands a delivery back before it has begun, for another instance to handle; that is noted, so that it costs
     /// the event no attempt.
-    pub async fn hand_back(&self, delivery: Delivery<B::Receipt>) {
-        let (mut work, receipt) = self.begin(delivery);
+    pub async fn hand_back(&self, opened: Opened<B::Receipt>) {
+        let Opened { mut work, receipt } = opened;
         if self.too_early(&work.arrival).is_none() && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
             self.note_handed_back(&mut work).await;
         }
         self.broker.settle(receipt, Settlement::Nak { delay: Duration::ZERO }, self.handler.ack).await;
     }
 
-    fn begin(&self, delivery: Delivery<B::Receipt>) -> (Work, B::Receipt) {
+    /// Looks at a delivery.
+    pub fn open(&self, delivery: Delivery<B::Receipt>) -> Opened<B::Receipt> {
         let arrival = match delivery.source {
             Source::Input => arrival::first(delivery.message, delivery.position),
             Source::Retry => arrival::retried(delivery.message, delivery.position),
+            Source::Partition { created_unix } => {
+                arrival::partitioned(delivery.message, delivery.position, created_unix)
+            }
         };
         let event = decode(&arrival, &self.handler)
             .map_err(|undecodable| Failure::new(Kind::Undecodable, undecodable.to_string()));
-        let work = Work { arrival, event, memory: Memory::default(), waited: Duration::ZERO, retried_in_memory: 0 };
-        (work, delivery.receipt)
+        let work = Work {
+            arrival,
+            event,
+            memory: Memory::default(),
+            waited: Duration::ZERO,
+            retried_in_memory: 0,
+            slot: None,
+        };
+        Opened { work, receipt: delivery.receipt }
     }
 
     /// How long a retry that was delivered before its time still has to wait.
@@ -258,7 +330,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             Ok(()) => Step::Settle(Settlement::Ack, What::Retried { error, delay }),
             // The history makes the message larger than it was: one that just fitted does not any more.
             Err(PublishError::TooLarge { .. }) => self.retry_in_memory(work, error, due_ms).await,
-            Err(fault) => self.unstored(&work.arrival, "retry", &fault),
+            Err(fault) => self.unstored(work, "retry", &fault).await,
         }
     }
 
@@ -270,16 +342,29 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         work.retried_in_memory += 1;
         arrival.history = std::mem::take(&mut arrival.history).with(error);
         arrival.attempt = arrival.attempt.plus(1);
+        if self.wait(work, delay).await {
+            work.waited = work.waited.saturating_add(delay);
+            return Step::Again;
+        }
+        self.note_handed_back(work).await;
+        Step::release()
+    }
+
+    /// Waits, and lets other events run meanwhile. Returns false when the process is asked to stop.
+    async fn wait(&self, work: &mut Work, delay: Duration) -> bool {
+        if let Some(slot) = &mut work.slot {
+            slot.give_up();
+        }
+        let again = async {
+            sleep(delay).await;
+            if let Some(slot) = &mut work.slot {
+                slot.take_again().await;
+            }
+        };
         tokio::select! {
             biased;
-            () = self.stop.requested.cancelled() => {
-                self.note_handed_back(work).await;
-                Step::release()
-            }
-            () = sleep(delay) => {
-                work.waited = work.waited.saturating_add(delay);
-                Step::Again
-            }
+            () = self.stop.requested.cancelled() => false,
+            () = again => true,
         }
     }
 
@@ -292,7 +377,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let ttl = self.broker.message_ttl();
         let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl);
         if let Err(fault) = self.store(&[letter]).await {
-            return self.unstored(&work.arrival, "dead letter", &fault);
+            return self.unstored(work, "dead letter", &fault).await;
         }
         if self.conclude(work, Marker::Dead).await == Remembered::Unreachable {
             return Step::release();
@@ -302,16 +387,21 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     }
 
     /// Keeps an event whose retry or dead letter cannot be stored: it stays where it is, for a person to help.
-    fn unstored(&self, arrival: &Arrival, what: &str, fault: &PublishError) -> Step {
+    async fn unstored(&self, work: &mut Work, what: &str, fault: &PublishError) -> Step {
         if matches!(fault, PublishError::Unavailable { .. }) {
             return Step::release();
         }
         tracing::error!(
             handler = %self.handler.name,
-            stream = %arrival.origin.stream,
-            sequence = arrival.origin.sequence,
+            stream = %work.arrival.origin.stream,
+            sequence = work.arrival.origin.sequence,
             "cannot store the {what} of an event, which stays in its stream: {fault}"
         );
+        // Handed back, it would let the events behind it go first.
+        if self.handler.key_order().is_some() {
+            work.memory.look_once_more();
+            return if self.wait(work, UNSTORABLE_DELAY).await { Step::Again } else { Step::release() };
+        }
         Step::Settle(Settlement::Nak { delay: UNSTORABLE_DELAY }, What::Released)
     }
 

@@ -16,6 +16,8 @@ use crate::invoker::Invoker;
 
 /// How long to wait before a claim of somebody else is looked at again: from the first to the second.
 const CLAIM_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long an ended event is known here whose handler is ordered and has no `dedup`.
+const ORDERED_KNOWN: Duration = Duration::from_hours(1);
 /// How many ended events one handler knows without asking the broker.
 const KNOWN_MAX: usize = 16_384;
 
@@ -64,6 +66,11 @@ impl Memory {
         self.exists = exists;
     }
 
+    /// Has what is remembered looked at in any case.
+    pub(super) fn look_once_more(&mut self) {
+        self.look = Look::Again;
+    }
+
     /// Has what is remembered looked at before the next attempt: another instance may hold the event too by then.
     pub(super) fn look_again(&mut self, handler: &Handler) {
         if handler.dedup.is_some() {
@@ -77,6 +84,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// the process stops before that is known.
     pub(super) async fn recall(&self, work: &mut Work) -> Option<Standing> {
         let now_ms = self.clock.now_ms();
+        // A server that was killed delivers what was done once more, after its successors.
+        if self.handler.key_order().is_some() && self.recent.knows(&self.key(work)) {
+            return Some(Standing::Superseded);
+        }
         let is_wanted = match work.memory.look {
             Look::Done => return Some(Standing::Due),
             Look::Again => true,
@@ -133,12 +144,16 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Marks the event as done or dead, with `dedup` or where something is remembered of it already.
     pub(super) async fn conclude(&self, work: &mut Work, marker: Marker) -> Remembered {
-        if self.handler.dedup.is_none() && !work.memory.exists {
-            return Remembered::Stored;
-        }
-        let written = self.write(work, marker).await;
-        if let (Remembered::Stored, Some(dedup)) = (written, &self.handler.dedup) {
-            self.recent.learn(self.key(work), dedup.window);
+        let written = match self.handler.dedup.is_some() || work.memory.exists {
+            true => self.write(work, marker).await,
+            false => Remembered::Stored,
+        };
+        let known_for = match &self.handler.dedup {
+            Some(dedup) => Some(dedup.window),
+            None => self.handler.key_order().map(|_| ORDERED_KNOWN),
+        };
+        if let (Remembered::Stored, Some(time)) = (written, known_for) {
+            self.recent.learn(self.key(work), time);
         }
         written
     }

@@ -116,7 +116,9 @@ impl Scene {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        self.pipeline.handle(Delivery { message, position, source, receipt: () }).await;
+        let opened = self.pipeline.open(Delivery { message, position, source, receipt: () });
+        let slot = Slot::take(&Arc::new(Semaphore::new(1))).await;
+        self.pipeline.handle(opened, slot).await;
         self.told()
     }
 
@@ -161,6 +163,7 @@ fn summary(told: &[Told]) -> String {
             }
             Told::Remember(Marker::Done) => "done".into(),
             Told::Remember(Marker::Dead) => "dead".into(),
+            Told::Remember(Marker::Released) => "released".to_owned(),
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),
             Told::Settle(Settlement::Ack) => "ack".into(),
@@ -396,7 +399,8 @@ async fn a_delivery_that_is_handed_back_costs_no_attempt() {
     for delivered in 1..4 {
         let message = Message { subject: "in.x".into(), headers: vec![], payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        scene.pipeline.hand_back(Delivery { message, position, source: Source::Input, receipt: () }).await;
+        let opened = scene.pipeline.open(Delivery { message, position, source: Source::Input, receipt: () });
+        scene.pipeline.hand_back(opened).await;
     }
     scene.deliver(&[], Source::Input, 4).await;
     assert_eq!(scene.invocations(), 1);

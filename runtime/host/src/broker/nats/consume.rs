@@ -8,6 +8,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -21,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::acknowledgements;
 use super::lease::{Lease, Leases};
-use super::{Nats, durable, headers_from, quarantine, streams};
+use super::{Nats, durable, headers_from, quarantine, streams, surety};
 use crate::broker::{Delivery, Source};
 use crate::troubles::Effect;
+use crate::turns::Turns;
 
 /// How long a pull request waits at the server.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
@@ -69,6 +71,9 @@ pub struct Spec {
     pub broadcast: bool,
     /// What the messages are.
     pub source: Source,
+    /// Keeps the events of one key in order, where several are in flight: what is redelivered late must not be
+    /// overtaken by what was delivered later.
+    pub turns: Option<Arc<Turns>>,
 }
 
 /// Pulls and hands over until `stop`; whatever fails is tried again. Deliveries in flight are kept alive until
@@ -84,8 +89,10 @@ pub async fn run(
     tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.ack_wait, settled));
     let trouble = format!("consumer {}", spec.name);
     let hand_over = &hand_over;
-    let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over, trouble, created: None, stop };
-    consumer.pull_until_stopped().await;
+    let surety = surety::watch(&nats, &spec, &leases, stop.clone());
+    let last = AtomicU64::new(0);
+    let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over, trouble, created: None, stop, last };
+    tokio::join!(consumer.pull_until_stopped(), surety);
 }
 
 struct Consumer<'a, H> {
@@ -98,6 +105,8 @@ struct Consumer<'a, H> {
     /// When the stream was created; nothing before it was first looked at.
     created: Option<OffsetDateTime>,
     stop: CancellationToken,
+    /// The number of the latest delivery.
+    last: AtomicU64,
 }
 
 /// How pulling ended.
@@ -155,6 +164,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 return Interruption::Usual(error.to_string());
             }
         };
+        // What was on its way when pulling was interrupted comes later, after what is pulled now.
+        self.hold();
         // What was asked for and has not arrived. Freed as a whole when this function returns.
         let Ok(mut open) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
         let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
@@ -268,13 +279,11 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     fn receive(&self, message: NatsMessage, credit: Option<OwnedSemaphorePermit>) {
         let message = jetstream::Message { message, context: self.nats.context.clone() };
         let position = match message.info() {
-            Ok(info) => Position {
-                stream: info.stream.to_owned(),
-                stream_created_unix: self.spec.stream_created_unix,
-                sequence: info.stream_sequence,
-                stored_ms: u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
-                delivered: u32::try_from(info.delivered).unwrap_or(u32::MAX),
-            },
+            Ok(info) if self.is_gap(info.consumer_sequence) => {
+                self.hold();
+                position(&info, self.spec.stream_created_unix)
+            }
+            Ok(info) => position(&info, self.spec.stream_created_unix),
             Err(error) => {
                 tracing::warn!(consumer = %self.spec.name, %error, "a message without a place in the stream");
                 return;
@@ -286,6 +295,19 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let headers = headers_from(headers.as_ref());
         let message = Message { subject: subject.into_string(), headers, payload, damage: None };
         (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
+    }
+
+    /// Lets no event of an ordered handler begin until all that the server has delivered before is in hand.
+    fn hold(&self) {
+        if let Some(turns) = &self.spec.turns {
+            turns.hold();
+        }
+    }
+
+    /// Whether a delivery did not arrive: the server numbers them without gaps.
+    fn is_gap(&self, number: u64) -> bool {
+        let last = self.last.swap(number, Ordering::Relaxed);
+        last != 0 && last + 1 != number
     }
 
     /// Deals with a status in place of a message: gives back the credit of a pull request that has ended.
@@ -382,6 +404,12 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 tracing::warn!(stream, "making a stream anew that was deleted");
                 streams::provide(self.nats, stream, subjects, self.spec.repeats_within).await
             }
+            (Source::Partition { .. }, _) => {
+                return Err(format!(
+                    "stream {stream:?} does not exist any more; start anew to have it made, with all events of the input \
+                     stream in it"
+                ));
+            }
             (Source::Input, None) => {
                 let subjects = filters.join(",");
                 return Err(format!(
@@ -392,6 +420,16 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         result.map_err(|error| error.to_string())?;
         let created = streams::created(self.nats, stream).await.map_err(|error| error.to_string())?;
         created.ok_or_else(|| format!("stream {stream:?} was made anew and is gone again"))
+    }
+}
+
+fn position(info: &jetstream::message::Info<'_>, stream_created_unix: i64) -> Position {
+    Position {
+        stream: info.stream.to_owned(),
+        stream_created_unix,
+        sequence: info.stream_sequence,
+        stored_ms: u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
+        delivered: u32::try_from(info.delivered).unwrap_or(u32::MAX),
     }
 }
 

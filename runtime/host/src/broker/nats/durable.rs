@@ -140,6 +140,7 @@ mod tests {
             credit: 2,
             broadcast: false,
             source: Source::Input,
+            turns: None,
         };
         let same = config(&spec, None).into_consumer_config();
         assert!(differences(&spec, &same).is_empty());

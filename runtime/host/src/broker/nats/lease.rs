@@ -65,6 +65,11 @@ impl Leases {
         self.lock().contains_key(&sequence)
     }
 
+    /// The messages that are in hand.
+    pub fn sequences(&self) -> Vec<u64> {
+        self.lock().keys().copied().collect()
+    }
+
     /// Settles nothing until [`Leases::resume`] or [`Leases::renew`]: the messages are delivered again.
     pub fn suspend(&self) {
         self.suspended.store(true, Ordering::SeqCst);

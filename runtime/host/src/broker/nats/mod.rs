@@ -5,6 +5,7 @@
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - [`markers`]: what is remembered of events.
+//! - [`partitions`]: the streams that keep events in order by a part of their subjects.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`preflight`]: what the manifest asks for against what the server is set to.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
@@ -19,6 +20,7 @@ pub mod consume;
 pub mod durable;
 pub mod lease;
 pub mod markers;
+pub mod partitions;
 pub mod preflight;
 pub mod publish;
 pub mod quarantine;
@@ -26,6 +28,7 @@ pub mod routes;
 pub mod server;
 pub mod shelf;
 pub mod streams;
+mod surety;
 
 use std::sync::Arc;
 use std::time::Duration;

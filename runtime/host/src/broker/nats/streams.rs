@@ -317,7 +317,7 @@ fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
 
 /// What it means that a stream could not be made or changed: a server that is going down or coming up may do it
 /// later.
-fn refused(stream: &str, error: &CreateStreamError) -> StreamError {
+pub(super) fn refused(stream: &str, error: &CreateStreamError) -> StreamError {
     use CreateStreamErrorKind::{JetStreamUnavailable, Response, TimedOut};
     let mut why = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
@@ -423,7 +423,7 @@ pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, Stream
 
 /// The most messages of a handler's consumer that one instance has in flight.
 pub fn credit(handler: &Handler) -> u32 {
-    handler.concurrency.saturating_mul(2)
+    handler.window().unwrap_or_else(|| handler.concurrency.saturating_mul(2))
 }
 
 /// The most messages that a consumer of a stream may have in flight, where account or stream limit that.

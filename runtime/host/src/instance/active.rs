@@ -1,0 +1,64 @@
+//! A handler of which one instance at a time is the active one: it pulls, the others stand by.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use super::pull;
+use crate::broker::nats::Nats;
+use crate::broker::nats::consume::Spec;
+use crate::invoker::Invoker;
+use crate::leader::Leader;
+use crate::pipeline::{Pipeline, Stop};
+use crate::status::Status;
+use crate::turns::Turns;
+use crate::worker::Worker;
+
+/// An instance that may become the active one of a handler.
+pub(super) struct Candidate<I> {
+    pub(super) nats: Arc<Nats>,
+    pub(super) status: Arc<Status>,
+    pub(super) specs: Vec<Spec>,
+    pub(super) pipeline: Pipeline<Nats, I>,
+}
+
+impl<I: Invoker + Clone> Candidate<I> {
+    /// Serves term after term, until the process stops and what was begun has ended.
+    pub(super) async fn run(self) {
+        let Pipeline { handler, instance, stop, .. } = &self.pipeline;
+        let leader = Leader::new(Arc::clone(&self.nats), handler, instance);
+        while let Some(mut term) = leader.acquire(&stop.requested).await {
+            tracing::info!(handler = %handler.name, "this instance is the active one");
+            let of_term = Stop { requested: stop.requested.child_token(), overdue: stop.overdue.child_token() };
+            let is_lost = tokio::select! {
+                () = leader.keep(&mut term) => true,
+                () = self.serve(&of_term) => false,
+            };
+            if is_lost {
+                tracing::warn!(handler = %handler.name, "this instance is not the active one any more");
+                // Another instance may be running the same events by now.
+                of_term.requested.cancel();
+                of_term.overdue.cancel();
+            } else {
+                leader.release(term).await;
+            }
+        }
+    }
+
+    /// Pulls until the process is asked to stop, and waits for what was begun.
+    async fn serve(&self, stop: &Stop) {
+        let in_flight = TaskTracker::new();
+        let turns = Arc::new(Turns::default());
+        let pipeline = self.pipeline.with_stop(stop.clone());
+        let worker = Worker::new(pipeline, Arc::clone(&self.status), in_flight.clone(), Some(Arc::clone(&turns)));
+        let consumers = TaskTracker::new();
+        for spec in &self.specs {
+            let turns = spec.turns.as_ref().map(|_| Arc::clone(&turns));
+            consumers.spawn(pull(&self.nats, Spec { turns, ..spec.clone() }, stop, &worker));
+        }
+        consumers.close();
+        consumers.wait().await;
+        in_flight.close();
+        in_flight.wait().await;
+    }
+}

@@ -1,0 +1,88 @@
+//! Which consumers a handler needs.
+
+use std::sync::Arc;
+
+use tidemill_policy::manifest::{Handler, Mode};
+use tidemill_policy::order;
+use tidemill_policy::publication::{RetryClock, retries_through_stream, retry_due_subject};
+
+use super::Settings;
+use crate::broker::Source;
+use crate::broker::nats::consume::Spec;
+use crate::broker::nats::streams::{self, InputStream};
+use crate::broker::nats::{Nats, partitions};
+
+/// The most messages in flight over all instances, as a multiple of one instance's share.
+const INSTANCES_MAX: i64 = 64;
+/// The most retries that wait by being handed back, on servers without schedules.
+const HANDED_BACK_MAX: i64 = 100_000;
+
+/// The consumers that a handler needs: one of its input or one of each partition, and one of its retries.
+pub(super) fn consumers_of(
+    handler: &Handler,
+    input: &InputStream,
+    settings: &Settings,
+    nats: &Nats,
+    instance: &str,
+) -> Vec<Spec> {
+    let broadcast = handler.mode == Mode::Broadcast;
+    let prefix = &settings.manifest.nats.prefix;
+    let credit = streams::credit(handler);
+    let share = i64::from(credit) * INSTANCES_MAX;
+    let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
+    let first = Spec {
+        stream: input.name.clone(),
+        stream_created_unix: input.created_unix,
+        create_with: handler.create_stream.then(|| handler.subjects.clone()),
+        repeats_within: streams::repeats_within(handler),
+        name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
+        filters: handler.subjects.clone(),
+        ack_wait: handler.ack_wait,
+        max_ack_pending: match handler.window() {
+            Some(window) => i64::from(window),
+            None => limited(share, input.ack_pending_max),
+        },
+        credit,
+        broadcast,
+        source: Source::Input,
+        turns: handler.window().map(|_| Arc::default()),
+    };
+    if !retries_through_stream(handler) {
+        return vec![first];
+    }
+    let mut retries = Spec {
+        stream: streams::retry_stream(prefix),
+        stream_created_unix: 0,
+        create_with: None,
+        name: streams::retry_consumer(prefix, &handler.name),
+        filters: vec![retry_due_subject(prefix, &handler.name)],
+        max_ack_pending: match nats.features.retry_clock {
+            RetryClock::Schedules => limited(share, nats.own.ack_pending_max),
+            RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.ack_pending_max),
+        },
+        source: Source::Retry,
+        turns: None,
+        ..first.clone()
+    };
+    if handler.key_order().is_some() {
+        // What comes back is handled one at a time, since nobody else keeps it in order.
+        retries = Spec { max_ack_pending: 1, credit: 1, ..retries };
+    }
+    let partition = |number: u32| Spec {
+        stream: partitions::stream(prefix, &handler.name),
+        stream_created_unix: 0,
+        create_with: None,
+        name: partitions::consumer(handler, number),
+        filters: vec![order::partition_filter(prefix, &handler.name, number)],
+        max_ack_pending: 1,
+        credit: 1,
+        source: Source::Partition { created_unix: input.created_unix },
+        ..first.clone()
+    };
+    let mut specs: Vec<_> = match handler.partitions() {
+        Some(count) => (0..count).map(partition).collect(),
+        None => vec![first],
+    };
+    specs.push(retries);
+    specs
+}

@@ -1,0 +1,290 @@
+//! Order by key on a real server: over several instances, through failures, and when the active instance dies.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tidemill::broker::nats::connect::Target;
+use tidemill::instance::{self, Part, Settings};
+use tidemill::invoker::{Invoker, Report};
+use tidemill::status::Status;
+use tidemill_policy::budget::Usage;
+use tidemill_policy::event::Event;
+use tidemill_policy::headers;
+use tidemill_policy::manifest::Auth;
+use tidemill_policy::outcome::Outcome;
+use tokio::runtime::Runtime;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{World, completed, eventually, output, parse, reject, retry};
+
+/// What the handlers of all instances have seen.
+#[derive(Default)]
+struct Ledger {
+    /// The instance that runs an event of the key.
+    running: HashMap<String, usize>,
+    /// The number of the last event of the key that has ended.
+    ended: HashMap<String, u64>,
+    /// Which instance ended how many.
+    work: HashMap<usize, usize>,
+    /// How many events ran once more.
+    repeats: usize,
+    most_at_once: usize,
+    violations: Vec<String>,
+}
+
+impl Ledger {
+    fn begin(&mut self, key: &str, number: u64, instance: usize) {
+        if let Some(other) = self.running.insert(key.to_owned(), instance) {
+            self.violations.push(format!("{key} runs in {other} and in {instance} at once"));
+        }
+        self.most_at_once = self.most_at_once.max(self.running.len());
+        let ended = self.ended.get(key).copied().unwrap_or(0);
+        // What had ended when its instance died may come once more.
+        if number != ended + 1 && number != ended {
+            self.violations.push(format!("{key}: {number} is run after {ended}"));
+        }
+        self.repeats += usize::from(number == ended);
+    }
+
+    fn end(&mut self, key: &str, number: u64, instance: usize, has_ended: bool) {
+        self.running.remove(key);
+        if has_ended {
+            self.ended.insert(key.to_owned(), number);
+            *self.work.entry(instance).or_default() += 1;
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Recorder {
+    ledger: Arc<Mutex<Ledger>>,
+    instance: usize,
+    is_dead: Arc<AtomicBool>,
+}
+
+impl Recorder {
+    fn lock(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("not poisoned")
+    }
+}
+
+impl Invoker for Recorder {
+    /// The payload is `{"key": …, "number": …, "fails": …, "reject": …}`.
+    async fn invoke(&self, event: Event) -> Report {
+        let task: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
+        let (key, number) = (task["key"].as_str().expect("a key"), task["number"].as_u64().expect("a number"));
+        if self.is_dead.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        self.lock().begin(key, number, self.instance);
+        sleep(Duration::from_micros(500)).await;
+        if self.is_dead.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        let fails = task["fails"].as_u64().unwrap_or(0);
+        let outcome = match task["reject"].as_bool() {
+            _ if u64::from(event.attempt.get()) <= fails => retry("not yet"),
+            Some(true) => reject("never"),
+            _ => completed(&[output("out.a", &format!("{key}/{number}"))]),
+        };
+        let has_ended = !matches!(outcome, Outcome::Retry { .. }) || event.attempt.get() == event.max_attempts;
+        self.lock().end(key, number, self.instance, has_ended);
+        Report { outcome, usage: Usage::default(), seed: [0; 32], clock_ms: 0 }
+    }
+}
+
+/// An instance with threads of its own, so that it can be killed: nothing of it goes on, its connection closes.
+struct Instance {
+    recorder: Recorder,
+    status: Arc<Status>,
+    stop: CancellationToken,
+    runtime: Option<Runtime>,
+}
+
+impl Instance {
+    fn start(world: &World, manifest: &str, ledger: &Arc<Mutex<Ledger>>, number: usize) -> Instance {
+        let recorder = Recorder { ledger: Arc::clone(ledger), instance: number, is_dead: Arc::default() };
+        let manifest = parse(manifest);
+        let part = |handler: &tidemill_policy::manifest::Handler| Part {
+            handler: Arc::new(handler.clone()),
+            invoker: recorder.clone(),
+            component: "digest".into(),
+        };
+        let parts: Vec<_> = manifest.handlers.values().map(part).collect();
+        let status = Arc::new(Status::new(nuid::next().to_lowercase(), &parts));
+        let target = Target {
+            urls: vec![world.server.url.clone()],
+            auth: Auth::None,
+            tls: None,
+            base: std::path::PathBuf::new(),
+        };
+        let stop = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (shared, token) = (Arc::clone(&status), stop.clone());
+        runtime.spawn(async move {
+            let settings = Settings { manifest, target };
+            instance::run(&settings, parts, shared, token).await.expect("runs");
+        });
+        Instance { recorder, status, stop, runtime: Some(runtime) }
+    }
+
+    async fn ready(self) -> Instance {
+        eventually("the instance is ready", || async { self.status.is_ready().then_some(()) }).await;
+        self
+    }
+
+    fn kill(mut self) {
+        self.recorder.is_dead.store(true, Ordering::SeqCst);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        let number = self.recorder.instance;
+        self.recorder.lock().running.retain(|_, instance| *instance != number);
+    }
+
+    fn done(&self) -> usize {
+        self.recorder.lock().work.get(&self.recorder.instance).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn manifest(order: &str) -> String {
+    format!(
+        "[handler.h]\nsubject = 'in.*'\nstream = 'IN'\nallow.publish = ['out.>']\nconcurrency = 32\nack_wait = '2s'\n\
+         limits.timeout = '1s'\nretry = {{ max_attempts = 3, initial = '5ms', max = '20ms' }}\norder = {order}\n"
+    )
+}
+
+const PARTITIONS: &str = "{ by = 'key', key = 'subject:2', partitions = 16 }";
+const QUEUES: &str = "{ by = 'key', key = 'json:/key', window = 512 }";
+
+async fn world() -> World {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    world.stream("OUT", &["out.>"]).await;
+    world
+}
+
+/// Publishes events of `keys` keys in turn, from `first` to `last` of each. Some fail before they are handled, some
+/// are given up.
+async fn publish(world: &World, keys: u64, numbers: std::ops::RangeInclusive<u64>) {
+    let mut confirmations = Vec::new();
+    for number in numbers {
+        for key in 0..keys {
+            let nth = number * keys + key;
+            let fails = if nth % 41 == 0 { 1 } else { 0 };
+            let task = serde_json::json!({
+                "key": format!("k{key}"), "number": number, "fails": fails, "reject": nth % 97 == 0,
+            });
+            let sent = world.context.publish(format!("in.k{key}"), task.to_string().into()).await;
+            confirmations.push(sent.expect("sent"));
+        }
+    }
+    for confirmation in confirmations {
+        confirmation.await.expect("confirmed");
+    }
+}
+
+/// The payloads of the outputs, in the order in which they are stored, are in the order of their events for each key.
+async fn check_outputs(world: &World) -> usize {
+    let mut last = HashMap::new();
+    let mut seen = HashSet::new();
+    for message in world.messages("OUT").await {
+        let text = String::from_utf8(message.payload).expect("text");
+        let (key, number) = text.split_once('/').expect("key and number");
+        let number: u64 = number.parse().expect("a number");
+        let before = last.insert(key.to_owned(), number).unwrap_or(0);
+        assert!(number > before, "{key}: {number} is stored after {before}");
+        assert!(seen.insert(text.clone()), "{text} is stored twice");
+    }
+    seen.len()
+}
+
+/// 20,000 events of 1,000 keys, two instances, of which the one that works is killed again and again.
+async fn keys_stay_in_order_while_instances_are_killed(order: &str) {
+    const KEYS: u64 = 1000;
+    let world = world().await;
+    let ledger = Arc::default();
+    let text = manifest(order);
+    let mut instances = vec![
+        Instance::start(&world, &text, &ledger, 0).ready().await,
+        Instance::start(&world, &text, &ledger, 1).ready().await,
+    ];
+    let mut total = 0;
+    for (wave, numbers) in [1..=5, 6..=10, 11..=15, 16..=20].into_iter().enumerate() {
+        publish(&world, KEYS, numbers.clone()).await;
+        total += numbers.clone().count() as u64 * KEYS;
+        // In the middle of the work of the wave, the one that has done more of it dies.
+        let before: Vec<_> = instances.iter().map(Instance::done).collect();
+        eventually("half of the wave has ended", || async {
+            let done: usize = instances.iter().zip(&before).map(|(instance, before)| instance.done() - before).sum();
+            (done >= 2_000).then_some(())
+        })
+        .await;
+        if wave < 3 {
+            let done = |index: usize| instances[index].done() - before[index];
+            let busier = usize::from(done(1) > done(0));
+            instances.swap_remove(busier).kill();
+            instances.push(Instance::start(&world, &text, &ledger, wave + 2).ready().await);
+        }
+        let last = *numbers.end();
+        eventually("the wave has ended", || async {
+            let ledger = ledger.lock().expect("not poisoned");
+            let all = ledger.ended.len() == KEYS as usize && ledger.ended.values().all(|number| *number == last);
+            (all || !ledger.violations.is_empty()).then_some(())
+        })
+        .await;
+        assert_eq!(ledger.lock().expect("not poisoned").violations, Vec::<String>::new());
+    }
+    let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await.len() as u64;
+    assert_eq!(check_outputs(&world).await as u64 + letters, total);
+    let ledger = ledger.lock().expect("not poisoned");
+    println!("{order}: {} ran twice, {} at once, {:?}", ledger.repeats, ledger.most_at_once, ledger.work);
+    assert!(ledger.most_at_once > 4, "{} keys ran at once", ledger.most_at_once);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_partitions_keys_stay_in_order_while_instances_are_killed() {
+    keys_stay_in_order_while_instances_are_killed(PARTITIONS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_queues_keys_stay_in_order_while_the_active_instance_is_killed() {
+    keys_stay_in_order_while_instances_are_killed(QUEUES).await;
+}
+
+#[tokio::test]
+async fn a_partitioned_event_is_the_one_that_was_published() {
+    let world = world().await;
+    let running = world.run(&manifest(PARTITIONS), |event| completed(&[output("out.a", &event.id)])).ready().await;
+    for key in ["a", "b", "k17"] {
+        world.publish(&format!("in.{key}"), &[("X-Own", key), (headers::ATTEMPT, "9")], "payload").await;
+    }
+    let events = running.wait_for_calls(3).await;
+    let created = world.context.get_stream("IN").await.expect("the stream").cached_info().created.unix_timestamp();
+    for (nth, key) in [(1, "a"), (2, "b"), (3, "k17")] {
+        let event = events.iter().find(|event| event.subject == format!("in.{key}")).expect("the event");
+        assert_eq!(event.id, format!("IN@{created}:{nth}"));
+        assert_eq!(event.headers, [("X-Own".to_owned(), key.to_owned())]);
+        assert_eq!(event.attempt.get(), 1);
+    }
+    // The server has put them where we say that it does.
+    let partitions = world.context.get_stream("TIDEMILL_ORDER_H").await.expect("the partitions");
+    for key in ["a", "b", "k17"] {
+        let number = tidemill_policy::order::partition(key, 16);
+        let consumer = partitions.consumer_info(format!("tidemill-h-p{number}")).await.expect("its consumer");
+        assert!(consumer.delivered.consumer_sequence > 0, "{key} is not in partition {number}");
+    }
+    running.drain().await.expect("drains");
+}
