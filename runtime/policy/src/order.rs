@@ -5,7 +5,8 @@ pub mod lanes;
 use crate::arrival::Arrival;
 use crate::event::Event;
 use crate::headers;
-use crate::manifest::{KeyOrder, OrderKey};
+use crate::manifest::{Handler, KeyOrder, OrderKey};
+use crate::publication::retry_due_subject;
 
 /// The tokens of a partitioned subject before the original one: prefix, `order`, handler, partition.
 const PARTITION_TOKENS: usize = 4;
@@ -52,6 +53,19 @@ pub fn partition_space(prefix: &str, handler: &str) -> String {
 /// The subject on which an event is put into the partition of its key.
 pub fn partitioned_subject(prefix: &str, handler: &str, number: u32, subject: &str) -> String {
     format!("{prefix}.order.{handler}.{number}.{subject}")
+}
+
+/// The subject on which an event comes back to its handler, so that it keeps its order among those of its key: into
+/// its partition, or with the retries.
+pub fn return_subject(prefix: &str, name: &str, handler: Option<&Handler>, subject: &str) -> String {
+    let placed = handler.and_then(|handler| Some((handler.key_order()?, handler.partitions()?)));
+    match placed {
+        Some((KeyOrder { key: OrderKey::Subject(number), .. }, count)) => {
+            let key = subject.split('.').nth(number - 1).unwrap_or_default();
+            partitioned_subject(prefix, name, partition(key, count), subject)
+        }
+        _ => retry_due_subject(prefix, name),
+    }
 }
 
 /// The subject that an event had before it was put into a partition.

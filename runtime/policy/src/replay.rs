@@ -13,6 +13,8 @@ use crate::event::Headers;
 use crate::headers;
 use crate::history::{History, millis};
 use crate::id::{self, Identity, Purpose};
+use crate::manifest::Handler;
+use crate::order;
 use crate::publication::{Publication, retry_due_subject};
 
 /// A retry that waits.
@@ -97,7 +99,7 @@ pub fn is_scheduled(message: &Message) -> bool {
 }
 
 /// The message that has the event of a dead letter attempted again, from attempt 1, with its id, its origin and
-/// its history. The same dead letter always gives the same message, with the same id.
+/// its history; `policy` is its handler's, where that is still in the manifest. The same dead letter always gives the same message, with the same id.
 ///
 /// # Errors
 /// Where the dead letter lacks what the event cannot do without.
@@ -106,6 +108,7 @@ pub fn replay(
     position: &Position,
     prefix: &str,
     handler: &str,
+    policy: Option<&Handler>,
 ) -> Result<Publication, Unreplayable> {
     let damaged = |header| Unreplayable { header };
     let all = &message.headers;
@@ -125,6 +128,7 @@ pub fn replay(
             push(&mut list, name, value);
         }
     }
+    let target = order::return_subject(prefix, handler, policy, &subject);
     push(&mut list, headers::ORIGIN_SUBJECT, subject);
     push(&mut list, headers::EVENT_ID, event_id);
     push(&mut list, headers::HANDLER, handler);
@@ -145,7 +149,7 @@ pub fn replay(
         push(&mut list, headers::HEADERS_DROPPED, dropped.to_string());
     }
     list.extend(own);
-    Ok(Publication { subject: retry_due_subject(prefix, handler), headers: list, payload: message.payload.clone() })
+    Ok(Publication { subject: target, headers: list, payload: message.payload.clone() })
 }
 
 /// The id of a message that is made from a stored one: it depends on which one, so that two never share it.

@@ -219,7 +219,7 @@ async fn replay(global: &Global, session: &Session, selection: &Selection, keep:
     let mut changed = Vec::new();
     for entry in entries {
         let shelf = shelf_of(&shelves, &entry)?;
-        let replayed = letters::replay(shelf, prefix, &entry, keep).await;
+        let replayed = letters::replay(shelf, &session.file.manifest, &entry, keep).await;
         let result = match replayed.map_err(|error| failure(&error, changed.len(), "were replayed"))? {
             Replayed::Sent if keep => Change::ReplayedAndKept,
             Replayed::Sent => Change::Replayed,

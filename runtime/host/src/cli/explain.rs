@@ -1,11 +1,13 @@
 //! `tidemill explain`: what a handler's policy comes to, with every default filled in.
 
+mod order;
 mod schedule;
 
 use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
+use tidemill::broker::nats::partitions;
 use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_stream};
 use tidemill::load::{self, ManifestFile};
 use tidemill::logging::{Purpose, counted};
@@ -44,6 +46,7 @@ struct Explanation {
     ack_wait_ms: u64,
     max_age_ms: Option<u64>,
     dedup: Option<Dedup>,
+    order: Option<order::Order>,
     limits: Limits,
     retry: Retry,
     schedule: Schedule,
@@ -105,7 +108,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Done {
     let file = global.read_manifest()?;
     let handler = find_handler(&file, &arguments.handler)?;
     let explanation = explain(&file, handler);
-    global.out().show(&explanation, || text(&explanation, handler));
+    global.out().show(&explanation, || text(&explanation, handler, &file.manifest.nats.prefix));
     Ok(())
 }
 
@@ -131,6 +134,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             window_ms: millis(dedup.window),
             claim: dedup.claim,
         }),
+        order: order::order(handler),
         limits: Limits {
             timeout_ms: millis(limits.budget.timeout),
             fuel: limits.budget.fuel,
@@ -173,7 +177,13 @@ fn consumers(handler: &Handler, prefix: &str) -> Vec<Consumer> {
         Mode::Queue => handler.durable.clone(),
         Mode::Broadcast => format!("{}-INSTANCE", handler.durable),
     };
-    let mut consumers = vec![Consumer { name, stream: handler.stream.clone() }];
+    let mut consumers = match handler.partitions() {
+        Some(count) => vec![Consumer {
+            name: format!("{name}-p0 to -p{}", count - 1),
+            stream: Some(partitions::stream(prefix, &handler.name)),
+        }],
+        None => vec![Consumer { name, stream: handler.stream.clone() }],
+    };
     if retries_through_stream(handler) {
         consumers.push(Consumer { name: retry_consumer(prefix, &handler.name), stream: Some(retry_stream(prefix)) });
     }
@@ -205,7 +215,7 @@ fn warnings(handler: &Handler) -> Vec<String> {
     warnings
 }
 
-fn text(explanation: &Explanation, handler: &Handler) -> String {
+fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
     let mut rows = vec![
         ("handler", explanation.handler.clone()),
         ("component", explanation.component.clone()),
@@ -215,6 +225,7 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("consumers", lines(explanation.consumers.iter().map(Consumer::text))),
         ("format", explanation.format.to_owned()),
         ("dedup", dedup_text(handler)),
+        ("order", order::text(handler, prefix)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),
@@ -313,7 +324,8 @@ fn retry_text(handler: &Handler) -> String {
         }
     };
     let claims = handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
-    let memory = match (retries_through_stream(handler), retry.in_memory.is_zero() || claims) {
+    let is_ordered = handler.key_order().is_some();
+    let memory = match (retries_through_stream(handler) && !is_ordered, retry.in_memory.is_zero() || claims) {
         (false, _) => "all wait in the process".to_owned(),
         (true, true) => "all wait in the retry stream".to_owned(),
         (true, false) => {

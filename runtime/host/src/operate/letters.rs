@@ -164,9 +164,15 @@ impl Entry {
 ///
 /// # Errors
 /// Where the dead letter is damaged, or the server denies, refuses or does not answer: then it stays.
-pub async fn replay(shelf: &Shelf<'_>, prefix: &str, entry: &Entry, keep: bool) -> Result<Replayed, OperateError> {
+pub async fn replay(
+    shelf: &Shelf<'_>,
+    manifest: &Manifest,
+    entry: &Entry,
+    keep: bool,
+) -> Result<Replayed, OperateError> {
     let Some(Kept { message, position }) = shelf.at(entry.sequence).await? else { return Ok(Replayed::Gone) };
-    let again = replay::replay(&message, &position, prefix, &entry.handler)
+    let handler = manifest.handlers.get(&entry.handler);
+    let again = replay::replay(&message, &position, &manifest.nats.prefix, &entry.handler, handler)
         .map_err(|why| OperateError::Unreplayable { stream: entry.stream.clone(), sequence: entry.sequence, why })?;
     let (_, _, repeated) = publish::publish_one(shelf.nats, &again).await?;
     if !keep {

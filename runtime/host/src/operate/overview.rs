@@ -9,9 +9,9 @@ use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
 
 use super::letters::{places, stream_of};
 use super::retries::{self, scheduled_subjects};
-use crate::broker::nats::Nats;
 use crate::broker::nats::ask::{AskError, ask, found};
 use crate::broker::nats::shelf::{Reads, Shelf};
+use crate::broker::nats::{Nats, partitions};
 
 /// How one handler's events stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Overview {
 /// What consumers have before them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// How many consumers there are: one, or in broadcast mode one for each instance.
+    /// How many consumers there are: one, one for each partition, or in broadcast mode one for each instance.
     pub consumers: u32,
     /// Messages that were not delivered yet.
     pub waiting: u64,
@@ -97,6 +97,7 @@ pub async fn overview(
             None => stream_of(nats, &handler.subjects[0]).await?,
         };
         let input = match &stream {
+            Some(_) if handler.partitions().is_some() => partitions_backlog(nats, prefix, handler).await?,
             Some(stream) => backlog(nats, stream, handler).await?,
             None => None,
         };
@@ -120,16 +121,48 @@ async fn backlog(nats: &Nats, stream: &str, handler: &Handler) -> Result<Option<
         }
         Mode::Broadcast => instances(nats, stream, &handler.durable).await?,
     };
+    Ok(sum(&infos))
+}
+
+fn sum(infos: &[ConsumerInfo]) -> Option<Backlog> {
     let add = |sum: Backlog, info: &ConsumerInfo| Backlog {
         consumers: sum.consumers + 1,
         waiting: sum.waiting + info.num_pending,
         in_flight: sum.in_flight + info.num_ack_pending,
     };
-    Ok((!infos.is_empty()).then(|| infos.iter().fold(Backlog::default(), add)))
+    (!infos.is_empty()).then(|| infos.iter().fold(Backlog::default(), add))
+}
+
+/// The backlog of a handler's partitions, with what the server has not copied into them yet.
+async fn partitions_backlog(nats: &Nats, prefix: &str, handler: &Handler) -> Result<Option<Backlog>, AskError> {
+    #[derive(Deserialize)]
+    struct Info {
+        sources: Option<Vec<Source>>,
+    }
+    #[derive(Deserialize)]
+    struct Source {
+        #[serde(default)]
+        lag: u64,
+    }
+    let stream = partitions::stream(prefix, &handler.name);
+    let Some(info) = found(ask::<Info>(nats, &format!("STREAM.INFO.{stream}"), &Value::Null).await)? else {
+        return Ok(None);
+    };
+    let lag: u64 = info.sources.iter().flatten().map(|source| source.lag).sum();
+    let backlog = sum(&consumers(nats, &stream).await?);
+    Ok(backlog.map(|backlog| Backlog { waiting: backlog.waiting + lag, ..backlog }))
 }
 
 /// The consumers of a broadcast handler: one for each instance, with a name of its own.
 async fn instances(nats: &Nats, stream: &str, durable: &str) -> Result<Vec<ConsumerInfo>, AskError> {
+    let mut all = consumers(nats, stream).await?;
+    let start = format!("{durable}-");
+    all.retain(|info| info.config.durable_name.is_none() && info.name.starts_with(&start));
+    Ok(all)
+}
+
+/// All consumers of a stream.
+async fn consumers(nats: &Nats, stream: &str) -> Result<Vec<ConsumerInfo>, AskError> {
     #[derive(Deserialize)]
     struct Page {
         total: usize,
@@ -148,8 +181,6 @@ async fn instances(nats: &Nats, stream: &str, durable: &str) -> Result<Vec<Consu
             break;
         }
     }
-    let start = format!("{durable}-");
-    all.retain(|info| info.config.durable_name.is_none() && info.name.starts_with(&start));
     Ok(all)
 }
 

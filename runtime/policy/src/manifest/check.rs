@@ -70,14 +70,11 @@ fn subjects(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Repor
                     .hint("JetStream refuses filters that overlap: keep the wider one, or make two handlers"),
             );
         }
-        let retry = retry_space(prefix);
-        let reached = if layers.find("stream").is_some() {
-            subject::covers(&retry, text)
-        } else {
-            subject::overlaps(&retry, text)
-        };
-        if reached {
-            let message = format!("\"subject\" reaches into \"{retry}\", which is our own");
+        let names_stream = layers.find("stream").is_some();
+        let reaches =
+            |own: &&String| if names_stream { subject::covers(own, text) } else { subject::overlaps(own, text) };
+        if let Some(own) = own_spaces(prefix).iter().find(reaches) {
+            let message = format!("\"subject\" reaches into \"{own}\", which is our own");
             report.error(*span, Complaint::new(message).hint("name narrower subjects, or the \"stream\" to consume"));
         }
     }
@@ -191,9 +188,8 @@ fn dead_letter(handler: &Handler, layers: &Layers, prefix: &str, report: &mut Re
         let hint = "choose a \"dead_letter.subject\" that its own \"subject\" does not select";
         report.error(span, Complaint::new(message).hint(hint));
     }
-    let retry = retry_space(prefix);
-    if subject::matches(&retry, &handler.dead_letter.subject) {
-        let message = format!("\"{path}\" reaches into \"{retry}\", which is our own");
+    if let Some(own) = own_spaces(prefix).iter().find(|own| subject::matches(own, &handler.dead_letter.subject)) {
+        let message = format!("\"{path}\" reaches into \"{own}\", which is our own");
         report.error(span, Complaint::new(message).hint("name a subject of yours"));
     }
 }
@@ -211,8 +207,8 @@ fn consumes_own_dead_letters(handler: &Handler, prefix: &str) -> bool {
 fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
     let granted = layers.list("allow.publish");
     for (index, (text, span)) in granted.iter().enumerate() {
-        let own = [retry_space(prefix), dead_letter_space(prefix)];
-        if let Some(own) = own.iter().find(|own| subject::overlaps(own, text)) {
+        let dead_letters = dead_letter_space(prefix);
+        if let Some(own) = own_spaces(prefix).iter().chain([&dead_letters]).find(|own| subject::overlaps(own, text)) {
             let message = format!("\"allow.publish\" reaches into \"{own}\", which is our own");
             report.error(*span, Complaint::new(message).hint("grant narrower subjects"));
         }
@@ -231,9 +227,9 @@ fn own_stream(prefix: &str, purpose: &str) -> String {
     format!("{}_{purpose}", prefix.to_uppercase())
 }
 
-/// The subjects of events that wait for their next attempt.
-fn retry_space(prefix: &str) -> String {
-    format!("{prefix}.retry.>")
+/// The subjects of events that wait: for their next attempt, and for their turn in a partition.
+fn own_spaces(prefix: &str) -> [String; 2] {
+    [format!("{prefix}.retry.>"), format!("{prefix}.order.>")]
 }
 
 /// The subjects of dead letters, for handlers that name none of their own.

@@ -14,7 +14,7 @@ use tidemill_policy::subject;
 
 use super::routes::{LIST_SUBJECT, NAMES_SUBJECT};
 use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
-use super::{Nats, markers};
+use super::{Nats, markers, partitions};
 
 /// The oldest server that has what we need: filters over several subjects, and names of consumers in requests.
 const VERSION_MIN: (u64, u64) = (2, 10);
@@ -87,6 +87,9 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     for handler in manifest.handlers.values() {
         let Some(input) = inputs.get(&handler.name) else { continue };
         streams_fit::input(handler, input, &mut findings);
+        if let Some(conflict) = partitions::conflict(nats, handler, &manifest.nats, input).await? {
+            findings.conflict(conflict);
+        }
         let limit = streams::ack_pending_max(api.ack_pending_max, input);
         concurrency(handler, &input.name, limit, &mut findings);
         if let (None, Some(user)) = (&handler.stream, &user) {
@@ -145,7 +148,19 @@ async fn inputs(
 /// the least that `concurrency` can be kept with.
 fn concurrency(handler: &Handler, stream: &str, limit: Option<i64>, findings: &mut Findings) {
     let credit = streams::credit(handler);
-    if let Some(limit) = limit.filter(|&limit| limit < i64::from(credit)) {
+    if handler.partitions().is_some() {
+        return;
+    }
+    let too_many = |limit: &i64| *limit < i64::from(credit);
+    if let (Some(window), Some(limit)) = (handler.window(), limit.filter(too_many)) {
+        findings.conflict(format!(
+            "handler.{}: order.window = {window} is as many messages in flight, but stream {stream:?} or its account allows \
+             a consumer {limit} (max_ack_pending); lower order.window to {limit} or raise that limit",
+            handler.name,
+        ));
+        return;
+    }
+    if let Some(limit) = limit.filter(too_many) {
         findings.conflict(format!(
             "handler.{}: concurrency = {} takes {credit} messages in flight, but stream {stream:?} or its account allows \
              a consumer {limit} (max_ack_pending); lower concurrency to {} or raise that limit",

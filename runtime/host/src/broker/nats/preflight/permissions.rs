@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::marker;
+use tidemill_policy::order;
 use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
 use tidemill_policy::subject;
 use tokio::time::{Instant, timeout};
@@ -12,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::super::connect::acknowledgements;
 use super::super::routes::LIST_SUBJECT;
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
-use super::super::{Nats, markers};
+use super::super::{Nats, markers, partitions};
 use super::Findings;
 
 /// The subject that tells what the user may do.
@@ -147,6 +148,9 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
             let consumer = retry_consumer(prefix, name);
             needs.extend(of_consumer(name, &retry_stream(prefix), &consumer, &[filter]));
         }
+        if let Some(count) = handler.partitions() {
+            needs.extend(of_partitions(handler, prefix, count));
+        }
         let why = format!("handler.{name} needs it for dead letters");
         needs.push(Need::publish(handler.dead_letter.subject.clone(), why));
         for pattern in &handler.allow.publish {
@@ -177,9 +181,29 @@ pub(super) fn of_input(handler: &Handler, stream: &str) -> Vec<Need> {
         needed(format!("$JS.API.STREAM.INFO.{stream}"), "to look at its stream"),
         needed(format!("$JS.API.STREAM.MSG.GET.{stream}"), "to take away messages that no client can read"),
     ];
-    needs.extend(of_consumer(name, stream, consumer, &handler.subjects));
+    if handler.partitions().is_none() {
+        needs.extend(of_consumer(name, stream, consumer, &handler.subjects));
+    }
     if broadcast {
         needs.push(needed(format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"), "to remove its consumer"));
+    }
+    needs
+}
+
+/// What a handler needs of its partitions.
+fn of_partitions(handler: &Handler, prefix: &str, count: u32) -> Vec<Need> {
+    let name = &handler.name;
+    let stream = partitions::stream(prefix, name);
+    let needed = |subject: String, what: &str| Need::publish(subject, format!("handler.{name} needs it {what}"));
+    let mut needs = vec![
+        needed(format!("$JS.API.STREAM.INFO.{stream}"), "to look at its partitions"),
+        needed(format!("$JS.API.STREAM.CREATE.{stream}"), "to make its partitions"),
+        needed(format!("$JS.API.STREAM.MSG.GET.{stream}"), "to take away messages that no client can read"),
+        needed(order::partition_space(prefix, name), "to bring dead letters back into their partitions"),
+    ];
+    for number in 0..count {
+        let filter = order::partition_filter(prefix, name, number);
+        needs.extend(of_consumer(name, &stream, &partitions::consumer(handler, number), &[filter]));
     }
     needs
 }
