@@ -49,6 +49,7 @@ async fn bench() -> Real {
             credit: 10,
             broadcast: false,
             source,
+            is_ordered: false,
             turns: None,
         };
         durable::ensure(&nats, &spec).await.expect("a consumer");

@@ -146,6 +146,16 @@ impl Instance {
         self.recorder.lock().running.retain(|_, instance| *instance != number);
     }
 
+    /// Asks it to stop, and waits until it has.
+    async fn drain(mut self) {
+        self.stop.cancel();
+        let runtime = self.runtime.take().expect("it runs");
+        let handle = runtime.handle().clone();
+        eventually("the instance has drained", || async { (handle.metrics().num_alive_tasks() == 0).then_some(()) })
+            .await;
+        runtime.shutdown_background();
+    }
+
     fn done(&self) -> usize {
         self.recorder.lock().work.get(&self.recorder.instance).copied().unwrap_or(0)
     }
@@ -286,5 +296,167 @@ async fn a_partitioned_event_is_the_one_that_was_published() {
         let consumer = partitions.consumer_info(format!("tidemill-h-p{number}")).await.expect("its consumer");
         assert!(consumer.delivered.consumer_sequence > 0, "{key} is not in partition {number}");
     }
+    running.drain().await.expect("drains");
+}
+
+/// What one handler was called with: key and number of each event, with the attempt.
+async fn calls(running: &crate::support::Running, count: usize) -> Vec<String> {
+    let events = running.wait_for_calls(count).await;
+    events
+        .iter()
+        .map(|event| {
+            let task: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
+            format!("{}{}.{}", task["key"].as_str().expect("a key"), task["number"], event.attempt)
+        })
+        .collect()
+}
+
+async fn send(world: &World, key: &str, number: u64) {
+    let task = serde_json::json!({ "key": key, "number": number });
+    world.publish(&format!("in.{key}"), &[], task.to_string()).await;
+}
+
+/// Fails the first attempts at the first event of key a.
+fn stubborn(event: &Event) -> Outcome {
+    let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+    if is_first && event.attempt.get() < 3 { retry("not yet") } else { completed(&[]) }
+}
+
+#[tokio::test]
+async fn a_failing_event_holds_back_its_own_key_only() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = world().await;
+        // One slot: whoever waits for the next attempt does not keep it.
+        let text = manifest(order)
+            .replace("concurrency = 32", "concurrency = 1")
+            .replace("initial = '5ms', max = '20ms'", "initial = '500ms', max = '500ms'");
+        let running = world.run(&text, stubborn).ready().await;
+        for (key, number) in [("a", 1), ("a", 2), ("b", 1), ("c", 1), ("b", 2)] {
+            send(&world, key, number).await;
+        }
+        let calls = calls(&running, 7).await;
+        let of = |key: &str| calls.iter().filter(|call| call.starts_with(key)).cloned().collect::<Vec<_>>();
+        assert_eq!(of("a"), ["a1.1", "a1.2", "a1.3", "a2.1"], "{order}");
+        assert_eq!(of("b"), ["b1.1", "b2.1"], "{order}");
+        let place = |call: &str| calls.iter().position(|one| one == call).expect("called");
+        assert!(place("b2.1") < place("a1.2") && place("c1.1") < place("a1.2"), "{order}: {calls:?}");
+        assert_eq!(world.messages("TIDEMILL_RETRY").await.len(), 0, "{order}: retries are made in place");
+        running.drain().await.expect("drains");
+    }
+}
+
+/// An attempt that was made before the instance stopped counts, and its error is in the history.
+#[tokio::test]
+async fn attempts_of_an_event_that_waits_in_place_survive_its_instance() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = world().await;
+        let text = manifest(order).replace("initial = '5ms', max = '20ms'", "initial = '1h', max = '1h'");
+        let running = world.run(&text, |_| retry("first")).ready().await;
+        send(&world, "a", 1).await;
+        send(&world, "a", 2).await;
+        running.wait_for_calls(1).await;
+        // The failure is recorded before the wait begins.
+        world.wait_for("KV_tidemill_done", 1).await;
+        running.drain().await.expect("drains");
+        let running =
+            world.run(&text, |event| if event.attempt.get() == 1 { completed(&[]) } else { reject("second") });
+        let running = running.ready().await;
+        assert_eq!(calls(&running, 2).await, ["a1.2", "a2.1"], "{order}");
+        let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        let errors: serde_json::Value = serde_json::from_str(&letters[0].headers[headers::ERRORS]).expect("JSON");
+        let kinds: Vec<_> = errors.as_array().expect("a list").iter().map(|error| error["kind"].clone()).collect();
+        assert_eq!(kinds, ["retry", "reject"], "{order}");
+        running.drain().await.expect("drains");
+    }
+}
+
+/// Stopped in good order, an instance hands over at once and nothing runs twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_stops_hands_over_in_order() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = world().await;
+        let ledger: Arc<Mutex<Ledger>> = Arc::default();
+        let text = manifest(order).replace("ack_wait = '2s'", "ack_wait = '60s'");
+        let first = Instance::start(&world, &text, &ledger, 0).ready().await;
+        publish(&world, 100, 1..=20).await;
+        eventually("the first one works", || async { (first.done() > 200).then_some(()) }).await;
+        let second = Instance::start(&world, &text, &ledger, 1).ready().await;
+        first.drain().await;
+        eventually("all have ended", || async {
+            let ledger = ledger.lock().expect("not poisoned");
+            let all = ledger.ended.len() == 100 && ledger.ended.values().all(|number| *number == 20);
+            (all || !ledger.violations.is_empty()).then_some(())
+        })
+        .await;
+        {
+            let ledger = ledger.lock().expect("not poisoned");
+            assert_eq!((&ledger.violations, ledger.repeats), (&Vec::new(), 0), "{order}");
+        }
+        check_outputs(&world).await;
+        second.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_comes_back_to_its_key() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = world().await;
+        let script = |event: &Event| {
+            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            if is_first && event.headers.is_empty() {
+                reject("never")
+            } else {
+                completed(&[output("out.a", &event.id)])
+            }
+        };
+        let running = world.run(&manifest(order), script).ready().await;
+        send(&world, "a", 1).await;
+        send(&world, "a", 2).await;
+        world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        let desk = crate::cli::Desk::with(&format!("{}[nats]\nurl = '{}'\n", manifest(order), world.server.url));
+        desk.run(&["dlq", "replay", "--all", "--handler", "h"]).succeeds();
+        let calls = calls(&running, 3).await;
+        assert_eq!(calls.last().map(String::as_str), Some("a1.1"), "{order}: {calls:?}");
+        let ids: HashSet<_> = running.seen().iter().map(|event| event.id.clone()).collect();
+        assert_eq!(ids.len(), 2, "{order}: a replay is the same event");
+        let status = desk.run(&["status", "--output", "json"]).succeeds().json();
+        assert!(status[0]["waiting"].is_u64(), "{order}: {status}");
+        running.drain().await.expect("drains");
+    }
+}
+
+#[tokio::test]
+async fn partitions_are_not_changed_behind_the_back_of_events_that_wait_in_them() {
+    let world = world().await;
+    world.run(&manifest(PARTITIONS), |_| completed(&[])).ready().await.drain().await.expect("drains");
+    let more = manifest(&PARTITIONS.replace("16", "32"));
+    let error = world.run(&more, |_| completed(&[])).end().await.expect_err("refused").to_string();
+    for part in
+        ["handler.h", "TIDEMILL_ORDER_H", "partition(16,1)", "partition(32,1)", "nats stream rm TIDEMILL_ORDER_H"]
+    {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+    let desk = crate::cli::Desk::with(&format!("{more}[nats]\nurl = '{}'\n", world.server.url));
+    let check = desk.run(&["check", "--server"]);
+    assert!(format!("{check:?}").contains("was made for other partitions"), "{check:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_forgets_what_is_read_has_no_partitions() {
+    let world = World::start().await;
+    let config = async_nats::jetstream::stream::Config {
+        name: "IN".into(),
+        subjects: vec!["in.>".into()],
+        retention: async_nats::jetstream::stream::RetentionPolicy::WorkQueue,
+        ..Default::default()
+    };
+    world.context.create_stream(config).await.expect("a stream");
+    world.stream("OUT", &["out.>"]).await;
+    let error = world.run(&manifest(PARTITIONS), |_| completed(&[])).end().await.expect_err("refused").to_string();
+    assert!(error.contains("say order.form = \"queues\""), "{error}");
+    let queues = manifest(&PARTITIONS.replace("partitions = 16", "form = 'queues'"));
+    let running = world.run(&queues, |_| completed(&[])).ready().await;
+    send(&world, "a", 1).await;
+    running.wait_for_calls(1).await;
     running.drain().await.expect("drains");
 }

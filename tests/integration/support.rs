@@ -143,6 +143,7 @@ impl World {
             credit: 2,
             broadcast: false,
             source: tidemill::broker::Source::Input,
+            is_ordered: false,
             turns: None,
         };
         durable::ensure(&nats, &spec).await.expect("a consumer");

@@ -7,7 +7,7 @@ use tidemill::broker::Delivery;
 
 use crate::conformance::{ACK_WAIT, Bench, conformance};
 use crate::plan::{Faults, Plan};
-use crate::world::{Process, Receipt, World};
+use crate::world::{Next, Process, Receipt, World};
 
 struct Simulated {
     process: Process,
@@ -17,6 +17,7 @@ fn bench() -> Simulated {
     let mut plan = Plan::new(0);
     plan.faults = Faults::default();
     plan.handler.ack_wait = ACK_WAIT;
+    plan.flow = crate::plan::Flow::Free;
     let world: Arc<World> = World::new(plan, 0);
     Simulated { process: Process::start(&world, "i".into()) }
 }
@@ -33,11 +34,14 @@ impl Bench for Simulated {
     }
 
     async fn input(&self, id: &str) {
-        self.process.world.lock().server.input(id, self.now_ms());
+        self.process.world.lock().server.input(id, "x", self.now_ms());
     }
 
     async fn next(&mut self, wait: Duration) -> Option<Delivery<Receipt>> {
-        tokio::time::timeout(wait, self.process.next()).await.ok()?
+        match tokio::time::timeout(wait, self.process.next()).await.ok()?? {
+            Next::Delivery(delivery) => Some(delivery),
+            Next::Lost => None,
+        }
     }
 
     async fn outputs(&self) -> Vec<String> {

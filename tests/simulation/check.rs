@@ -10,7 +10,7 @@ use tidemill_policy::outcome::Outcome;
 
 use tokio::time::Instant;
 
-use crate::plan::Plan;
+use crate::plan::{Flow, Plan};
 use crate::server::Server;
 
 /// What has happened to the events, as the handler and the server saw it.
@@ -22,6 +22,10 @@ pub(crate) struct Ledger {
     forgiven: BTreeMap<String, u32>,
     /// When a message of an event was first acknowledged because the event had ended.
     ended: BTreeMap<String, Instant>,
+    /// The events in the order of their stream.
+    published: Vec<String>,
+    /// The events whose messages the server may deliver once more although they have ended.
+    taken_back: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -34,7 +38,48 @@ struct Run {
 }
 
 impl Ledger {
-    pub(crate) fn begin_run(&mut self, plan: &Plan, instance: &str, event: &Event) -> usize {
+    pub(crate) fn published(&mut self, event: &str) {
+        if !self.published.iter().any(|published| published == event) {
+            self.published.push(event.to_owned());
+        }
+    }
+
+    /// With an order: no other event of the key runs, all earlier ones have ended, and no later one has begun.
+    fn check_order(&mut self, plan: &Plan, server: &Server, event: &str) {
+        let key = &plan.script(event).key;
+        let of_key = |id: &&String| plan.script(id).key == *key;
+        let mut earlier = self.published.iter().filter(of_key).take_while(|id| *id != event);
+        let later: BTreeSet<_> = self.published.iter().filter(of_key).skip_while(|id| *id != event).skip(1).collect();
+        let mut active = self.runs.iter().filter(|run| run.is_active && plan.script(&run.event).key == *key);
+        if let Some(run) = active.next() {
+            self.violations
+                .push(format!("{event} is run while {} of the same key runs in {}", run.event, run.instance));
+        }
+        if let Some(id) = earlier.find(|id| !self.has_ended(plan, server, id)) {
+            self.violations.push(format!("{event} is run before {id} of the same key has ended"));
+        }
+        // Without `dedup`, what a server forgets that was acknowledged runs once more.
+        let may_repeat = plan.handler.dedup.is_none() && self.taken_back.contains(event);
+        let run_later = self.runs.iter().find(|run| later.contains(&run.event));
+        if let Some(run) = run_later.filter(|_| !may_repeat) {
+            self.violations.push(format!("{event} is run after {} of the same key", run.event));
+        }
+    }
+
+    fn has_ended(&self, plan: &Plan, server: &Server, event: &str) -> bool {
+        let is_handled = self.runs.iter().any(|run| run.event == event && run.completed)
+            && plan.script(event).payloads().all(|payload| count(server, &payload) == 1);
+        is_handled || letters(server, event).next().is_some()
+    }
+
+    pub(crate) fn cut_off(&mut self, run: usize) {
+        self.runs[run].is_active = false;
+    }
+
+    pub(crate) fn begin_run(&mut self, plan: &Plan, server: &Server, instance: &str, event: &Event) -> usize {
+        if plan.flow != Flow::Free {
+            self.check_order(plan, server, &event.id);
+        }
         let here = self.runs.iter().filter(|run| run.is_active && run.instance == instance);
         let mut of_event = here.clone().filter(|run| run.event == event.id);
         if plan.handler.dedup.is_some() && of_event.next().is_some() {
@@ -83,6 +128,7 @@ impl Ledger {
     pub(crate) fn forgive_anew(&mut self, plan: &Plan, event: &str) {
         let runs = plan.handler.retry.max_attempts;
         *self.forgiven.entry(event.to_owned()).or_default() += runs;
+        self.taken_back.insert(event.to_owned());
     }
 
     /// A message is about to be acknowledged: what it demanded must be stored, or another message carry it on.

@@ -14,15 +14,28 @@ use crate::rng::Rng;
 pub(crate) struct Plan {
     pub(crate) handler: Handler,
     pub(crate) retry_clock: RetryClock,
+    pub(crate) flow: Flow,
     pub(crate) events: Vec<Script>,
     pub(crate) instances: u64,
     pub(crate) faults: Faults,
+}
+
+/// How a consumer of the input is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// It delivers whatever there is, to everybody.
+    Free,
+    /// One for each partition, with one message in flight.
+    Partitions(u32),
+    /// So many messages in flight, and one active instance.
+    Window(u32),
 }
 
 /// An event, when it is published, and what its handler makes of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     pub(crate) id: String,
+    pub(crate) key: String,
     /// When each copy is published; more than one only with `dedup`.
     pub(crate) at: Vec<Duration>,
     /// What the first attempts end in.
@@ -71,7 +84,13 @@ impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed);
         let dedup = *rng.pick(&["none", "id", "id", "claim"]);
-        let handler = handler(rng, dedup);
+        let flow = match rng.below(8) {
+            6 => Flow::Partitions(1 + u32::try_from(rng.below(3)).expect("fits")),
+            7 => Flow::Window(4 + u32::try_from(rng.below(4)).expect("fits")),
+            _ => Flow::Free,
+        };
+        let dedup = if flow != Flow::Free && dedup == "claim" { "id" } else { dedup };
+        let handler = handler(rng, dedup, flow);
         let count = 1 + rng.below(8);
         let events = (0..count).map(|index| script(rng, index, dedup != "none")).collect();
         let harsh = rng.below(4);
@@ -84,7 +103,8 @@ impl Plan {
             event: rng.below(150 * harsh + 1),
         };
         let retry_clock = if rng.chance(700) { RetryClock::Schedules } else { RetryClock::NotBefore };
-        Plan { handler, retry_clock, events, instances: 1 + rng.below(2), faults }
+        let most = if flow == Flow::Free { 2 } else { 3 };
+        Plan { handler, retry_clock, flow, events, instances: 1 + rng.below(most), faults }
     }
 
     pub(crate) fn script(&self, id: &str) -> &Script {
@@ -92,14 +112,21 @@ impl Plan {
     }
 }
 
-fn handler(rng: &mut Rng, dedup: &str) -> Handler {
+fn handler(rng: &mut Rng, dedup: &str, flow: Flow) -> Handler {
     let dedup = match dedup {
         "id" => "dedup = { key = 'id', window = '24h' }",
         "claim" => "dedup = { key = 'id', window = '24h', claim = true }",
         _ => "",
     };
+    let order = match flow {
+        Flow::Free => String::new(),
+        Flow::Partitions(count) => format!("order = {{ by = 'key', key = 'subject:2', partitions = {count} }}"),
+        Flow::Window(window) => {
+            format!("order = {{ by = 'key', key = 'subject:2', form = 'queues', window = {window} }}")
+        }
+    };
     let text = format!(
-        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\nconcurrency = {}\n\
+        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\n{order}\nconcurrency = {}\n\
          ack_wait = '5s'\nack = '{}'\nlimits.timeout = '4s'\n\
          retry = {{ max_attempts = {}, initial = '{}ms', max = '4s', jitter = 0.5, in_memory = '{}ms' }}\n",
         1 + rng.below(4),
@@ -129,6 +156,7 @@ fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
     let copies = if copies && rng.chance(400) { 1 + rng.below(3) } else { 1 };
     Script {
         id: format!("e{index}"),
+        key: format!("k{}", rng.below(3)),
         at: (0..copies).map(|_| rng.millis(15_000)).collect(),
         failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
         last: *rng.pick(LASTS),

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill::instance::Part;
+use tidemill::leader::Leader;
 use tidemill::pipeline::{Pipeline, Stop};
 use tidemill::status::Status;
+use tidemill::turns::Turns;
 use tidemill::worker::Worker;
+use tidemill_policy::order::is_all_in_hand;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::check::Summary;
-use crate::plan::{Faults, Plan};
-use crate::world::{Process, World};
+use crate::plan::{Faults, Flow, Plan};
+use crate::world::{Next, Process, World};
 
 /// For how long things go wrong.
 const CHAOS: Duration = Duration::from_secs(30);
@@ -55,6 +58,7 @@ pub(crate) fn run(seed: u64) -> Finished {
 /// Carries the plan out. Returns whether everything has come to rest.
 async fn drive(world: &Arc<World>) -> bool {
     let producer = tokio::spawn(produce(Arc::clone(world)));
+    let ticker = tokio::spawn(tick(Arc::clone(world)));
     let mut instances: Vec<_> = (0..world.plan.instances).map(|number| Instance::start(world, number, 0)).collect();
     let end = Instant::now() + CHAOS;
     while Instant::now() < end {
@@ -70,7 +74,7 @@ async fn drive(world: &Arc<World>) -> bool {
         instance.look_after().await;
     }
     producer.await.expect("no panic");
-    timeout(REST, async {
+    let at_rest = timeout(REST, async {
         loop {
             let changed = world.changed.notified();
             if world.lock().server.is_at_rest() {
@@ -80,7 +84,17 @@ async fn drive(world: &Arc<World>) -> bool {
         }
     })
     .await
-    .is_ok()
+    .is_ok();
+    ticker.abort();
+    at_rest
+}
+
+/// Has processes prolong their leases, whatever else they do.
+async fn tick(world: Arc<World>) {
+    loop {
+        sleep(world.ack_wait() / 8).await;
+        world.lock().server.tick(world.clock.now_ms(), world.ack_wait());
+    }
 }
 
 async fn produce(world: Arc<World>) {
@@ -92,7 +106,8 @@ async fn produce(world: Arc<World>) {
         tokio::time::sleep_until(start + at).await;
         let mut state = world.lock();
         world.note(&mut state, &format!("{id} is published"));
-        state.server.input(&id, world.clock.now_ms());
+        state.server.input(&id, &world.plan.script(&id).key, world.clock.now_ms());
+        state.ledger.published(&id);
         drop(state);
         world.changed.notify_waiters();
     }
@@ -140,8 +155,12 @@ impl Instance {
             recent: Arc::default(),
         };
         let status = Arc::new(Status::new(process.name.clone(), &[part]));
-        let worker = Worker::new(pipeline, status, in_flight.clone(), None);
-        tokio::spawn(consume(process.clone(), worker, credit, stop.requested.clone(), in_flight.clone()));
+        if let Flow::Window(window) = world.plan.flow {
+            in_flight.spawn(lead(process.clone(), pipeline, status, window as usize));
+        } else {
+            let worker = Worker::new(pipeline, status, in_flight.clone(), None);
+            tokio::spawn(consume(process.clone(), worker, credit, stop.requested.clone(), in_flight.clone(), None));
+        }
         Instance { number, starts, process, stop, in_flight }
     }
 
@@ -183,6 +202,50 @@ impl Instance {
     }
 }
 
+/// Pulls whenever it is the active instance.
+async fn lead(process: Process, pipeline: Pipeline<Process, Process>, status: Arc<Status>, window: usize) {
+    let leader = Leader::new(Arc::new(process.clone()), &pipeline.handler, &process.name);
+    let serve = |stop: Stop| {
+        let (turns, in_flight) = (Arc::new(Turns::default()), TaskTracker::new());
+        turns.hold();
+        let pipeline = pipeline.with_stop(stop.clone());
+        let worker = Worker::new(pipeline, Arc::clone(&status), in_flight.clone(), Some(Arc::clone(&turns)));
+        let process = process.clone();
+        async move {
+            let requested = stop.requested.clone();
+            let consume =
+                consume(process.clone(), worker, window, requested, in_flight.clone(), Some(Arc::clone(&turns)));
+            // Tasks of their own, so that they end as such when the term is lost.
+            let consumer = tokio::spawn(consume);
+            let watch = stop.requested.clone().run_until_cancelled_owned(watch(process, turns));
+            let watch = tokio::spawn(watch);
+            let _ = consumer.await;
+            let _ = watch.await;
+            in_flight.close();
+            in_flight.wait().await;
+        }
+    };
+    leader.lead(&pipeline.stop, serve).await;
+}
+
+/// Lets events begin whenever everything that was delivered is in hand.
+async fn watch(process: Process, turns: Arc<Turns>) {
+    loop {
+        let hold = turns.held().await;
+        loop {
+            let before = process.held();
+            let told = process.in_flight().await;
+            if let Some((pending, delivered)) = told
+                && is_all_in_hand(pending, delivered, &before, &process.held())
+            {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        turns.release(hold);
+    }
+}
+
 /// Pulls while there is credit.
 async fn consume(
     process: Process,
@@ -190,6 +253,7 @@ async fn consume(
     credit: usize,
     stop: CancellationToken,
     in_flight: TaskTracker,
+    turns: Option<Arc<Turns>>,
 ) {
     loop {
         while in_flight.len() >= credit {
@@ -198,8 +262,9 @@ async fn consume(
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            delivery = process.next() => match delivery {
-                Some(delivery) => Worker::start(&worker, delivery),
+            next = process.next() => match next {
+                Some(Next::Delivery(delivery)) => Worker::start(&worker, delivery),
+                Some(Next::Lost) => turns.iter().for_each(|turns| turns.hold()),
                 None => return,
             },
         }

@@ -1,8 +1,8 @@
 //! A simulated `JetStream`: what it stores, delivers and forgets. Time is tokio's, which is paused.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,8 +11,12 @@ use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::event::Headers;
 use tidemill_policy::headers;
 use tidemill_policy::marker::Marker;
+use tidemill_policy::order::partition;
 use tidemill_policy::publication::Publication;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::plan::Flow;
 
 /// For how long streams of ours recognise duplicates; the users' are set up to do so for longer.
 const OWN_WINDOW: Duration = Duration::from_mins(5);
@@ -30,6 +34,7 @@ pub(crate) struct Server {
     markers: BTreeMap<String, Kept>,
     revisions: u64,
     deliveries: u64,
+    flow: Option<Flow>,
 }
 
 #[derive(Debug)]
@@ -74,18 +79,45 @@ enum State {
     Pending { until: Instant, number: u64, lease: Arc<Lease> },
 }
 
+impl Queued {
+    fn is_ready(&self, now: Instant) -> bool {
+        matches!(self.state, State::Waiting(from) if from <= now)
+    }
+}
+
 /// What keeps a delivery from being delivered again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lease {
     /// Whether the process holds it.
     pub(crate) held: AtomicBool,
     /// Whether the process can reach the server.
-    pub(crate) reachable: Arc<AtomicBool>,
+    reachable: Arc<AtomicBool>,
+    /// When the server last heard that the process has it.
+    prolonged: Mutex<Instant>,
+    /// Cancelled when the process sees that the server was started anew.
+    pub(crate) end: CancellationToken,
 }
 
 impl Lease {
+    pub(crate) fn new(reachable: &Arc<AtomicBool>) -> Arc<Lease> {
+        let (held, prolonged) = (AtomicBool::new(true), Mutex::new(Instant::now()));
+        Arc::new(Lease { held, reachable: Arc::clone(reachable), prolonged, end: CancellationToken::new() })
+    }
+
+    pub(crate) fn is_of(&self, reachable: &Arc<AtomicBool>) -> bool {
+        Arc::ptr_eq(&self.reachable, reachable)
+    }
+
+    pub(crate) fn prolonged(&self) -> Instant {
+        *self.prolonged.lock().expect("not poisoned")
+    }
+
+    fn prolong(&self) {
+        *self.prolonged.lock().expect("not poisoned") = Instant::now();
+    }
+
     fn is_kept_alive(&self) -> bool {
-        self.held.load(Ordering::Relaxed) && self.reachable.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed) && self.reachable.load(Ordering::Relaxed) && !self.end.is_cancelled()
     }
 }
 
@@ -111,10 +143,15 @@ fn index(source: Source) -> usize {
     match source {
         Source::Input => 0,
         Source::Retry => 1,
+        Source::Partition { .. } => unreachable!("the simulated server makes no copies"),
     }
 }
 
 impl Server {
+    pub(crate) fn new(flow: Flow) -> Server {
+        Server { flow: Some(flow), ..Server::default() }
+    }
+
     /// Stores a batch, or nothing of it where a subject has no stream. `count` is how many of it arrive.
     pub(crate) fn publish(&mut self, batch: &[Publication], count: usize, now_ms: u64) -> Result<(), PublishError> {
         for message in batch {
@@ -154,9 +191,9 @@ impl Server {
     }
 
     /// Stores an input.
-    pub(crate) fn input(&mut self, id: &str, now_ms: u64) {
+    pub(crate) fn input(&mut self, id: &str, key: &str, now_ms: u64) {
         let headers = vec![(headers::MSG_ID.to_owned(), id.to_owned())];
-        let message = Publication { subject: "in.x".into(), headers, payload: Bytes::from_static(b"payload") };
+        let message = Publication { subject: format!("in.{key}"), headers, payload: Bytes::from_static(b"payload") };
         self.queues[0].push(&message, now_ms);
     }
 
@@ -175,14 +212,12 @@ impl Server {
         }
         for queue in &mut self.queues {
             for queued in queue.messages.values_mut() {
-                if let State::Pending { until, lease, .. } = &mut queued.state
-                    && *until <= now
-                {
-                    if lease.is_kept_alive() {
-                        *until = now + ack_wait;
-                    } else {
-                        queued.state = State::Waiting(now);
-                    }
+                let State::Pending { until, lease, .. } = &mut queued.state else { continue };
+                if lease.is_kept_alive() {
+                    lease.prolong();
+                    *until = now + ack_wait;
+                } else if *until <= now {
+                    queued.state = State::Waiting(now);
                 }
             }
         }
@@ -190,11 +225,13 @@ impl Server {
     }
 
     /// When something happens next without anybody's doing.
-    pub(crate) fn next_change(&self) -> Option<Instant> {
+    pub(crate) fn next_change(&self, ack_wait: Duration) -> Option<Instant> {
+        let now = Instant::now();
         let schedules = self.schedules.values().map(|(due, _)| *due);
         let messages = self.queues.iter().flat_map(|queue| queue.messages.values()).map(|queued| match &queued.state {
             State::Waiting(from) => *from,
-            State::Pending { until, .. } => *until,
+            // Leases are prolonged every quarter of the time.
+            State::Pending { until, .. } => (*until).min(now + ack_wait / 4),
         });
         schedules.chain(messages).min()
     }
@@ -204,10 +241,35 @@ impl Server {
         let now = Instant::now();
         let ready = |source: Source| {
             let messages = self.queues[index(source)].messages.iter();
-            let is_ready = move |queued: &Queued| matches!(queued.state, State::Waiting(from) if from <= now);
-            messages.filter(move |(_, queued)| is_ready(queued)).map(move |(sequence, _)| (source, *sequence))
+            messages.filter(move |(_, queued)| queued.is_ready(now)).map(move |(sequence, _)| (source, *sequence))
         };
-        ready(Source::Input).chain(ready(Source::Retry)).collect()
+        let input = &self.queues[index(Source::Input)];
+        let first = |is_ready: bool, (sequence, _): (&u64, &Queued)| is_ready.then_some((Source::Input, *sequence));
+        match self.flow.unwrap_or(Flow::Free) {
+            Flow::Free => ready(Source::Input).chain(ready(Source::Retry)).collect(),
+            Flow::Partitions(count) => {
+                // The consumer delivers nothing else before the first one is settled.
+                let of = |queued: &Queued| partition(queued.subject.trim_start_matches("in."), count);
+                let head = |number| input.messages.iter().find(move |(_, queued)| of(queued) == number);
+                let heads = (0..count).filter_map(head);
+                heads.filter_map(|head| first(head.1.is_ready(now), head)).chain(ready(Source::Retry)).collect()
+            }
+            Flow::Window(window) => {
+                // What was delivered before comes in any order, what was not in the order of the stream.
+                let (again, new): (Vec<_>, Vec<_>) =
+                    input.messages.iter().partition(|(_, queued)| queued.delivered > 0);
+                let is_room = again.len() < window as usize;
+                let again = again.into_iter().filter_map(|one| first(one.1.is_ready(now), one));
+                let new = new.into_iter().take(1).filter_map(|one| first(is_room && one.1.is_ready(now), one));
+                again.chain(new).chain(ready(Source::Retry)).collect()
+            }
+        }
+    }
+
+    /// How many messages of the input are delivered and not settled, and the last one that was delivered.
+    pub(crate) fn in_flight(&self) -> (u64, u64) {
+        let delivered = self.queues[0].messages.iter().filter(|(_, queued)| queued.delivered > 0);
+        (delivered.clone().count() as u64, delivered.map(|(sequence, _)| *sequence).max().unwrap_or(0))
     }
 
     /// Delivers a message.
@@ -256,6 +318,7 @@ impl Server {
                     queue.settled.push((now, ticket.sequence, queued));
                 }
             }
+            Settlement::Nothing => {}
             Settlement::Nak { delay } => {
                 if matches!(&queued.state, State::Pending { number, .. } if *number == ticket.number) {
                     queued.state = State::Waiting(now + *delay);
@@ -305,7 +368,10 @@ impl Server {
         for queued in input.messages.values_mut() {
             queued.delivered = 0;
             touched.extend(headers::get(&queued.headers, headers::MSG_ID).map(str::to_owned));
-            if let State::Pending { .. } = queued.state {
+            if let State::Pending { lease, .. } = &queued.state {
+                if self.flow != Some(Flow::Free) {
+                    lease.end.cancel();
+                }
                 queued.state = State::Waiting(now);
             }
         }

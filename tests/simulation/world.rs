@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Recalled, Settlement};
+use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Recalled, Settlement, Source};
 use tidemill::clock::Clock;
 use tidemill::invoker::{Invoker, Report};
 use tidemill_policy::budget::Usage;
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::check::Ledger;
-use crate::plan::{Faults, Plan};
+use crate::plan::{Faults, Flow, Plan};
 use crate::rng::Rng;
 use crate::server::{Earlier, Lease, Server, Ticket};
 
@@ -53,6 +53,13 @@ pub(crate) struct Process {
     reachable: Arc<AtomicBool>,
 }
 
+/// What a process gets from the server.
+pub(crate) enum Next {
+    Delivery(Delivery<Receipt>),
+    /// The next number shows that a delivery did not arrive.
+    Lost,
+}
+
 /// What a delivery is settled by.
 pub(crate) struct Receipt {
     ticket: Ticket,
@@ -69,7 +76,7 @@ impl World {
     pub(crate) fn new(plan: Plan, seed: u64) -> Arc<World> {
         let start = Instant::now();
         let state = State {
-            server: Server::default(),
+            server: Server::new(plan.flow),
             ledger: Ledger::default(),
             faults: plan.faults,
             rng: Rng::new(seed ^ 0x5EED),
@@ -124,8 +131,23 @@ impl Process {
         }
     }
 
+    /// The messages of the input that it holds.
+    pub(crate) fn held(&self) -> Vec<u64> {
+        let state = self.world.lock();
+        let is_held = |lease: &Arc<Lease>| {
+            lease.is_of(&self.reachable) && lease.held.load(Ordering::Relaxed) && !lease.end.is_cancelled()
+        };
+        let held = state.earlier.iter().filter(|((source, _), lease)| *source == Source::Input && is_held(lease));
+        held.map(|((_, sequence), _)| *sequence).collect()
+    }
+
+    /// What the server says is in flight.
+    pub(crate) async fn in_flight(&self) -> Option<(u64, u64)> {
+        self.request("ask what is in flight", |state| state.server.in_flight()).await
+    }
+
     /// Waits for the next message; nothing when the process has died.
-    pub(crate) async fn next(&self) -> Option<Delivery<Receipt>> {
+    pub(crate) async fn next(&self) -> Option<Next> {
         loop {
             let changed = self.world.changed.notified();
             let wake = {
@@ -135,11 +157,11 @@ impl Process {
                 }
                 state.server.tick(self.world.clock.now_ms(), self.world.ack_wait());
                 if self.reachable.load(Ordering::Relaxed)
-                    && let Some(delivery) = self.take(&mut state)
+                    && let Some(next) = self.take(&mut state)
                 {
-                    return Some(delivery);
+                    return Some(next);
                 }
-                state.server.next_change()
+                state.server.next_change(self.world.ack_wait())
             };
             let wake = wake.unwrap_or_else(|| Instant::now() + Duration::from_mins(1));
             let wake = wake.max(Instant::now() + Duration::from_millis(1));
@@ -151,15 +173,15 @@ impl Process {
         }
     }
 
-    fn take(&self, state: &mut State) -> Option<Delivery<Receipt>> {
+    fn take(&self, state: &mut State) -> Option<Next> {
         let ready = state.server.ready();
         if ready.is_empty() {
             return None;
         }
         let chosen = *state.rng.pick(&ready);
         state.earlier.retain(|(_, lease)| lease.held.load(Ordering::Relaxed));
-        let is_own = |lease: &Arc<Lease>| Arc::ptr_eq(&lease.reachable, &self.reachable);
-        let held = state.earlier.iter().find(|(of, lease)| *of == chosen && is_own(lease));
+        let is_own = |lease: &Arc<Lease>| lease.is_of(&self.reachable);
+        let held = state.earlier.iter().find(|(of, lease)| *of == chosen && is_own(lease) && !lease.end.is_cancelled());
         if let Some((_, lease)) = held {
             // It is being worked on here: the process leaves it at that, and keeps the lease alive.
             let lease = Arc::clone(lease);
@@ -167,7 +189,14 @@ impl Process {
             self.world.note(state, &format!("{} gets {:?} #{}, which it holds", self.name, chosen.0, chosen.1));
             return None;
         }
-        let lease = Arc::new(Lease { held: AtomicBool::new(true), reachable: Arc::clone(&self.reachable) });
+        let lease = Lease::new(&self.reachable);
+        let per_mille = state.faults.answer_lost;
+        if matches!(self.world.plan.flow, Flow::Window(_)) && state.rng.chance(per_mille) {
+            lease.held.store(false, Ordering::Relaxed);
+            state.server.deliver(chosen, &lease, &Earlier::new(), self.world.ack_wait());
+            self.world.note(state, &format!("{}: {:?} #{} is lost on its way", self.name, chosen.0, chosen.1));
+            return Some(Next::Lost);
+        }
         let handed = state.server.deliver(chosen, &lease, &state.earlier, self.world.ack_wait());
         let event = state.server.event_of(handed.ticket).expect("a message has an event");
         if handed.overlaps {
@@ -180,7 +209,7 @@ impl Process {
         self.world.note(state, &text);
         state.earlier.push((chosen, Arc::clone(&lease)));
         let receipt = Receipt { ticket: handed.ticket, lease };
-        Some(Delivery { message: handed.message, position: handed.position, source: chosen.0, receipt })
+        Some(Next::Delivery(Delivery { message: handed.message, position: handed.position, source: chosen.0, receipt }))
     }
 
     /// A request to the server with everything that can happen to it: `apply` is what the server does.
@@ -256,6 +285,9 @@ impl Broker for Process {
     }
 
     async fn settle(&self, receipt: Receipt, settlement: Settlement, _ack: AckMode) {
+        if settlement == Settlement::Nothing || receipt.lease.end.is_cancelled() {
+            return;
+        }
         let ticket = receipt.ticket;
         let what = format!("settle {:?} #{} with {settlement:?}", ticket.source, ticket.sequence);
         let settled = self.request(&what, |state| {
@@ -290,12 +322,41 @@ impl Broker for Process {
         written.unwrap_or_else(|| Err(MarkerError::Unavailable("simulated".into())))
     }
 
+    async fn lapsed(&self, receipt: &Receipt) {
+        let time = self.world.ack_wait() * 3 / 4;
+        let unheard = async {
+            loop {
+                let prolonged = receipt.lease.prolonged();
+                if prolonged.elapsed() >= time {
+                    return;
+                }
+                tokio::time::sleep_until(prolonged + time).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = receipt.lease.end.cancelled() => {}
+            () = unheard => {}
+        }
+    }
+
     fn retry_clock(&self) -> RetryClock {
         self.world.plan.retry_clock
     }
 
     fn message_ttl(&self) -> bool {
         true
+    }
+}
+
+struct CutOff {
+    world: Arc<World>,
+    run: usize,
+}
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.world.lock().ledger.cut_off(self.run);
     }
 }
 
@@ -308,11 +369,14 @@ impl Invoker for Process {
         let (run, takes, dies) = {
             let mut state = self.world.lock();
             self.world.note(&mut state, &format!("{}: runs {} attempt {}", self.name, event.id, event.attempt));
-            let run = state.ledger.begin_run(&self.world.plan, &self.name, &event);
+            let State { ledger, server, .. } = &mut *state;
+            let run = ledger.begin_run(&self.world.plan, server, &self.name, &event);
             let faults = state.faults;
             let takes = if state.rng.chance(faults.slow) { state.rng.millis(6_000) } else { state.rng.millis(20) };
             (run, takes, state.rng.chance(faults.death_in_handler))
         };
+        // Where it is cut off, it does not run any more.
+        let _cut_off = CutOff { world: Arc::clone(&self.world), run };
         sleep(takes.min(timeout)).await;
         if dies && self.is_alive() {
             self.kill(&mut self.world.lock(), &format!("in the handler of {}", event.id));

@@ -50,6 +50,13 @@ pub enum What {
     TooEarly,
 }
 
+impl Fate {
+    /// Whether nothing more is to come of the delivery's message.
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.what, What::Released | What::TooEarly)
+    }
+}
+
 /// Counts of what became of a handler's deliveries since the process started.
 #[derive(Debug)]
 pub struct Counters {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, MarkerError};
+use crate::pipeline::Stop;
 
 /// The longest lease: how long an instance that died is waited for.
 const LEASE_MAX: Duration = Duration::from_secs(8);
@@ -24,10 +25,20 @@ pub fn lease(handler: &Handler) -> Duration {
     handler.ack_wait.min(LEASE_MAX)
 }
 
+/// How long the events of an ordered handler may wait when the instance that has them dies: for the end of its lease,
+/// where there is an active one, and until the server takes the events from it.
+pub fn fail_over(handler: &Handler) -> Duration {
+    match handler.window() {
+        None => handler.ack_wait,
+        Some(_) => (lease(handler) * 5 / 4).max(handler.ack_wait),
+    }
+}
+
 /// A handler's claim on being the active instance.
 #[derive(Debug)]
 pub struct Leader<B> {
     broker: Arc<B>,
+    handler: String,
     key: String,
     claim: Marker,
     lease: Duration,
@@ -35,7 +46,7 @@ pub struct Leader<B> {
 
 /// The time in which this instance is the active one.
 #[derive(Debug)]
-pub struct Term {
+struct Term {
     revision: u64,
     /// When the claim was renewed last.
     since: Instant,
@@ -45,11 +56,11 @@ impl<B: Broker> Leader<B> {
     /// A claim in the name of `instance`, which no other instance has.
     pub fn new(broker: Arc<B>, handler: &Handler, instance: &str) -> Leader<B> {
         let claim = Marker::Claimed { instance: instance.to_owned() };
-        Leader { broker, key: marker::leader(handler), claim, lease: lease(handler) }
+        Leader { broker, handler: handler.name.clone(), key: marker::leader(handler), claim, lease: lease(handler) }
     }
 
     /// Waits until this instance is the active one; nothing when `stop` comes first.
-    pub async fn acquire(&self, stop: &CancellationToken) -> Option<Term> {
+    async fn acquire(&self, stop: &CancellationToken) -> Option<Term> {
         stop.run_until_cancelled(self.claim_when_free()).await
     }
 
@@ -81,7 +92,7 @@ impl<B: Broker> Leader<B> {
     }
 
     /// Renews the claim until somebody else has it, or may have it soon because it could not be renewed.
-    pub async fn keep(&self, term: &mut Term) {
+    async fn keep(&self, term: &mut Term) {
         loop {
             let end = term.since + self.lease * 3 / 4;
             sleep(self.lease / 8).await;
@@ -102,9 +113,31 @@ impl<B: Broker> Leader<B> {
     }
 
     /// Lets another instance take over at once. Where this does not arrive, it has to wait for the end of the lease.
-    pub async fn release(&self, term: Term) {
+    async fn release(&self, term: Term) {
         if let Err(error) = self.write(&Marker::Released, term.revision).await {
             tracing::debug!(%error, "could not say that another instance may take over");
+        }
+    }
+
+    /// Serves term after term until the process stops and what was begun has ended. `serve` pulls until it is asked
+    /// to stop, and ends when what it began has ended.
+    pub async fn lead<F: Future<Output = ()>>(&self, stop: &Stop, serve: impl Fn(Stop) -> F) {
+        while let Some(mut term) = self.acquire(&stop.requested).await {
+            tracing::info!(handler = %self.handler, "this instance is the active one");
+            let of_term = Stop { requested: stop.requested.child_token(), overdue: stop.overdue.child_token() };
+            let is_lost = tokio::select! {
+                biased;
+                () = self.keep(&mut term) => true,
+                () = serve(of_term.clone()) => false,
+            };
+            if is_lost {
+                tracing::warn!(handler = %self.handler, "this instance is not the active one any more");
+                // Another instance may be running the same events by now.
+                of_term.requested.cancel();
+                of_term.overdue.cancel();
+            } else {
+                self.release(term).await;
+            }
         }
     }
 

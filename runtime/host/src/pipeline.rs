@@ -15,6 +15,7 @@
 //! 9. mark the event as done or dead;
 //! 10. settle.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,6 +99,20 @@ struct Work {
     slot: Option<Slot>,
 }
 
+impl Work {
+    fn give_up_slot(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.give_up();
+        }
+    }
+
+    async fn take_slot(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.take_again().await;
+        }
+    }
+}
+
 /// A delivery that was looked at, and is not begun.
 pub struct Opened<R> {
     work: Work,
@@ -177,16 +192,38 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         work.slot = Some(slot);
         let (settlement, what) = match self.too_early(&work.arrival) {
             Some(delay) => (Settlement::Nak { delay }, What::TooEarly),
-            None => loop {
-                match self.pass(&mut work).await {
-                    Step::Settle(settlement, what) => break (settlement, what),
-                    Step::Again => {}
-                }
+            None => tokio::select! {
+                biased;
+                // Somebody else may be about to run it.
+                () = self.lapsed(&receipt) => (Settlement::Nothing, What::Released),
+                end = self.go_through(&mut work) => end,
             },
         };
         self.broker.settle(receipt, settlement, self.handler.ack).await;
         let Work { arrival, retried_in_memory, .. } = work;
         Fate { arrival, what, retried_in_memory, elapsed: started.elapsed() }
+    }
+
+    /// Goes through the steps as often as it takes.
+    async fn go_through(&self, work: &mut Work) -> (Settlement, What) {
+        loop {
+            if let Step::Settle(settlement, what) = self.pass(work).await {
+                return (settlement, what);
+            }
+        }
+    }
+
+    /// Waits until a delivery that is not begun may be given to somebody else, see [`Broker::lapsed`].
+    pub async fn taken_away(&self, opened: &Opened<B::Receipt>) {
+        self.lapsed(&opened.receipt).await;
+    }
+
+    /// Only of ordered handlers, deliveries are watched that closely.
+    async fn lapsed(&self, receipt: &B::Receipt) {
+        match self.handler.key_order() {
+            Some(_) => self.broker.lapsed(receipt).await,
+            None => pending().await,
+        }
     }
 
     /// Hands a delivery back before it has begun, for another instance to handle; that is noted, so that it costs
@@ -352,14 +389,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Waits, and lets other events run meanwhile. Returns false when the process is asked to stop.
     async fn wait(&self, work: &mut Work, delay: Duration) -> bool {
-        if let Some(slot) = &mut work.slot {
-            slot.give_up();
-        }
+        work.give_up_slot();
         let again = async {
             sleep(delay).await;
-            if let Some(slot) = &mut work.slot {
-                slot.take_again().await;
-            }
+            work.take_slot().await;
         };
         tokio::select! {
             biased;

@@ -49,6 +49,13 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         worker.in_flight.spawn(async move { task.work(opened, Some(turn)).await });
     }
 
+    /// An event that will be delivered again must not be overtaken by those that wait behind it.
+    fn hold(&self) {
+        if let Some(turns) = &self.turns {
+            turns.hold();
+        }
+    }
+
     async fn work(&self, opened: Opened<B::Receipt>, mut turn: Option<Turn>) {
         let name = self.pipeline.handler.name.as_str();
         let _in_flight = self.status.begin(name);
@@ -61,12 +68,23 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         let slot = tokio::select! {
             biased;
             () = self.pipeline.stop.requested.cancelled() => None,
+            // It comes again, and must not stand in the way of that.
+            () = self.pipeline.taken_away(&opened) => {
+                self.hold();
+                return;
+            }
             slot = slot => Some(slot),
         };
         match slot {
-            None => self.pipeline.hand_back(opened).await,
+            None => {
+                self.hold();
+                self.pipeline.hand_back(opened).await;
+            }
             Some(slot) => {
                 let fate = self.pipeline.handle(opened, slot).await;
+                if !fate.has_ended() {
+                    self.hold();
+                }
                 self.status.record(name, &fate);
                 fate::log(name, &fate);
             }

@@ -174,14 +174,18 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, n
         Some(Marker::Claimed { .. }) => return Standing::Claimed,
         Some(Marker::Open(progress)) => progress,
     };
-    if progress.message != arrival.position.name() {
-        if !follows(arrival, &progress) {
-            return overtaken(handler, arrival, progress, now_ms);
-        }
+    let is_another = progress.message != arrival.position.name();
+    if is_another && follows(arrival, &progress) {
         charge_once(handler, arrival, now_ms);
         return Standing::Due;
     }
-    let unaccounted = arrival.unresolved.saturating_sub(progress.deliveries);
+    // Of the copies of one event, the first in the stream carries it on where the order matters, else the one that
+    // was begun.
+    if is_another && handler.key_order().is_none() {
+        return overtaken(handler, arrival, progress, now_ms);
+    }
+    let accounted = if is_another { 0 } else { progress.deliveries };
+    let unaccounted = arrival.unresolved.saturating_sub(accounted);
     let mut errors = progress.errors;
     let failed = if matches!(progress.next, Next::Attempt(_)) { None } else { errors.pop() };
     arrival.history = History { errors, dropped: progress.dropped };

@@ -19,7 +19,7 @@ pub use tidemill_policy::arrival::Source;
 /// broker's own tasks.
 pub trait Broker: Send + Sync + 'static {
     /// What a delivery is settled by. Dropping it unsettled leaves the message to be redelivered.
-    type Receipt: Send + 'static;
+    type Receipt: Send + Sync + 'static;
 
     /// Stores all messages and returns when each is confirmed. Nothing is stored of a batch of which it is
     /// known beforehand that some message has no stream.
@@ -28,6 +28,9 @@ pub trait Broker: Send + Sync + 'static {
     /// Tells the broker what became of a delivery, and waits for its answer if `ack` says so. Where this does not
     /// arrive, the message is redelivered.
     fn settle(&self, receipt: Self::Receipt, settlement: Settlement, ack: AckMode) -> impl Future<Output = ()> + Send;
+
+    /// Waits until the broker may give the delivery to somebody else, because it has not heard of us for too long.
+    fn lapsed(&self, receipt: &Self::Receipt) -> impl Future<Output = ()> + Send;
 
     /// What is remembered of an event. May be a little behind; [`Broker::remember`] is not.
     fn recall(&self, key: &str) -> impl Future<Output = Result<Recalled, MarkerError>> + Send;
@@ -92,6 +95,8 @@ pub enum Settlement {
         /// How long to wait.
         delay: Duration,
     },
+    /// Nothing: the delivery is not ours any more.
+    Nothing,
     /// Given up on; never deliver it again.
     Term {
         /// Why, for the broker's advisory.

@@ -27,26 +27,11 @@ impl<I: Invoker + Clone> Candidate<I> {
     pub(super) async fn run(self) {
         let Pipeline { handler, instance, stop, .. } = &self.pipeline;
         let leader = Leader::new(Arc::clone(&self.nats), handler, instance);
-        while let Some(mut term) = leader.acquire(&stop.requested).await {
-            tracing::info!(handler = %handler.name, "this instance is the active one");
-            let of_term = Stop { requested: stop.requested.child_token(), overdue: stop.overdue.child_token() };
-            let is_lost = tokio::select! {
-                () = leader.keep(&mut term) => true,
-                () = self.serve(&of_term) => false,
-            };
-            if is_lost {
-                tracing::warn!(handler = %handler.name, "this instance is not the active one any more");
-                // Another instance may be running the same events by now.
-                of_term.requested.cancel();
-                of_term.overdue.cancel();
-            } else {
-                leader.release(term).await;
-            }
-        }
+        leader.lead(stop, |of_term| self.serve(of_term)).await;
     }
 
     /// Pulls until the process is asked to stop, and waits for what was begun.
-    async fn serve(&self, stop: &Stop) {
+    async fn serve(&self, stop: Stop) {
         let in_flight = TaskTracker::new();
         let turns = Arc::new(Turns::default());
         let pipeline = self.pipeline.with_stop(stop.clone());
@@ -54,7 +39,7 @@ impl<I: Invoker + Clone> Candidate<I> {
         let consumers = TaskTracker::new();
         for spec in &self.specs {
             let turns = spec.turns.as_ref().map(|_| Arc::clone(&turns));
-            consumers.spawn(pull(&self.nats, Spec { turns, ..spec.clone() }, stop, &worker));
+            consumers.spawn(pull(&self.nats, Spec { turns, ..spec.clone() }, &stop, &worker));
         }
         consumers.close();
         consumers.wait().await;

@@ -45,6 +45,7 @@ pub(super) fn consumers_of(
         credit,
         broadcast,
         source: Source::Input,
+        is_ordered: handler.key_order().is_some(),
         turns: handler.window().map(|_| Arc::default()),
     };
     if !retries_through_stream(handler) {

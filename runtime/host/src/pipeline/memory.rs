@@ -99,11 +99,19 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
         let key = self.key(work);
         if self.handler.dedup.is_some() && work.memory.turn.is_none() {
-            work.memory.turn = tokio::select! {
+            // Whoever has the turn may be waiting for a slot.
+            work.give_up_slot();
+            let turn = async {
+                let turn = Recent::turn(&self.recent, &key).await;
+                work.take_slot().await;
+                turn
+            };
+            let turn = tokio::select! {
                 biased;
-                turn = Recent::turn(&self.recent, &key) => Some(turn),
+                turn = turn => turn,
                 () = self.stop.requested.cancelled() => return None,
             };
+            work.memory.turn = Some(turn);
         }
         if self.recent.knows(&key) {
             return Some(Standing::Superseded);

@@ -62,6 +62,10 @@ impl Broker for ScriptedBroker {
         Ok(revision + 1)
     }
 
+    async fn lapsed(&self, (): &()) {
+        std::future::pending().await
+    }
+
     fn retry_clock(&self) -> RetryClock {
         RetryClock::Schedules
     }
@@ -167,6 +171,7 @@ fn summary(told: &[Told]) -> String {
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),
             Told::Settle(Settlement::Ack) => "ack".into(),
+            Told::Settle(Settlement::Nothing) => "nothing".into(),
             Told::Settle(Settlement::Nak { delay }) => format!("nak {} ms", delay.as_millis()),
             Told::Settle(Settlement::Term { reason }) => {
                 format!("term {}", reason.split(':').next().unwrap_or_default())

@@ -62,6 +62,7 @@ pub(crate) fn entry() -> Handler {
         ack_wait: EVER,
         max_age: None,
         dedup: None,
+        order: None,
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,

@@ -1,6 +1,6 @@
 //! Who may run next: the events of one key one at a time, in the order of their places, different keys side by side.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where an event stands among those of its key: earlier ones come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,7 +16,7 @@ pub struct Place {
 /// The keys of one handler that have events in hand.
 #[derive(Debug, Default)]
 pub struct Lanes {
-    lanes: HashMap<String, Lane>,
+    lanes: BTreeMap<String, Lane>,
     is_held: bool,
 }
 

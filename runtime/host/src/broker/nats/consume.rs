@@ -71,6 +71,8 @@ pub struct Spec {
     pub broadcast: bool,
     /// What the messages are.
     pub source: Source,
+    /// Whether the order of the events depends on nobody else having them.
+    pub is_ordered: bool,
     /// Keeps the events of one key in order, where several are in flight: what is redelivered late must not be
     /// overtaken by what was delivered later.
     pub turns: Option<Arc<Turns>>,
@@ -85,8 +87,8 @@ pub async fn run(
     settled: CancellationToken,
     hand_over: impl Fn(Delivery<Lease>),
 ) {
-    let leases = Arc::new(Leases::default());
-    tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.ack_wait, settled));
+    let leases = Arc::new(Leases::new(spec.ack_wait));
+    tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.is_ordered, settled));
     let trouble = format!("consumer {}", spec.name);
     let hand_over = &hand_over;
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
@@ -125,9 +127,15 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let credit = Arc::new(Semaphore::new(self.spec.credit as usize));
         let mut delay = RECOVERY_DELAYS.0;
         let mut unacknowledged = false;
+        let mut server = None;
         loop {
             if stop.run_until_cancelled(self.nats.link.until_up()).await.is_none() {
                 return;
+            }
+            let present = self.nats.client.server_info().server_id;
+            // One that was started anew may have forgotten what it has delivered, and deliver it to others.
+            if self.spec.is_ordered && server.replace(present.clone()).is_some_and(|before| before != present) {
+                self.leases.renew();
             }
             let since = Instant::now();
             // What an earlier connection or process stumbled over must not be pulled again.

@@ -140,6 +140,7 @@ mod tests {
             credit: 2,
             broadcast: false,
             source: Source::Input,
+            is_ordered: false,
             turns: None,
         };
         let same = config(&spec, None).into_consumer_config();

@@ -7,27 +7,37 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Client, Subject};
+use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// How many leases are prolonged at once.
+const PROLONGED_AT_ONCE: usize = 64;
 
 /// The leases of one consumer, by stream sequence.
 ///
 /// A stream that is deleted and made anew counts from 1 again, and the server finds a delivery by its sequence
 /// alone: a settlement for the old stream would settle another message of the new one. So leases end with
 /// their stream, and until it is known whether it is still the same one, nothing is settled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Leases {
+    /// After how long without a sign of life the server takes a delivery back.
+    ack_wait: Duration,
     held: Mutex<HashMap<u64, Held>>,
     /// How often the stream was made anew.
     generation: AtomicU64,
     suspended: AtomicBool,
+    /// Cancelled when the leases that were taken so far end.
+    end: Mutex<CancellationToken>,
 }
 
 #[derive(Debug)]
 struct Held {
     reply: Subject,
     since: Instant,
+    /// When we last told the server that we have it, as far as it has confirmed that.
+    prolonged: Arc<Mutex<Instant>>,
 }
 
 /// The right to work on one delivery; ends when it is dropped.
@@ -37,11 +47,25 @@ pub struct Lease {
     generation: u64,
     sequence: u64,
     reply: Subject,
+    ack_wait: Duration,
+    prolonged: Arc<Mutex<Instant>>,
+    end: CancellationToken,
     /// A share of what the consumer may have in flight; given back with the lease.
     _credit: Option<OwnedSemaphorePermit>,
 }
 
 impl Leases {
+    /// The leases of a consumer with this `ack_wait`.
+    pub fn new(ack_wait: Duration) -> Leases {
+        Leases {
+            ack_wait,
+            held: Mutex::default(),
+            generation: AtomicU64::new(0),
+            suspended: AtomicBool::new(false),
+            end: Mutex::default(),
+        }
+    }
+
     /// Takes the lease for a delivery; nothing if the same message is already being worked on here, which
     /// happens when the server redelivers it early.
     pub fn take(
@@ -54,10 +78,14 @@ impl Leases {
         if held.contains_key(&sequence) {
             return None;
         }
-        held.insert(sequence, Held { reply: reply.clone(), since: Instant::now() });
+        let since = Instant::now();
+        let prolonged = Arc::new(Mutex::new(since));
+        held.insert(sequence, Held { reply: reply.clone(), since, prolonged: Arc::clone(&prolonged) });
         let generation = self.generation();
         drop(held);
-        Some(Lease { leases: Arc::clone(self), generation, sequence, reply, _credit: credit })
+        let (leases, ack_wait) = (Arc::clone(self), self.ack_wait);
+        let end = locked(&self.end).clone();
+        Some(Lease { leases, generation, sequence, reply, ack_wait, prolonged, end, _credit: credit })
     }
 
     /// Whether a message is being worked on here.
@@ -80,21 +108,23 @@ impl Leases {
         self.suspended.store(false, Ordering::SeqCst);
     }
 
-    /// Ends all leases: the stream is a new one.
+    /// Ends all leases: the stream is a new one, or the server may have forgotten them.
     pub fn renew(&self) {
         let mut held = self.lock();
         held.clear();
         self.generation.fetch_add(1, Ordering::SeqCst);
         self.suspended.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *locked(&self.end)).cancel();
     }
 
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Prolongs leases that are older than a quarter of `ack_wait`, every quarter of it, until `stop`.
-    pub async fn keep_alive(self: Arc<Self>, client: Client, ack_wait: Duration, stop: CancellationToken) {
-        let period = (ack_wait / 4).max(Duration::from_millis(1));
+    /// Prolongs leases that are older than a quarter of `ack_wait`, every quarter of it, until `stop`. Where the order
+    /// of events depends on it, the server is to confirm that.
+    pub async fn keep_alive(self: Arc<Self>, client: Client, is_confirmed: bool, stop: CancellationToken) {
+        let period = (self.ack_wait / 4).max(Duration::from_millis(1));
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -105,7 +135,15 @@ impl Leases {
             if self.suspended.load(Ordering::SeqCst) {
                 continue;
             }
-            for reply in self.older_than(period) {
+            let due = self.older_than(period);
+            if is_confirmed {
+                let prolong = due.into_iter().map(|(reply, prolonged)| prolong(&client, reply, prolonged));
+                let all = futures::stream::iter(prolong).buffer_unordered(PROLONGED_AT_ONCE).collect::<()>();
+                // What is not answered by then is asked again.
+                let _ = timeout(period, all).await;
+                continue;
+            }
+            for (reply, _) in due {
                 // An error means that the connection is closed for good.
                 if client.publish(reply, "+WPI".into()).await.is_err() {
                     return;
@@ -114,16 +152,50 @@ impl Leases {
         }
     }
 
-    fn older_than(&self, age: Duration) -> Vec<Subject> {
-        self.lock().values().filter(|held| held.since.elapsed() >= age).map(|held| held.reply.clone()).collect()
+    fn older_than(&self, age: Duration) -> Vec<(Subject, Arc<Mutex<Instant>>)> {
+        let held = self.lock();
+        let old = held.values().filter(|held| held.since.elapsed() >= age);
+        old.map(|held| (held.reply.clone(), Arc::clone(&held.prolonged))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.held)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells the server that we have a delivery, and notes when, once that is confirmed.
+async fn prolong(client: &Client, reply: Subject, prolonged: Arc<Mutex<Instant>>) {
+    let since = Instant::now();
+    if client.request(reply, "+WPI".into()).await.is_ok() {
+        *locked(&prolonged) = since;
     }
 }
 
 impl Lease {
+    /// Waits until the server may take the delivery back soon: it has confirmed nothing for most of `ack_wait`. Of
+    /// handlers without an order, leases are not confirmed.
+    pub async fn lapsed(&self) {
+        let time = self.ack_wait * 7 / 8;
+        let unheard = async {
+            loop {
+                let prolonged = *locked(&self.prolonged);
+                if prolonged.elapsed() >= time {
+                    return;
+                }
+                sleep_until(prolonged + time).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.end.cancelled() => {}
+            () = unheard => {}
+        }
+    }
+
     /// Where the settlement goes; nothing where the lease has ended with its stream.
     pub fn reply(&self) -> Option<&Subject> {
         let stands = self.generation == self.leases.generation() && !self.leases.suspended.load(Ordering::SeqCst);
@@ -146,7 +218,7 @@ mod tests {
 
     #[test]
     fn leases_end_with_their_stream() {
-        let leases = Arc::new(Leases::default());
+        let leases = Arc::new(Leases::new(Duration::from_secs(1)));
         let take = || leases.take(1, "reply".into(), None);
         let old = take().expect("free");
         assert!(take().is_none() && old.reply().is_some());

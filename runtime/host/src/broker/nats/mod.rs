@@ -108,6 +108,7 @@ impl Broker for Nats {
 
     async fn settle(&self, receipt: Lease, settlement: Settlement, ack: AckMode) {
         let body: bytes::Bytes = match settlement {
+            Settlement::Nothing => return,
             Settlement::Ack => "+ACK".into(),
             Settlement::Nak { delay } if delay.is_zero() => "-NAK".into(),
             Settlement::Nak { delay } => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
@@ -124,6 +125,10 @@ impl Broker for Nats {
         if let Err(error) = settled {
             tracing::debug!(%error, "could not settle a delivery");
         }
+    }
+
+    async fn lapsed(&self, receipt: &Lease) {
+        receipt.lapsed().await;
     }
 
     async fn recall(&self, key: &str) -> Result<Recalled, MarkerError> {
