@@ -40,6 +40,10 @@ impl Bench for Simulated {
         tokio::time::timeout(wait, self.process.next()).await.ok()?
     }
 
+    fn has_batches(&self) -> bool {
+        true
+    }
+
     async fn outputs(&self) -> Vec<String> {
         let payload = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         self.process.world.lock().server.outputs.iter().map(|output| payload(&output.payload)).collect()

@@ -12,6 +12,7 @@ use tidemill_policy::event::Headers;
 use tidemill_policy::headers;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::Publication;
+use tidemill_policy::together;
 use tokio::time::Instant;
 
 /// For how long streams of ours recognise duplicates; the users' are set up to do so for longer.
@@ -45,6 +46,7 @@ enum Stream {
     DeadLetters,
     Schedules,
     Due,
+    Inputs,
 }
 
 /// A stream with its one consumer.
@@ -129,6 +131,33 @@ impl Server {
         Ok(())
     }
 
+    /// Stores a batch at one moment, or nothing of it.
+    pub(crate) fn publish_together(&mut self, batch: &[Publication], now_ms: u64) -> Result<(), PublishError> {
+        for message in batch {
+            let subject = message.subject.clone();
+            match stream(&subject) {
+                None => return Err(PublishError::NoStream { subject }),
+                Some(Stream::Outputs) => {}
+                Some(_) => {
+                    return Err(PublishError::Apart { subject, stream: "IN".into(), other: "OUT".into() });
+                }
+            }
+        }
+        let known: Vec<_> = batch.iter().map(|message| self.knows(id_of(message))).collect();
+        let is_known = |stored: &&Publication| batch.iter().any(|message| id_of(message) == id_of(stored));
+        let whole = self.outputs.iter().filter(is_known).any(|stored| together::is_of_a_whole(&stored.headers));
+        for index in together::rest(&known, whole) {
+            self.store(Stream::Outputs, &batch[index], now_ms);
+        }
+        Ok(())
+    }
+
+    /// Whether the stream of outputs knows an id.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        let since = self.ids.get(&(Stream::Outputs, id.to_owned()));
+        since.is_some_and(|since| *since + OUT_WINDOW > Instant::now())
+    }
+
     fn store(&mut self, stream: Stream, message: &Publication, now_ms: u64) {
         let now = Instant::now();
         let window = if stream == Stream::Outputs { OUT_WINDOW } else { OWN_WINDOW };
@@ -144,6 +173,7 @@ impl Server {
             Stream::Outputs => self.outputs.push(message.clone()),
             Stream::DeadLetters => self.dead_letters.push(message.clone()),
             Stream::Due => self.queues[1].push(message, now_ms),
+            Stream::Inputs => self.queues[0].push(message, now_ms),
             Stream::Schedules => {
                 let at = headers::get(&message.headers, headers::SCHEDULE).and_then(|text| text.strip_prefix("@at "));
                 let due_ms = at.and_then(parse_ms).expect("a schedule that can be read");
@@ -361,9 +391,14 @@ impl Queue {
     }
 }
 
+fn id_of(message: &Publication) -> &str {
+    headers::get(&message.headers, headers::MSG_ID).unwrap_or_default()
+}
+
 fn stream(subject: &str) -> Option<Stream> {
     match subject {
         _ if subject.starts_with("out.") => Some(Stream::Outputs),
+        _ if subject.starts_with("in.") => Some(Stream::Inputs),
         _ if subject.starts_with("tidemill.retry.at.") => Some(Stream::Schedules),
         _ if subject.starts_with("tidemill.retry.due.") => Some(Stream::Due),
         _ if subject.starts_with("tidemill.deadletter.") => Some(Stream::DeadLetters),

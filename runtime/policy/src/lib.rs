@@ -23,3 +23,4 @@ pub mod queue_message;
 pub mod replay;
 pub mod retry;
 pub mod subject;
+pub mod together;

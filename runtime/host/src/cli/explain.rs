@@ -10,7 +10,7 @@ use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_
 use tidemill::load::{self, ManifestFile};
 use tidemill::logging::{Purpose, counted};
 use tidemill_policy::history::{Kind, millis};
-use tidemill_policy::manifest::{AckMode, Backoff, Handler, Isolation, Mode, show_duration, show_size};
+use tidemill_policy::manifest::{AckMode, Backoff, Handler, Isolation, Mode, Outputs, show_duration, show_size};
 use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::subject;
 
@@ -45,6 +45,7 @@ struct Explanation {
     max_age_ms: Option<u64>,
     dedup: Option<Dedup>,
     limits: Limits,
+    outputs: &'static str,
     retry: Retry,
     schedule: Schedule,
     dead_letter: DeadLetter,
@@ -140,6 +141,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             output_bytes: limits.budget.output_bytes,
             reuse: limits.reuse,
         },
+        outputs: handler.outputs.name(),
         retry: Retry {
             max_attempts: retry.max_attempts,
             backoff: retry.backoff.name(),
@@ -217,6 +219,7 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("dedup", dedup_text(handler)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
+        ("outputs", outputs_text(handler)),
         ("retry", retry_text(handler)),
         (
             "dead letters",
@@ -299,6 +302,15 @@ fn limits_text(handler: &Handler) -> String {
         counted(limits.budget.outputs.into(), "output"),
         show_size(limits.budget.output_bytes)
     )
+}
+
+fn outputs_text(handler: &Handler) -> String {
+    match handler.outputs {
+        Outputs::Each => "each: confirmed one by one, before the event is acknowledged".to_owned(),
+        Outputs::Atomic => "atomic: all of an event are stored at one moment, or none\nneeds one stream for them with \
+                            allow_atomic, and nats-server 2.12.1"
+            .to_owned(),
+    }
 }
 
 fn retry_text(handler: &Handler) -> String {

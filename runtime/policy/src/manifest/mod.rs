@@ -26,7 +26,7 @@ pub use expand::Env;
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, RetryPolicy, Runtime, SecretRef, Tls,
+    Mode, Nats, Outputs, RetryPolicy, Runtime, SecretRef, Tls,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{show_duration, show_size};

@@ -10,7 +10,7 @@ use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
+    Mode, Nats, Outputs, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -190,6 +190,7 @@ fn handler() -> impl Strategy<Value = Handler> {
             config,
             secrets,
             isolation,
+            outputs: if create && limits.budget.outputs <= 1000 { Outputs::Atomic } else { Outputs::Each },
             limits,
             retry,
             dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },
