@@ -10,3 +10,4 @@ mod faults;
 mod operator;
 mod preflight;
 mod support;
+mod together;

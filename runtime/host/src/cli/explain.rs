@@ -219,7 +219,6 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("dedup", dedup_text(handler)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
-        ("outputs", outputs_text(handler)),
         ("retry", retry_text(handler)),
         (
             "dead letters",
@@ -233,7 +232,7 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ),
         ("config", lines(explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}")))),
         ("secrets", lines(explanation.secrets.iter().map(|(key, from)| format!("{key} from {from}")))),
-        ("may publish", explanation.may_publish.join("\n")),
+        ("may publish", publish_text(handler)),
     ];
     rows.extend(explanation.warnings.iter().map(|warning| ("warning", warning.clone())));
     format!("{}\n{}", output::table(rows), explanation.schedule.text())
@@ -304,12 +303,13 @@ fn limits_text(handler: &Handler) -> String {
     )
 }
 
-fn outputs_text(handler: &Handler) -> String {
+fn publish_text(handler: &Handler) -> String {
+    let granted = handler.allow.publish.join("\n");
     match handler.outputs {
-        Outputs::Each => "each: confirmed one by one, before the event is acknowledged".to_owned(),
-        Outputs::Atomic => "atomic: all of an event are stored at one moment, or none\nneeds one stream for them with \
-                            allow_atomic, and nats-server 2.12.1"
-            .to_owned(),
+        Outputs::Each => granted,
+        Outputs::Atomic => format!(
+            "{granted}\nall outputs of an event at one moment or none, in one stream with allow_atomic (nats-server 2.12.1)"
+        ),
     }
 }
 

@@ -172,7 +172,8 @@ pub(super) fn together<'a>(handler: &Handler, streams: &'a [Config], findings: &
     let stores = |stream: &&Config| {
         stream.subjects.iter().any(|one| granted.iter().any(|pattern| subject::overlaps(one, pattern)))
     };
-    let holders: Vec<_> = streams.iter().filter(stores).collect();
+    let mut holders: Vec<_> = streams.iter().filter(stores).collect();
+    holders.sort_by_key(|stream| &stream.name);
     let [only] = holders[..] else {
         if !holders.is_empty() {
             let names = holders.iter().map(|stream| stream.name.as_str()).collect::<Vec<_>>().join(", ");
