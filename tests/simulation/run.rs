@@ -13,12 +13,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::check::Summary;
 use crate::plan::{Faults, Plan};
-use crate::world::{Process, World};
+use crate::world::{Process, State, World};
 
 /// For how long things go wrong.
 const CHAOS: Duration = Duration::from_secs(30);
 /// How long everything may take to come to rest afterwards.
 const REST: Duration = Duration::from_hours(2);
+/// How often the instances are looked after.
+const LOOK: Duration = Duration::from_millis(250);
 /// How much of the latest a server forgets that is killed.
 const FORGOTTEN: Duration = Duration::from_millis(300);
 
@@ -58,7 +60,7 @@ async fn drive(world: &Arc<World>) -> bool {
     let mut instances: Vec<_> = (0..world.plan.instances).map(|number| Instance::start(world, number, 0)).collect();
     let end = Instant::now() + CHAOS;
     while Instant::now() < end {
-        sleep(Duration::from_millis(250)).await;
+        sleep(LOOK).await;
         for instance in &mut instances {
             instance.look_after().await;
         }
@@ -76,7 +78,15 @@ async fn drive(world: &Arc<World>) -> bool {
             if world.lock().server.is_at_rest() {
                 return;
             }
-            changed.await;
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = sleep(LOOK) => {}
+            }
+            // A death may have been settled before all faults ended.
+            for instance in &mut instances {
+                instance.look_after().await;
+            }
         }
     })
     .await
@@ -103,8 +113,9 @@ fn something_happens_to_the_server(world: &World) {
     let faults = state.faults;
     if state.rng.chance(faults.event / 4) {
         world.note(&mut state, "the server dies and forgets");
-        for event in state.server.roll_back(FORGOTTEN) {
-            state.ledger.forgive_anew(&world.plan, &event);
+        let State { server, rng, ledger, .. } = &mut *state;
+        for event in server.roll_back(FORGOTTEN, rng) {
+            ledger.forgive_anew(&world.plan, &event);
         }
         drop(state);
         world.changed.notify_waiters();

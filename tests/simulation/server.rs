@@ -15,9 +15,17 @@ use tidemill_policy::publication::Publication;
 use tidemill_policy::together;
 use tokio::time::Instant;
 
+use crate::rng::Rng;
+
 /// For how long streams of ours recognise duplicates; the users' are set up to do so for longer.
 const OWN_WINDOW: Duration = Duration::from_mins(5);
 const OUT_WINDOW: Duration = Duration::from_hours(24);
+
+/// A server that dies may restore schedules that have fired no longer ago than this: how many of a thousand, and when
+/// they fire again at the latest.
+const RESTORED_SPAN: Duration = Duration::from_secs(5);
+const RESTORED: u64 = 700;
+const RESTORED_DELAY_MS: u64 = 3_000;
 
 /// Everything that the server holds.
 #[derive(Debug, Default)]
@@ -25,6 +33,10 @@ pub(crate) struct Server {
     queues: [Queue; 2],
     /// Scheduled messages by subject.
     schedules: BTreeMap<String, (Instant, Publication)>,
+    /// Schedules that have fired, and when; a server that dies may restore the latest.
+    fired: Vec<(Instant, Publication)>,
+    /// Schedules that were restored, and when they fire again.
+    restored: Vec<(Instant, Publication)>,
     pub(crate) outputs: Vec<Publication>,
     pub(crate) dead_letters: Vec<Publication>,
     ids: HashMap<(Stream, String), Instant>,
@@ -65,6 +77,8 @@ struct Queued {
     payload: Bytes,
     stored_ms: u64,
     delivered: u32,
+    /// Whether it was handed back because it was delivered before its time.
+    was_early: bool,
     state: State,
 }
 
@@ -107,6 +121,8 @@ pub(crate) struct Handed {
     pub(crate) ticket: Ticket,
     /// Whether somebody who was given it before may still be working on it.
     pub(crate) overlaps: bool,
+    /// Whether its first delivery is taken for one that came too early, which is no attempt, and was none.
+    pub(crate) hides_attempt: bool,
 }
 
 fn index(source: Source) -> usize {
@@ -178,6 +194,7 @@ impl Server {
                 let at = headers::get(&message.headers, headers::SCHEDULE).and_then(|text| text.strip_prefix("@at "));
                 let due_ms = at.and_then(parse_ms).expect("a schedule that can be read");
                 let due = now + Duration::from_millis(due_ms.saturating_sub(now_ms));
+                self.restored.retain(|(_, restored)| restored.subject != message.subject);
                 self.schedules.insert(message.subject.clone(), (due, message.clone()));
             }
         }
@@ -196,12 +213,16 @@ impl Server {
         let due: Vec<_> =
             self.schedules.iter().filter(|(_, (due, _))| *due <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
-            if let Some((_, mut message)) = self.schedules.remove(&name) {
-                message.subject =
-                    headers::get(&message.headers, headers::SCHEDULE_TARGET).expect("a target").to_owned();
-                message.headers.retain(|(name, _)| !name.starts_with("Nats-"));
-                self.queues[1].push(&message, now_ms);
+            if let Some((_, message)) = self.schedules.remove(&name) {
+                self.fire(message, now_ms);
             }
+        }
+        let (due, later) = std::mem::take(&mut self.restored).into_iter().partition(|(due, _)| *due <= now);
+        self.restored = later;
+        for (_, message) in due {
+            // That removes what has followed on its subject.
+            self.schedules.remove(&message.subject);
+            self.fire(message, now_ms);
         }
         for queue in &mut self.queues {
             for queued in queue.messages.values_mut() {
@@ -219,9 +240,17 @@ impl Server {
         self.markers.retain(|_, kept| kept.until > now);
     }
 
+    fn fire(&mut self, schedule: Publication, now_ms: u64) {
+        let mut message = schedule.clone();
+        self.fired.push((Instant::now(), schedule));
+        message.subject = headers::get(&message.headers, headers::SCHEDULE_TARGET).expect("a target").to_owned();
+        message.headers.retain(|(name, _)| !name.starts_with("Nats-"));
+        self.queues[1].push(&message, now_ms);
+    }
+
     /// When something happens next without anybody's doing.
     pub(crate) fn next_change(&self) -> Option<Instant> {
-        let schedules = self.schedules.values().map(|(due, _)| *due);
+        let schedules = self.schedules.values().chain(&self.restored).map(|(due, _)| *due);
         let messages = self.queues.iter().flat_map(|queue| queue.messages.values()).map(|queued| match &queued.state {
             State::Waiting(from) => *from,
             State::Pending { until, .. } => *until,
@@ -254,6 +283,7 @@ impl Server {
         queued.state =
             State::Pending { until: Instant::now() + ack_wait, number: self.deliveries, lease: Arc::clone(lease) };
         let stream = if source == Source::Input { "IN" } else { "TIDEMILL_RETRY" };
+        let hides_attempt = queued.delivered == 2 && !queued.was_early && not_before_ms(queued).is_some();
         let mut headers = queued.headers.clone();
         headers.sort_by(|a, b| a.0.cmp(&b.0));
         Handed {
@@ -271,11 +301,12 @@ impl Server {
                 delivered: queued.delivered,
             },
             ticket: Ticket { source, sequence, number: self.deliveries },
+            hides_attempt,
             overlaps: earlier.iter().any(|(of, lease)| *of == (source, sequence) && lease.held.load(Ordering::Relaxed)),
         }
     }
 
-    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: &Settlement) {
+    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: &Settlement, now_ms: u64) {
         let now = Instant::now();
         let queue = &mut self.queues[index(ticket.source)];
         let Some(queued) = queue.messages.get_mut(&ticket.sequence) else { return };
@@ -287,6 +318,7 @@ impl Server {
                 }
             }
             Settlement::Nak { delay } => {
+                queued.was_early |= not_before_ms(queued).is_some_and(|due_ms| due_ms > now_ms);
                 if matches!(&queued.state, State::Pending { number, .. } if *number == ticket.number) {
                     queued.state = State::Waiting(now + *delay);
                 }
@@ -319,11 +351,17 @@ impl Server {
     }
 
     /// Forgets what a server forgets that is killed: the latest acknowledgements and counts of the input's
-    /// consumer, and the ids of retries that are not stored any more. Returns the ids of events whose messages were
-    /// taken back or counted down.
-    pub(crate) fn roll_back(&mut self, span: Duration) -> Vec<String> {
+    /// consumer, the ids of retries that are not stored any more, and that schedules have fired. Returns the ids of
+    /// events whose messages were taken back or counted down.
+    pub(crate) fn roll_back(&mut self, span: Duration, rng: &mut Rng) -> Vec<String> {
         let now = Instant::now();
         let mut touched = Vec::new();
+        for (at, schedule) in std::mem::take(&mut self.fired) {
+            if at + RESTORED_SPAN >= now && rng.chance(RESTORED) {
+                touched.extend(headers::get(&schedule.headers, headers::EVENT_ID).map(str::to_owned));
+                self.restored.push((now + rng.millis(RESTORED_DELAY_MS), schedule));
+            }
+        }
         let input = &mut self.queues[0];
         for (at, sequence, mut queued) in std::mem::take(&mut input.settled) {
             if at + span >= now {
@@ -369,7 +407,9 @@ impl Server {
 
     /// Whether nothing is left to be delivered.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.schedules.is_empty() && self.queues.iter().all(|queue| queue.messages.is_empty())
+        self.schedules.is_empty()
+            && self.restored.is_empty()
+            && self.queues.iter().all(|queue| queue.messages.is_empty())
     }
 }
 
@@ -385,6 +425,7 @@ impl Queue {
             payload: message.payload.clone(),
             stored_ms: now_ms,
             delivered: 0,
+            was_early: false,
             state: State::Waiting(Instant::now()),
         };
         self.messages.insert(self.last, queued);
@@ -404,6 +445,10 @@ fn stream(subject: &str) -> Option<Stream> {
         _ if subject.starts_with("tidemill.deadletter.") => Some(Stream::DeadLetters),
         _ => None,
     }
+}
+
+fn not_before_ms(queued: &Queued) -> Option<u64> {
+    headers::get(&queued.headers, headers::NOT_BEFORE)?.parse().ok()
 }
 
 /// Milliseconds since the Unix epoch of an RFC 3339 time.

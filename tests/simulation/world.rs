@@ -173,6 +173,9 @@ impl Process {
         if handed.overlaps {
             state.ledger.forgive(&event);
         }
+        if handed.hides_attempt {
+            state.ledger.forgive(&event);
+        }
         let text = format!(
             "{} gets {event} from {:?} #{}, delivery {}",
             self.name, chosen.0, chosen.1, handed.position.delivered
@@ -294,7 +297,7 @@ impl Broker for Process {
                 let continues = state.server.has_message_of(&event, Some(ticket));
                 state.ledger.ended_message(&self.world.plan, &state.server, &event, continues);
             }
-            state.server.settle(ticket, &settlement);
+            state.server.settle(ticket, &settlement, self.world.clock.now_ms());
         });
         settled.await;
     }
