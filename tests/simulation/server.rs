@@ -378,6 +378,10 @@ impl Server {
             }
         }
         self.ids.retain(|(stream, _), _| !matches!(stream, Stream::Schedules));
+        // Their ids are forgotten: published once more, they are there twice.
+        let retries = self.queues[1].messages.values();
+        touched
+            .extend(retries.filter_map(|queued| headers::get(&queued.headers, headers::EVENT_ID).map(str::to_owned)));
         touched
     }
 
