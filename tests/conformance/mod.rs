@@ -139,7 +139,7 @@ pub(crate) async fn nothing_is_added_to_a_whole<B: Bench>(bench: B) {
     bench.broker().publish_together(&[one.clone(), two.clone()]).await.expect("stored");
     bench.broker().publish_together(&[one.clone(), two.clone(), three.clone()]).await.expect("stored before");
     assert_eq!(bench.outputs().await, ["one", "two"]);
-    bench.broker().publish(&[three.clone()]).await.expect("stored");
+    bench.broker().publish(std::slice::from_ref(&three)).await.expect("stored");
     bench.broker().publish_together(&[three, message("out.four", "four", "four")]).await.expect("stored before");
     assert_eq!(bench.outputs().await, ["one", "two", "three"]);
 }
