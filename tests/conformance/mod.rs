@@ -39,6 +39,9 @@ pub(crate) trait Bench {
 
     /// The payloads that are stored on `out.>`.
     async fn outputs(&self) -> Vec<String>;
+
+    /// Whether it can store messages together.
+    fn has_batches(&self) -> bool;
 }
 
 /// The manifest of the handler that the bench serves.
@@ -78,6 +81,85 @@ pub(crate) async fn a_batch_with_nowhere_to_go_is_not_begun<B: Bench>(bench: B) 
     let refused = bench.broker().publish(&[message("out.a", "1", "one"), message("nowhere", "2", "two")]).await;
     assert_eq!(refused, Err(PublishError::NoStream { subject: "nowhere".into() }));
     assert!(bench.outputs().await.is_empty());
+}
+
+/// Three outputs that say that they are stored together.
+fn whole() -> [Publication; 3] {
+    ["one", "two", "three"].map(|name| {
+        let mut message = message(&format!("out.{name}"), name, name);
+        message.headers.push((headers::OUTPUTS.to_owned(), "3".to_owned()));
+        message
+    })
+}
+
+/// What belongs together is stored as a whole, in order, and once.
+pub(crate) async fn what_belongs_together_is_stored_once_as_a_whole<B: Bench>(bench: B) {
+    if !bench.has_batches() {
+        return;
+    }
+    for _ in 0..3 {
+        bench.broker().publish_together(&whole()).await.expect("stored");
+    }
+    assert_eq!(bench.outputs().await, ["one", "two", "three"]);
+}
+
+/// Nothing is stored of what belongs together if one message of it has nowhere to go, or somewhere else.
+pub(crate) async fn what_cannot_be_stored_together_is_not_stored_at_all<B: Bench>(bench: B) {
+    if !bench.has_batches() {
+        return;
+    }
+    let with = |subject: &str| [message("out.a", "1", "one"), message(subject, "2", "two")];
+    let nowhere = bench.broker().publish_together(&with("nowhere")).await;
+    assert_eq!(nowhere, Err(PublishError::NoStream { subject: "nowhere".into() }));
+    let elsewhere = bench.broker().publish_together(&with("in.a")).await;
+    let apart = PublishError::Apart { subject: "in.a".into(), stream: "IN".into(), other: "OUT".into() };
+    assert_eq!(elsewhere, Err(apart));
+    assert!(bench.outputs().await.is_empty());
+    bench.broker().publish_together(&with("out.b")).await.expect("stored");
+    assert_eq!(bench.outputs().await, ["one", "two"]);
+}
+
+/// Where a part was stored singly, the rest follows, and only that.
+pub(crate) async fn what_was_stored_in_part_is_completed<B: Bench>(bench: B) {
+    if !bench.has_batches() {
+        return;
+    }
+    let [one, two, three] = whole();
+    bench.broker().publish(&[message("out.two", "two", "two")]).await.expect("stored");
+    bench.broker().publish_together(&[one, two, three]).await.expect("stored");
+    assert_eq!(bench.outputs().await, ["two", "one", "three"]);
+}
+
+/// Nothing is added to what was stored as a whole, nor to one output that was all of it.
+pub(crate) async fn nothing_is_added_to_a_whole<B: Bench>(bench: B) {
+    if !bench.has_batches() {
+        return;
+    }
+    let [one, two, three] = whole();
+    bench.broker().publish_together(&[one.clone(), two.clone()]).await.expect("stored");
+    bench.broker().publish_together(&[one.clone(), two.clone(), three.clone()]).await.expect("stored before");
+    assert_eq!(bench.outputs().await, ["one", "two"]);
+    bench.broker().publish(std::slice::from_ref(&three)).await.expect("stored");
+    bench.broker().publish_together(&[three, message("out.four", "four", "four")]).await.expect("stored before");
+    assert_eq!(bench.outputs().await, ["one", "two", "three"]);
+}
+
+/// Whether an output is stored can be asked, and the question leaves nothing behind.
+pub(crate) async fn what_is_stored_is_known<B: Bench>(bench: B) {
+    if !bench.has_batches() {
+        return;
+    }
+    let patterns = ["out.>".to_owned(), "nowhere.>".to_owned()];
+    for _ in 0..2 {
+        assert_eq!(bench.broker().knows(&patterns, "one").await, Ok(false));
+    }
+    assert!(bench.outputs().await.is_empty());
+    bench.broker().publish_together(&whole()).await.expect("stored");
+    for (id, known) in [("one", true), ("three", true), ("four", false)] {
+        assert_eq!(bench.broker().knows(&patterns, id).await, Ok(known), "{id}");
+    }
+    assert_eq!(bench.broker().knows(&patterns[1..], "one").await, Ok(false));
+    assert_eq!(bench.outputs().await, ["one", "two", "three"]);
 }
 
 /// What is acknowledged or given up does not come back.
@@ -196,6 +278,11 @@ macro_rules! conformance {
         crate::conformance::conformance! { $runtime, $bench,
             publishing_again_changes_nothing,
             a_batch_with_nowhere_to_go_is_not_begun,
+            what_belongs_together_is_stored_once_as_a_whole,
+            what_cannot_be_stored_together_is_not_stored_at_all,
+            what_was_stored_in_part_is_completed,
+            nothing_is_added_to_a_whole,
+            what_is_stored_is_known,
             what_is_settled_does_not_come_back,
             what_is_handed_back_comes_again_after_its_delay,
             only_an_abandoned_delivery_comes_again,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_nats::jetstream::stream::Config;
 use tidemill::broker::nats::Nats;
 use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::consume::{self, Spec};
@@ -26,7 +27,9 @@ struct Real {
 async fn bench() -> Real {
     let world = World::start().await;
     world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
+    // Servers that know no batches ignore it.
+    let outputs = Config { allow_atomic_publish: true, ..World::config("OUT", &["out.>"]) };
+    world.context.create_stream(outputs).await.expect("a stream");
     let base = std::path::PathBuf::new();
     let target = Target { urls: vec![world.server.url.clone()], auth: Auth::None, tls: None, base };
     let (client, link) = connect::connect(&target, "bench", Arc::default()).await.expect("a connection");
@@ -82,6 +85,10 @@ impl Bench for Real {
 
     async fn next(&mut self, wait: Duration) -> Option<Delivery<Lease>> {
         tokio::time::timeout(wait, self.deliveries.recv()).await.ok()?
+    }
+
+    fn has_batches(&self) -> bool {
+        self.nats.features.api_level >= 2
     }
 
     async fn outputs(&self) -> Vec<String> {

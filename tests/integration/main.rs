@@ -11,3 +11,4 @@ mod operator;
 mod order;
 mod preflight;
 mod support;
+mod together;

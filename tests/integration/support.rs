@@ -73,9 +73,12 @@ impl World {
     }
 
     pub(crate) async fn stream(&self, name: &str, subjects: &[&str]) {
+        self.context.create_stream(World::config(name, subjects)).await.expect("a stream");
+    }
+
+    pub(crate) fn config(name: &str, subjects: &[&str]) -> jetstream::stream::Config {
         let subjects = subjects.iter().map(|&subject| subject.to_owned()).collect();
-        let config = jetstream::stream::Config { name: name.into(), subjects, ..Default::default() };
-        self.context.create_stream(config).await.expect("a stream");
+        jetstream::stream::Config { name: name.into(), subjects, ..Default::default() }
     }
 
     pub(crate) async fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: impl Into<bytes::Bytes>) {

@@ -44,6 +44,10 @@ impl Bench for Simulated {
         }
     }
 
+    fn has_batches(&self) -> bool {
+        true
+    }
+
     async fn outputs(&self) -> Vec<String> {
         let payload = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         self.process.world.lock().server.outputs.iter().map(|output| payload(&output.payload)).collect()

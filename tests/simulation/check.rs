@@ -6,7 +6,10 @@ use std::time::Duration;
 use tidemill_policy::event::Event;
 use tidemill_policy::headers;
 use tidemill_policy::history::AttemptError;
+use tidemill_policy::id::{self, Identity, Purpose};
+use tidemill_policy::manifest::Outputs;
 use tidemill_policy::outcome::Outcome;
+use tidemill_policy::publication::Publication;
 
 use tokio::time::Instant;
 
@@ -20,6 +23,8 @@ pub(crate) struct Ledger {
     /// How many runs more than allowed an event may have: a server that forgets, and two instances that both hold
     /// a delivery because one of them was cut off, cannot be told from a first attempt.
     forgiven: BTreeMap<String, u32>,
+    /// How many outputs were stored when an event's were last asked for and not found.
+    missing: BTreeMap<String, usize>,
     /// When a message of an event was first acknowledged because the event had ended.
     ended: BTreeMap<String, Instant>,
     /// The events in the order of their stream.
@@ -38,7 +43,7 @@ struct Run {
 }
 
 impl Ledger {
-    pub(crate) fn published(&mut self, event: &str) {
+    pub(crate) fn arrived(&mut self, event: &str) {
         if !self.published.iter().any(|published| published == event) {
             self.published.push(event.to_owned());
         }
@@ -129,6 +134,36 @@ impl Ledger {
         let runs = plan.handler.retry.max_attempts;
         *self.forgiven.entry(event.to_owned()).or_default() += runs;
         self.taken_back.insert(event.to_owned());
+    }
+
+    /// Something was published. At no moment is a part of the outputs stored that belong together, and no event is given
+    /// up on whose outputs are known to be stored; an instance that was cut off may store them afterwards.
+    pub(crate) fn published(&mut self, plan: &Plan, server: &Server, batch: &[Publication]) {
+        if plan.handler.outputs == Outputs::Each {
+            return;
+        }
+        for script in &plan.events {
+            let stored = script.payloads().filter(|payload| count(server, payload) > 0).count();
+            if stored > 0 && stored < script.payloads().count() {
+                self.violations.push(format!("a part of the outputs of {} is stored", script.id));
+            }
+        }
+        for letter in batch.iter().filter(|message| message.subject.starts_with("tidemill.deadletter.")) {
+            let Some(event) = headers::get(&letter.headers, headers::EVENT_ID) else { continue };
+            let looked_at = self.missing.get(&first_output_id(event)).copied();
+            let prefix = format!("{event}/");
+            let is_of_event = |output: &Publication| output.payload.starts_with(prefix.as_bytes());
+            if looked_at.is_none_or(|count| server.outputs[..count].iter().any(is_of_event)) {
+                self.violations.push(format!("{event} is given up although its outputs are stored: {looked_at:?}"));
+            }
+        }
+    }
+
+    /// The server was asked for an output.
+    pub(crate) fn asked(&mut self, server: &Server, id: &str, known: bool) {
+        if !known {
+            self.missing.insert(id.to_owned(), server.outputs.len());
+        }
     }
 
     /// A message is about to be acknowledged: what it demanded must be stored, or another message carry it on.
@@ -222,6 +257,10 @@ impl Summary {
     pub(crate) fn has_seen_everything(&self) -> bool {
         self.dead > 0 && self.outputs > 0 && self.forgiven > 0 && self.runs > self.events
     }
+}
+
+fn first_output_id(event: &str) -> String {
+    id::derive(Identity { source: None, id: event }, "h", Purpose::Output(0))
 }
 
 fn count(server: &Server, payload: &str) -> usize {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemill_policy::event::{Event, Output};
-use tidemill_policy::manifest::{self, Handler, Source};
+use tidemill_policy::manifest::{self, Handler, Outputs, Source};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::RetryClock;
 
@@ -61,6 +61,8 @@ enum Last {
     Reject,
     Ungranted,
     TooMany,
+    /// Outputs in two streams.
+    Apart,
 }
 
 /// How often what goes wrong, in one of a thousand cases each.
@@ -92,7 +94,8 @@ impl Plan {
         let dedup = if flow != Flow::Free && dedup == "claim" { "id" } else { dedup };
         let handler = handler(rng, dedup, flow);
         let count = 1 + rng.below(8);
-        let events = (0..count).map(|index| script(rng, index, dedup != "none")).collect();
+        let atomic = handler.outputs == Outputs::Atomic;
+        let events = (0..count).map(|index| script(rng, index, dedup != "none", atomic)).collect();
         let harsh = rng.below(4);
         let faults = Faults {
             request_lost: rng.below(20 * harsh + 1),
@@ -126,9 +129,10 @@ fn handler(rng: &mut Rng, dedup: &str, flow: Flow) -> Handler {
         }
     };
     let text = format!(
-        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\n{order}\nconcurrency = {}\n\
+        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'in.>', 'nowhere']\n{dedup}\n{order}\noutputs = '{}'\nconcurrency = {}\n\
          ack_wait = '5s'\nack = '{}'\nlimits.timeout = '4s'\n\
          retry = {{ max_attempts = {}, initial = '{}ms', max = '4s', jitter = 0.5, in_memory = '{}ms' }}\n",
+        rng.pick(&["each", "atomic"]),
         1 + rng.below(4),
         rng.pick(&["plain", "confirmed"]),
         1 + rng.below(5),
@@ -140,7 +144,7 @@ fn handler(rng: &mut Rng, dedup: &str, flow: Flow) -> Handler {
     manifest.handlers.remove("h").expect("the handler")
 }
 
-fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
+fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool) -> Script {
     const FAILURES: &[Failure] = &[
         Failure::Retry,
         Failure::Retry,
@@ -152,6 +156,7 @@ fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
     ];
     const LASTS: &[Last] =
         &[Last::Success, Last::Success, Last::Success, Last::Success, Last::Reject, Last::Ungranted, Last::TooMany];
+    let last = if atomic && rng.chance(100) { Last::Apart } else { *rng.pick(LASTS) };
     let failing = if rng.chance(400) { rng.below(6) } else { 0 };
     let copies = if copies && rng.chance(400) { 1 + rng.below(3) } else { 1 };
     Script {
@@ -159,7 +164,7 @@ fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
         key: format!("k{}", rng.below(3)),
         at: (0..copies).map(|_| rng.millis(15_000)).collect(),
         failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
-        last: *rng.pick(LASTS),
+        last,
         outputs: rng.below(4),
     }
 }
@@ -181,6 +186,7 @@ impl Script {
                 Last::Success => Outcome::Completed((0..self.outputs).map(|index| self.output(index)).collect()),
                 Last::Reject => Outcome::Rejected(error()),
                 Last::Ungranted => Outcome::Completed(vec![self.output(0), output("secret", "")]),
+                Last::Apart => Outcome::Completed(vec![self.output(0), output("in.other", "")]),
                 Last::TooMany => Outcome::OutputRefused { message: "too many".into() },
             },
         }

@@ -16,12 +16,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::check::Summary;
 use crate::plan::{Faults, Flow, Plan};
-use crate::world::{Next, Process, World};
+use crate::world::{Next, Process, State, World};
 
 /// For how long things go wrong.
 const CHAOS: Duration = Duration::from_secs(30);
 /// How long everything may take to come to rest afterwards.
 const REST: Duration = Duration::from_hours(2);
+/// How often the instances are looked after.
+const LOOK: Duration = Duration::from_millis(250);
 /// How much of the latest a server forgets that is killed.
 const FORGOTTEN: Duration = Duration::from_millis(300);
 
@@ -62,7 +64,7 @@ async fn drive(world: &Arc<World>) -> bool {
     let mut instances: Vec<_> = (0..world.plan.instances).map(|number| Instance::start(world, number, 0)).collect();
     let end = Instant::now() + CHAOS;
     while Instant::now() < end {
-        sleep(Duration::from_millis(250)).await;
+        sleep(LOOK).await;
         for instance in &mut instances {
             instance.look_after().await;
         }
@@ -80,7 +82,15 @@ async fn drive(world: &Arc<World>) -> bool {
             if world.lock().server.is_at_rest() {
                 return;
             }
-            changed.await;
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = sleep(LOOK) => {}
+            }
+            // A death may have been settled before all faults ended.
+            for instance in &mut instances {
+                instance.look_after().await;
+            }
         }
     })
     .await
@@ -107,7 +117,7 @@ async fn produce(world: Arc<World>) {
         let mut state = world.lock();
         world.note(&mut state, &format!("{id} is published"));
         state.server.input(&id, &world.plan.script(&id).key, world.clock.now_ms());
-        state.ledger.published(&id);
+        state.ledger.arrived(&id);
         drop(state);
         world.changed.notify_waiters();
     }
@@ -118,8 +128,9 @@ fn something_happens_to_the_server(world: &World) {
     let faults = state.faults;
     if state.rng.chance(faults.event / 4) {
         world.note(&mut state, "the server dies and forgets");
-        for event in state.server.roll_back(FORGOTTEN) {
-            state.ledger.forgive_anew(&world.plan, &event);
+        let State { server, rng, ledger, .. } = &mut *state;
+        for event in server.roll_back(FORGOTTEN, rng) {
+            ledger.forgive_anew(&world.plan, &event);
         }
         drop(state);
         world.changed.notify_waiters();

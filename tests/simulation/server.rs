@@ -13,14 +13,23 @@ use tidemill_policy::headers;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::order::partition;
 use tidemill_policy::publication::Publication;
+use tidemill_policy::together;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::plan::Flow;
 
+use crate::rng::Rng;
+
 /// For how long streams of ours recognise duplicates; the users' are set up to do so for longer.
 const OWN_WINDOW: Duration = Duration::from_mins(5);
 const OUT_WINDOW: Duration = Duration::from_hours(24);
+
+/// A server that dies may restore schedules that have fired no longer ago than this: how many of a thousand, and when
+/// they fire again at the latest.
+const RESTORED_SPAN: Duration = Duration::from_secs(5);
+const RESTORED: u64 = 700;
+const RESTORED_DELAY_MS: u64 = 3_000;
 
 /// Everything that the server holds.
 #[derive(Debug, Default)]
@@ -28,6 +37,10 @@ pub(crate) struct Server {
     queues: [Queue; 2],
     /// Scheduled messages by subject.
     schedules: BTreeMap<String, (Instant, Publication)>,
+    /// Schedules that have fired, and when; a server that dies may restore the latest.
+    fired: Vec<(Instant, Publication)>,
+    /// Schedules that were restored, and when they fire again.
+    restored: Vec<(Instant, Publication)>,
     pub(crate) outputs: Vec<Publication>,
     pub(crate) dead_letters: Vec<Publication>,
     ids: HashMap<(Stream, String), Instant>,
@@ -50,6 +63,7 @@ enum Stream {
     DeadLetters,
     Schedules,
     Due,
+    Inputs,
 }
 
 /// A stream with its one consumer.
@@ -68,6 +82,8 @@ struct Queued {
     payload: Bytes,
     stored_ms: u64,
     delivered: u32,
+    /// Whether it was handed back because it was delivered before its time.
+    was_early: bool,
     state: State,
 }
 
@@ -137,6 +153,8 @@ pub(crate) struct Handed {
     pub(crate) ticket: Ticket,
     /// Whether somebody who was given it before may still be working on it.
     pub(crate) overlaps: bool,
+    /// Whether its first delivery is taken for one that came too early, which is no attempt, and was none.
+    pub(crate) hides_attempt: bool,
 }
 
 fn index(source: Source) -> usize {
@@ -166,6 +184,33 @@ impl Server {
         Ok(())
     }
 
+    /// Stores a batch at one moment, or nothing of it.
+    pub(crate) fn publish_together(&mut self, batch: &[Publication], now_ms: u64) -> Result<(), PublishError> {
+        for message in batch {
+            let subject = message.subject.clone();
+            match stream(&subject) {
+                None => return Err(PublishError::NoStream { subject }),
+                Some(Stream::Outputs) => {}
+                Some(_) => {
+                    return Err(PublishError::Apart { subject, stream: "IN".into(), other: "OUT".into() });
+                }
+            }
+        }
+        let known: Vec<_> = batch.iter().map(|message| self.knows(id_of(message))).collect();
+        let is_known = |stored: &&Publication| batch.iter().any(|message| id_of(message) == id_of(stored));
+        let whole = self.outputs.iter().filter(is_known).any(|stored| together::is_of_a_whole(&stored.headers));
+        for index in together::rest(&known, whole) {
+            self.store(Stream::Outputs, &batch[index], now_ms);
+        }
+        Ok(())
+    }
+
+    /// Whether the stream of outputs knows an id.
+    pub(crate) fn knows(&self, id: &str) -> bool {
+        let since = self.ids.get(&(Stream::Outputs, id.to_owned()));
+        since.is_some_and(|since| *since + OUT_WINDOW > Instant::now())
+    }
+
     fn store(&mut self, stream: Stream, message: &Publication, now_ms: u64) {
         let now = Instant::now();
         let window = if stream == Stream::Outputs { OUT_WINDOW } else { OWN_WINDOW };
@@ -181,10 +226,12 @@ impl Server {
             Stream::Outputs => self.outputs.push(message.clone()),
             Stream::DeadLetters => self.dead_letters.push(message.clone()),
             Stream::Due => self.queues[1].push(message, now_ms),
+            Stream::Inputs => self.queues[0].push(message, now_ms),
             Stream::Schedules => {
                 let at = headers::get(&message.headers, headers::SCHEDULE).and_then(|text| text.strip_prefix("@at "));
                 let due_ms = at.and_then(parse_ms).expect("a schedule that can be read");
                 let due = now + Duration::from_millis(due_ms.saturating_sub(now_ms));
+                self.restored.retain(|(_, restored)| restored.subject != message.subject);
                 self.schedules.insert(message.subject.clone(), (due, message.clone()));
             }
         }
@@ -203,12 +250,16 @@ impl Server {
         let due: Vec<_> =
             self.schedules.iter().filter(|(_, (due, _))| *due <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
-            if let Some((_, mut message)) = self.schedules.remove(&name) {
-                message.subject =
-                    headers::get(&message.headers, headers::SCHEDULE_TARGET).expect("a target").to_owned();
-                message.headers.retain(|(name, _)| !name.starts_with("Nats-"));
-                self.queues[1].push(&message, now_ms);
+            if let Some((_, message)) = self.schedules.remove(&name) {
+                self.fire(message, now_ms);
             }
+        }
+        let (due, later) = std::mem::take(&mut self.restored).into_iter().partition(|(due, _)| *due <= now);
+        self.restored = later;
+        for (_, message) in due {
+            // That removes what has followed on its subject.
+            self.schedules.remove(&message.subject);
+            self.fire(message, now_ms);
         }
         for queue in &mut self.queues {
             for queued in queue.messages.values_mut() {
@@ -224,10 +275,18 @@ impl Server {
         self.markers.retain(|_, kept| kept.until > now);
     }
 
+    fn fire(&mut self, schedule: Publication, now_ms: u64) {
+        let mut message = schedule.clone();
+        self.fired.push((Instant::now(), schedule));
+        message.subject = headers::get(&message.headers, headers::SCHEDULE_TARGET).expect("a target").to_owned();
+        message.headers.retain(|(name, _)| !name.starts_with("Nats-"));
+        self.queues[1].push(&message, now_ms);
+    }
+
     /// When something happens next without anybody's doing.
     pub(crate) fn next_change(&self, ack_wait: Duration) -> Option<Instant> {
         let now = Instant::now();
-        let schedules = self.schedules.values().map(|(due, _)| *due);
+        let schedules = self.schedules.values().chain(&self.restored).map(|(due, _)| *due);
         let messages = self.queues.iter().flat_map(|queue| queue.messages.values()).map(|queued| match &queued.state {
             State::Waiting(from) => *from,
             // Leases are prolonged every quarter of the time.
@@ -286,6 +345,7 @@ impl Server {
         queued.state =
             State::Pending { until: Instant::now() + ack_wait, number: self.deliveries, lease: Arc::clone(lease) };
         let stream = if source == Source::Input { "IN" } else { "TIDEMILL_RETRY" };
+        let hides_attempt = queued.delivered == 2 && !queued.was_early && not_before_ms(queued).is_some();
         let mut headers = queued.headers.clone();
         headers.sort_by(|a, b| a.0.cmp(&b.0));
         Handed {
@@ -303,11 +363,12 @@ impl Server {
                 delivered: queued.delivered,
             },
             ticket: Ticket { source, sequence, number: self.deliveries },
+            hides_attempt,
             overlaps: earlier.iter().any(|(of, lease)| *of == (source, sequence) && lease.held.load(Ordering::Relaxed)),
         }
     }
 
-    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: &Settlement) {
+    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: &Settlement, now_ms: u64) {
         let now = Instant::now();
         let queue = &mut self.queues[index(ticket.source)];
         let Some(queued) = queue.messages.get_mut(&ticket.sequence) else { return };
@@ -320,6 +381,7 @@ impl Server {
             }
             Settlement::Nothing => {}
             Settlement::Nak { delay } => {
+                queued.was_early |= not_before_ms(queued).is_some_and(|due_ms| due_ms > now_ms);
                 if matches!(&queued.state, State::Pending { number, .. } if *number == ticket.number) {
                     queued.state = State::Waiting(now + *delay);
                 }
@@ -352,11 +414,17 @@ impl Server {
     }
 
     /// Forgets what a server forgets that is killed: the latest acknowledgements and counts of the input's
-    /// consumer, and the ids of retries that are not stored any more. Returns the ids of events whose messages were
-    /// taken back or counted down.
-    pub(crate) fn roll_back(&mut self, span: Duration) -> Vec<String> {
+    /// consumer, the ids of retries that are not stored any more, and that schedules have fired. Returns the ids of
+    /// events whose messages were taken back or counted down.
+    pub(crate) fn roll_back(&mut self, span: Duration, rng: &mut Rng) -> Vec<String> {
         let now = Instant::now();
         let mut touched = Vec::new();
+        for (at, schedule) in std::mem::take(&mut self.fired) {
+            if at + RESTORED_SPAN >= now && rng.chance(RESTORED) {
+                touched.extend(headers::get(&schedule.headers, headers::EVENT_ID).map(str::to_owned));
+                self.restored.push((now + rng.millis(RESTORED_DELAY_MS), schedule));
+            }
+        }
         let input = &mut self.queues[0];
         for (at, sequence, mut queued) in std::mem::take(&mut input.settled) {
             if at + span >= now {
@@ -376,6 +444,10 @@ impl Server {
             }
         }
         self.ids.retain(|(stream, _), _| !matches!(stream, Stream::Schedules));
+        // Their ids are forgotten: published once more, they are there twice.
+        let retries = self.queues[1].messages.values();
+        touched
+            .extend(retries.filter_map(|queued| headers::get(&queued.headers, headers::EVENT_ID).map(str::to_owned)));
         touched
     }
 
@@ -405,7 +477,9 @@ impl Server {
 
     /// Whether nothing is left to be delivered.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.schedules.is_empty() && self.queues.iter().all(|queue| queue.messages.is_empty())
+        self.schedules.is_empty()
+            && self.restored.is_empty()
+            && self.queues.iter().all(|queue| queue.messages.is_empty())
     }
 }
 
@@ -421,20 +495,30 @@ impl Queue {
             payload: message.payload.clone(),
             stored_ms: now_ms,
             delivered: 0,
+            was_early: false,
             state: State::Waiting(Instant::now()),
         };
         self.messages.insert(self.last, queued);
     }
 }
 
+fn id_of(message: &Publication) -> &str {
+    headers::get(&message.headers, headers::MSG_ID).unwrap_or_default()
+}
+
 fn stream(subject: &str) -> Option<Stream> {
     match subject {
         _ if subject.starts_with("out.") => Some(Stream::Outputs),
+        _ if subject.starts_with("in.") => Some(Stream::Inputs),
         _ if subject.starts_with("tidemill.retry.at.") => Some(Stream::Schedules),
         _ if subject.starts_with("tidemill.retry.due.") => Some(Stream::Due),
         _ if subject.starts_with("tidemill.deadletter.") => Some(Stream::DeadLetters),
         _ => None,
     }
+}
+
+fn not_before_ms(queued: &Queued) -> Option<u64> {
+    headers::get(&queued.headers, headers::NOT_BEFORE)?.parse().ok()
 }
 
 /// Milliseconds since the Unix epoch of an RFC 3339 time.

@@ -202,6 +202,9 @@ impl Process {
         if handed.overlaps {
             state.ledger.forgive(&event);
         }
+        if handed.hides_attempt {
+            state.ledger.forgive(&event);
+        }
         let text = format!(
             "{} gets {event} from {:?} #{}, delivery {}",
             self.name, chosen.0, chosen.1, handed.position.delivered
@@ -275,13 +278,42 @@ impl Broker for Process {
         };
         let now_ms = self.world.clock.now_ms();
         let what = format!("publish [{}]", subjects.join(", "));
-        let stored = self.request(&what, |state| state.server.publish(batch, count, now_ms)).await;
+        let stored = self.request(&what, |state| {
+            let stored = state.server.publish(batch, count, now_ms);
+            state.ledger.published(&self.world.plan, &state.server, batch);
+            stored
+        });
+        let stored = stored.await;
         let unavailable = || PublishError::Unavailable { subject: String::new(), why: "simulated".into() };
         match stored {
             Some(Ok(())) if count < batch.len() => Err(unavailable()),
             Some(result) => result,
             None => Err(unavailable()),
         }
+    }
+
+    async fn publish_together(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        let now_ms = self.world.clock.now_ms();
+        let what = format!("publish {} together", batch.len());
+        let stored = self.request(&what, |state| {
+            let stored = state.server.publish_together(batch, now_ms);
+            state.ledger.published(&self.world.plan, &state.server, batch);
+            stored
+        });
+        stored
+            .await
+            .unwrap_or_else(|| Err(PublishError::Unavailable { subject: String::new(), why: "simulated".into() }))
+    }
+
+    async fn knows(&self, patterns: &[String], id: &str) -> Result<bool, PublishError> {
+        let is_stored_there = patterns.iter().any(|pattern| pattern.starts_with("out."));
+        let what = format!("ask for output {id}");
+        let known = self.request(&what, |state| {
+            let known = is_stored_there && state.server.knows(id);
+            state.ledger.asked(&state.server, id, known);
+            known
+        });
+        known.await.ok_or_else(|| PublishError::Unavailable { subject: String::new(), why: "simulated".into() })
     }
 
     async fn settle(&self, receipt: Receipt, settlement: Settlement, _ack: AckMode) {
@@ -297,7 +329,7 @@ impl Broker for Process {
                 let continues = state.server.has_message_of(&event, Some(ticket));
                 state.ledger.ended_message(&self.world.plan, &state.server, &event, continues);
             }
-            state.server.settle(ticket, &settlement);
+            state.server.settle(ticket, &settlement, self.world.clock.now_ms());
         });
         settled.await;
     }

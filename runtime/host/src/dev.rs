@@ -182,8 +182,9 @@ fn first_token(pattern: &str) -> Option<&str> {
 /// The first one that the server refuses.
 pub async fn create(nats: &Nats, manifest: &Manifest, plan: &Plan) -> Result<(), StreamError> {
     let repeats_within = manifest.handlers.values().map(streams::repeats_within).max().unwrap_or_default();
+    let together = manifest.stored_together();
     for (name, subjects) in &plan.streams {
-        streams::provide(nats, name, subjects, repeats_within).await?;
+        streams::provide(nats, name, subjects, repeats_within, &together).await?;
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ use crate::fate::{self, Fate, What};
 use crate::invoker::{Invoker, Report};
 
 mod memory;
+mod outputs;
 
 pub use memory::Recent;
 use memory::{Memory, Remembered};
@@ -310,7 +311,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let Ok(event) = &work.event else { return Step::release() };
         let count = outputs.len();
         let batch = publication::outputs(&self.handler, event, outputs);
-        match self.store(&batch).await {
+        match self.store_outputs(&batch).await {
             Ok(()) => {}
             Err(fault) => {
                 let Some(refusal) = fault.refusal() else { return Step::release() };
@@ -318,13 +319,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                 return self.fail(work, setback, Some(report)).await;
             }
         }
-        match self.conclude(work, Marker::Done).await {
-            // Another instance was faster; the outputs have the same ids.
-            Remembered::Stored | Remembered::Overtaken => {
-                Step::Settle(Settlement::Ack, What::Handled { outputs: count })
-            }
-            Remembered::Unreachable => Step::release(),
-        }
+        self.end(work, Marker::Done, Settlement::Ack, What::Handled { outputs: count }).await
     }
 
     /// Records that the attempt has failed, then does what follows.
@@ -403,6 +398,11 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Stores the dead letter, and marks the event as given up.
     async fn dead_letter(&self, work: &mut Work, error: AttemptError, report: Option<Report>) -> Step {
+        match self.has_outputs(work).await {
+            Ok(false) => {}
+            Ok(true) => return self.end(work, Marker::Done, Settlement::Ack, What::Duplicate).await,
+            Err(_) => return Step::release(),
+        }
         let replay = report.map(|report| ReplayInputs {
             seed: data_encoding::HEXLOWER.encode(&report.seed),
             clock_ms: report.clock_ms,
@@ -412,11 +412,17 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if let Err(fault) = self.store(&[letter]).await {
             return self.unstored(work, "dead letter", &fault).await;
         }
-        if self.conclude(work, Marker::Dead).await == Remembered::Unreachable {
-            return Step::release();
-        }
         let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);
-        Step::Settle(Settlement::Term { reason }, What::DeadLettered { error })
+        self.end(work, Marker::Dead, Settlement::Term { reason }, What::DeadLettered { error }).await
+    }
+
+    /// Marks the event as ended, and settles. Where another instance was faster, that is as good: what we have stored has
+    /// the same ids.
+    async fn end(&self, work: &mut Work, marker: Marker, settlement: Settlement, what: What) -> Step {
+        match self.conclude(work, marker).await {
+            Remembered::Stored | Remembered::Overtaken => Step::Settle(settlement, what),
+            Remembered::Unreachable => Step::release(),
+        }
     }
 
     /// Keeps an event whose retry or dead letter cannot be stored: it stays where it is, for a person to help.
@@ -460,9 +466,17 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Publishes, and holds on while the broker is unavailable: that slows the intake down and costs no
     /// attempt. Returns `Unavailable` only when the time to drain is over.
     async fn store(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        self.patiently(|| self.broker.publish(batch)).await
+    }
+
+    /// Asks the broker for something until it is available.
+    async fn patiently<T, F>(&self, request: impl Fn() -> F) -> Result<T, PublishError>
+    where
+        F: Future<Output = Result<T, PublishError>>,
+    {
         let mut delay = HOLD_DELAYS.0;
         loop {
-            let fault = match self.broker.publish(batch).await {
+            let fault = match request().await {
                 Err(fault @ PublishError::Unavailable { .. }) => fault,
                 result => return result,
             };

@@ -42,6 +42,8 @@ pub enum Refusal {
     Denied,
     /// It is too large.
     TooLarge,
+    /// Another stream stores it than the outputs that it is to be stored together with.
+    Apart,
 }
 
 /// A failed attempt, before the host adds when and where it happened.
@@ -136,7 +138,7 @@ pub fn decide(handler: &Handler, event: &Event, outcome: Outcome) -> Decision {
 pub fn refused(handler: &Handler, event: &Event, refusal: Refusal, message: String) -> Setback {
     let (may_pass, kind) = match refusal {
         Refusal::NoStream => (true, Kind::Output),
-        Refusal::TooLarge => (false, Kind::Output),
+        Refusal::TooLarge | Refusal::Apart => (false, Kind::Output),
         Refusal::Denied => (false, Kind::Denied),
     };
     set_back(handler, event, may_pass, None, Failure::new(kind, message))

@@ -25,6 +25,8 @@ pub const ERRORS_DROPPED: &str = "Tidemill-Errors-Dropped";
 pub const CORRELATION_ID: &str = "Tidemill-Correlation-Id";
 /// The id of the event whose handling published this message.
 pub const CAUSATION_ID: &str = "Tidemill-Causation-Id";
+/// How many outputs of the event were stored together with this one, itself included.
+pub const OUTPUTS: &str = "Tidemill-Outputs";
 /// Before when a retry must not run (milliseconds since the Unix epoch); only on servers without
 /// message schedules.
 pub const NOT_BEFORE: &str = "Tidemill-Not-Before";

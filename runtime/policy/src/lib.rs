@@ -24,3 +24,4 @@ pub mod queue_message;
 pub mod replay;
 pub mod retry;
 pub mod subject;
+pub mod together;

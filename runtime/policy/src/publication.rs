@@ -12,7 +12,7 @@ use crate::event::{Event, Headers, Output};
 use crate::headers;
 use crate::history::{AttemptError, History, millis};
 use crate::id::{self, Identity, Purpose};
-use crate::manifest::{DedupKey, Handler, Mode};
+use crate::manifest::{DedupKey, Handler, Mode, Outputs};
 use crate::queue_message;
 
 /// A message to be stored by `JetStream`.
@@ -48,9 +48,22 @@ pub fn identity<'a>(handler: &Handler, event: &'a Event) -> Identity<'a> {
     Identity { source: event.source.as_deref().filter(|_| has_own_id), id: &event.id }
 }
 
-/// The messages for a handler's outputs, in order.
+/// The messages for a handler's outputs, in order. Those that are stored together say how many they are.
 pub fn outputs(handler: &Handler, event: &Event, outputs: Vec<Output>) -> Vec<Publication> {
-    (0..).zip(outputs).map(|(index, output)| publish_output(handler, event, index, output)).collect()
+    let count = outputs.len().to_string();
+    let messages = (0..).zip(outputs).map(|(index, output)| {
+        let mut message = publish_output(handler, event, index, output);
+        if handler.outputs == Outputs::Atomic {
+            push(&mut message.headers, headers::OUTPUTS, count.as_str());
+        }
+        message
+    });
+    messages.collect()
+}
+
+/// The id of the first output that an event has, if it has any.
+pub fn first_output_id(handler: &Handler, event: &Event) -> String {
+    id::derive(identity(handler, event), &handler.name, Purpose::Output(0))
 }
 
 fn publish_output(handler: &Handler, event: &Event, index: u32, output: Output) -> Publication {

@@ -117,6 +117,30 @@ pub fn overlaps(a: &str, b: &str) -> bool {
     }
 }
 
+/// A subject that both patterns select, where there is one.
+pub fn common(a: &str, b: &str) -> Option<String> {
+    let (mut left, mut right) = (a.split('.'), b.split('.'));
+    let mut tokens = Vec::new();
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => break,
+            (Some(REST), Some(token)) => {
+                tokens.extend([token].into_iter().chain(right));
+                break;
+            }
+            (Some(token), Some(REST)) => {
+                tokens.extend([token].into_iter().chain(left));
+                break;
+            }
+            (Some(ONE), Some(token)) | (Some(token), Some(ONE)) => tokens.push(token),
+            (Some(x), Some(y)) if x == y => tokens.push(x),
+            _ => return None,
+        }
+    }
+    let any = |token| if [ONE, REST].contains(&token) { "any" } else { token };
+    Some(tokens.into_iter().map(any).collect::<Vec<_>>().join("."))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -213,6 +237,16 @@ mod tests {
             prop_assert_eq!(overlaps(&a, &b), overlaps(&b, &a));
             let common = all_subjects(5).iter().any(|s| matches(&a, s) && matches(&b, s));
             prop_assert_eq!(overlaps(&a, &b), common);
+        }
+
+        #[test]
+        fn a_common_subject_is_one_that_both_select(a in pattern(), b in pattern()) {
+            let found = super::common(&a, &b);
+            prop_assert_eq!(found.is_some(), overlaps(&a, &b));
+            if let Some(subject) = found {
+                prop_assert_eq!(check_subject(&subject), Ok(()));
+                prop_assert!(matches(&a, &subject) && matches(&b, &subject), "{}", subject);
+            }
         }
 
         #[test]

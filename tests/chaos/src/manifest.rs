@@ -25,9 +25,9 @@ pub(crate) const OUTPUT: &str = "OUT";
 const DUPLICATE_WINDOW: Duration = Duration::from_hours(1);
 
 /// Writes the manifest for the server at `url` into `folder`.
-pub(crate) fn write(folder: &Path, url: &str) -> Result<PathBuf> {
+pub(crate) fn write(folder: &Path, url: &str, batches: bool) -> Result<PathBuf> {
     let path = folder.join("tidemill.toml");
-    fs::write(&path, text(url, &guests())).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::write(&path, text(url, &guests(), batches)).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)
 }
 
@@ -37,7 +37,7 @@ fn guests() -> PathBuf {
     root.join("target/guests")
 }
 
-fn text(url: &str, guests: &Path) -> String {
+fn text(url: &str, guests: &Path, batches: bool) -> String {
     let quote = |text: &str| serde_json::Value::from(text).to_string();
     let mut text = format!(
         r#"[nats]
@@ -61,6 +61,7 @@ retry = {{ initial = "50ms", max = "400ms", in_memory = "100ms" }}
     for handler in Handler::ALL {
         let name = handler.name();
         let attempts = handler.attempts_max();
+        let outputs = if batches && handler.is_atomic() { "atomic" } else { "each" };
         let _ = write!(
             text,
             r#"
@@ -69,6 +70,7 @@ component = "chaos.wasm"
 subject = "in.{name}"
 stream = "{INPUT}"
 retry.max_attempts = {attempts}
+outputs = "{outputs}"
 allow = {{ publish = ["out.{name}"] }}
 "#
         );
@@ -78,19 +80,23 @@ allow = {{ publish = ["out.{name}"] }}
     text
 }
 
-/// Makes the streams of the events and of the outputs.
-pub(crate) async fn create_streams(context: &jetstream::Context) -> Result<()> {
+/// Makes the streams of the events and of the outputs. Returns whether the latter takes batches.
+pub(crate) async fn create_streams(context: &jetstream::Context) -> Result<bool> {
+    let mut batches = false;
     for (name, subjects) in [(INPUT, "in.>"), (OUTPUT, "out.>")] {
         let config = Config {
             name: name.to_owned(),
             subjects: vec![subjects.to_owned()],
             storage: StorageType::File,
             duplicate_window: DUPLICATE_WINDOW,
+            allow_atomic_publish: name == OUTPUT,
             ..Config::default()
         };
-        context.create_stream(config).await.with_context(|| format!("cannot create stream {name}"))?;
+        let made = context.create_stream(config).await.with_context(|| format!("cannot create stream {name}"))?;
+        // What the server does not know, it does not echo.
+        batches |= made.cached_info().config.allow_atomic_publish;
     }
-    Ok(())
+    Ok(batches)
 }
 
 #[cfg(test)]
@@ -103,13 +109,14 @@ mod tests {
 
     #[test]
     fn the_manifest_is_accepted_and_gives_every_handler_its_policy() {
-        let text = text("nats://127.0.0.1:4222", Path::new("/guests"));
+        let text = text("nats://127.0.0.1:4222", Path::new("/guests"), true);
         let source = manifest::Source { path: "tidemill.toml", text: &text };
         let parsed = manifest::parse(source, &[], &|_| Some("7070".to_owned()));
         let manifest = parsed.unwrap_or_else(|problems| panic!("{problems}")).manifest;
         for handler in Handler::ALL {
             let found = &manifest.handlers[handler.name()];
             assert_eq!(found.retry.max_attempts, handler.attempts_max());
+            assert_eq!(found.outputs == manifest::Outputs::Atomic, handler.is_atomic());
             assert_eq!(found.dedup.is_some(), handler == Handler::Orders);
         }
     }

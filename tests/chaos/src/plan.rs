@@ -42,6 +42,11 @@ impl Handler {
         }
     }
 
+    /// Whether its outputs are stored together, where the server can do that.
+    pub(crate) fn is_atomic(self) -> bool {
+        self == Handler::Unruly
+    }
+
     /// After how many failed attempts it gives up.
     pub(crate) fn attempts_max(self) -> u32 {
         if self == Handler::Unruly { UNRULY_ATTEMPTS_MAX } else { ATTEMPTS_MAX }

@@ -57,8 +57,8 @@ pub(crate) async fn run(folder: &Path, options: Options) -> Result<Outcome> {
         .max_ack_inflight(1024)
         .backpressure_on_inflight(true)
         .build(client);
-    manifest::create_streams(&context).await?;
-    let manifest = manifest::write(folder, &broker.url)?;
+    let batches = manifest::create_streams(&context).await?;
+    let manifest = manifest::write(folder, &broker.url, batches)?;
     let instances = Instances::start(folder, &manifest, &ports[1..])?;
     let mut run = Run {
         context,

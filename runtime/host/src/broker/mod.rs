@@ -25,6 +25,13 @@ pub trait Broker: Send + Sync + 'static {
     /// known beforehand that some message has no stream.
     fn publish(&self, batch: &[Publication]) -> impl Future<Output = Result<(), PublishError>> + Send;
 
+    /// Stores all messages of a batch at one moment, in one stream, or none of them. What the broker knows by its id is
+    /// not stored again, and nothing is added to what was stored as a whole (see [`tidemill_policy::together`]).
+    fn publish_together(&self, batch: &[Publication]) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// Whether the broker knows the id of an output, which was stored on a subject that one of `patterns` selects.
+    fn knows(&self, patterns: &[String], id: &str) -> impl Future<Output = Result<bool, PublishError>> + Send;
+
     /// Tells the broker what became of a delivery, and waits for its answer if `ack` says so. Where this does not
     /// arrive, the message is redelivered.
     fn settle(&self, receipt: Self::Receipt, settlement: Settlement, ack: AckMode) -> impl Future<Output = ()> + Send;
@@ -129,6 +136,19 @@ pub enum PublishError {
         /// What the server said.
         why: String,
     },
+    /// Another stream stores it than the messages that it is to be stored together with.
+    #[error(
+        "stream {stream:?} stores {subject:?}, but stream {other:?} stores other outputs of the event, and outputs = \
+         \"atomic\" needs one for all"
+    )]
+    Apart {
+        /// The subject.
+        subject: String,
+        /// Its stream.
+        stream: String,
+        /// The stream of the others.
+        other: String,
+    },
     /// It may work later, and may have worked already: the connection is lost, the stream is full or has no
     /// leader, or the confirmation did not come in time.
     #[error("publishing on {subject:?} was not confirmed: {why}")]
@@ -147,6 +167,7 @@ impl PublishError {
             PublishError::NoStream { .. } => Some(Refusal::NoStream),
             PublishError::Denied { .. } => Some(Refusal::Denied),
             PublishError::TooLarge { .. } => Some(Refusal::TooLarge),
+            PublishError::Apart { .. } => Some(Refusal::Apart),
             PublishError::Unavailable { .. } => None,
         }
     }

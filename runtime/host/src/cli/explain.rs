@@ -12,7 +12,7 @@ use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_
 use tidemill::load::{self, ManifestFile};
 use tidemill::logging::{Purpose, counted};
 use tidemill_policy::history::{Kind, millis};
-use tidemill_policy::manifest::{AckMode, Backoff, Handler, Isolation, Mode, show_duration, show_size};
+use tidemill_policy::manifest::{AckMode, Backoff, Handler, Isolation, Mode, Outputs, show_duration, show_size};
 use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::subject;
 
@@ -48,6 +48,7 @@ struct Explanation {
     dedup: Option<Dedup>,
     order: Option<order::Order>,
     limits: Limits,
+    outputs: &'static str,
     retry: Retry,
     schedule: Schedule,
     dead_letter: DeadLetter,
@@ -144,6 +145,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             output_bytes: limits.budget.output_bytes,
             reuse: limits.reuse,
         },
+        outputs: handler.outputs.name(),
         retry: Retry {
             max_attempts: retry.max_attempts,
             backoff: retry.backoff.name(),
@@ -241,7 +243,7 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ),
         ("config", lines(explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}")))),
         ("secrets", lines(explanation.secrets.iter().map(|(key, from)| format!("{key} from {from}")))),
-        ("may publish", explanation.may_publish.join("\n")),
+        ("may publish", publish_text(handler)),
     ];
     rows.extend(explanation.warnings.iter().map(|warning| ("warning", warning.clone())));
     format!("{}\n{}", output::table(rows), explanation.schedule.text())
@@ -310,6 +312,16 @@ fn limits_text(handler: &Handler) -> String {
         counted(limits.budget.outputs.into(), "output"),
         show_size(limits.budget.output_bytes)
     )
+}
+
+fn publish_text(handler: &Handler) -> String {
+    let granted = handler.allow.publish.join("\n");
+    match handler.outputs {
+        Outputs::Each => granted,
+        Outputs::Atomic => format!(
+            "{granted}\nall outputs of an event at one moment or none, in one stream with allow_atomic (nats-server 2.12.1)"
+        ),
+    }
 }
 
 fn retry_text(handler: &Handler) -> String {

@@ -130,6 +130,7 @@ pub(super) fn remedy(fault: &PublishError) -> String {
         }
         PublishError::TooLarge { .. } => format!("{fault}; send less, or raise max_payload of the server"),
         PublishError::Denied { .. } => format!("{fault}; ask for the permission, or use other credentials in [nats]"),
+        PublishError::Apart { .. } => fault.to_string(),
         PublishError::Unavailable { .. } => format!("{fault}; it may be stored all the same"),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::headers;
+use tidemill_policy::id::{self, Identity, Purpose};
 use tidemill_policy::manifest::{self, AckMode, Source as ManifestSource};
 use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
@@ -19,6 +20,8 @@ use crate::broker::{MarkerError, Recalled};
 enum Told {
     /// A batch was offered; whether it was stored.
     Publish(Vec<Publication>, bool),
+    /// The same, to be stored at one moment.
+    PublishTogether(Vec<Publication>, bool),
     /// A marker was replaced.
     Remember(Marker),
     Settle(Settlement),
@@ -31,6 +34,8 @@ struct ScriptedBroker {
     markers: Mutex<HashMap<String, (Marker, u64)>>,
     recalls: Mutex<usize>,
     told: Mutex<Vec<Told>>,
+    /// The id of an output that is stored.
+    known: Mutex<Option<String>>,
 }
 
 impl Broker for ScriptedBroker {
@@ -40,6 +45,17 @@ impl Broker for ScriptedBroker {
         let refusal = self.refusals.lock().expect("not poisoned").pop_front();
         self.told.lock().expect("not poisoned").push(Told::Publish(batch.to_vec(), refusal.is_none()));
         refusal.map_or(Ok(()), Err)
+    }
+
+    async fn publish_together(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        let refusal = self.refusals.lock().expect("not poisoned").pop_front();
+        self.told.lock().expect("not poisoned").push(Told::PublishTogether(batch.to_vec(), refusal.is_none()));
+        refusal.map_or(Ok(()), Err)
+    }
+
+    async fn knows(&self, patterns: &[String], id: &str) -> Result<bool, PublishError> {
+        assert_eq!(patterns, ["out.>"]);
+        Ok(self.known.lock().expect("not poisoned").as_deref() == Some(id))
     }
 
     async fn settle(&self, (): (), settlement: Settlement, _ack: AckMode) {
@@ -156,15 +172,14 @@ fn unavailable() -> PublishError {
     PublishError::Unavailable { subject: "s".into(), why: "no connection".into() }
 }
 
-/// The stored batches' subjects, the markers and the settlement, as text: `out.a out.b | done | ack`.
+/// The stored batches' subjects, the markers and the settlement, as text: `out.a out.b | done | ack`. In brackets:
+/// what is stored together.
 fn summary(told: &[Told]) -> String {
     let mut parts = Vec::new();
     for told in told {
         parts.push(match told {
-            Told::Publish(batch, stored) => {
-                let subjects: Vec<_> = batch.iter().map(|message| short(&message.subject)).collect();
-                format!("{}{}", subjects.join(" "), if *stored { "" } else { " refused" })
-            }
+            Told::Publish(batch, stored) => subjects(batch, *stored),
+            Told::PublishTogether(batch, stored) => format!("[{}]", subjects(batch, *stored)),
             Told::Remember(Marker::Done) => "done".into(),
             Told::Remember(Marker::Dead) => "dead".into(),
             Told::Remember(Marker::Released) => "released".to_owned(),
@@ -179,6 +194,11 @@ fn summary(told: &[Told]) -> String {
         });
     }
     parts.join(" | ")
+}
+
+fn subjects(batch: &[Publication], stored: bool) -> String {
+    let subjects: Vec<_> = batch.iter().map(|message| short(&message.subject)).collect();
+    format!("{}{}", subjects.join(" "), if stored { "" } else { " refused" })
 }
 
 /// A retry's subject ends in a hash.
@@ -454,4 +474,34 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     });
     check(&told, "claim | out.a | done | ack | ack");
     assert_eq!(other.invocations(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn atomic_outputs_are_stored_together_or_the_event_is_given_up_without_any() {
+    let two = || Outcome::Completed(vec![output("out.a"), output("out.b")]);
+    let apart = PublishError::Apart { subject: "out.b".into(), stream: "B".into(), other: "A".into() };
+    let rows = [
+        (two(), vec![], "[out.a out.b] | ack"),
+        (two(), vec![unavailable()], "[out.a out.b refused] | [out.a out.b] | ack"),
+        (two(), vec![apart], "[out.a out.b refused] | record | tidemill.deadletter.h | dead | term output"),
+        (Outcome::Completed(vec![output("out.a")]), vec![], "out.a | ack"),
+        (Outcome::Completed(Vec::new()), vec![], " | ack"),
+    ];
+    for (outcome, refusals, expected) in rows {
+        check(&scene("outputs = \"atomic\"", vec![outcome], refusals).deliver_first().await, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_atomic_outputs_are_stored_is_not_given_up() {
+    for (outputs, expected) in
+        [("atomic", "record | done | ack"), ("each", "record | tidemill.deadletter.h | dead | term attempts")]
+    {
+        let scene = scene(&format!("outputs = {outputs:?}\nretry.max_attempts = 1"), vec![], vec![]);
+        let id = id::derive(Identity { source: None, id: "IN@1:7" }, "h", Purpose::Output(0));
+        *scene.pipeline.broker.known.lock().expect("not poisoned") = Some(id);
+        // The process died after it had stored the outputs, in the only attempt.
+        check(&scene.deliver(&[], Source::Input, 2).await, expected);
+        assert_eq!(scene.invocations(), 0);
+    }
 }

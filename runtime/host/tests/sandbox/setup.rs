@@ -12,7 +12,7 @@ use tidemill_policy::attempt::Attempt;
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, Outputs, RetryPolicy,
 };
 use tidemill_policy::outcome::{Interruption, Outcome};
 
@@ -66,6 +66,7 @@ pub(crate) fn entry() -> Handler {
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,
+        outputs: Outputs::Each,
         limits: Limits {
             budget: Budget { timeout: EVER, fuel: ENDLESS, memory_bytes: 16 * MIB, outputs: 64, output_bytes: MIB },
             payload_bytes: MIB,

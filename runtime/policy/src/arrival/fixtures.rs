@@ -78,6 +78,7 @@ pub(crate) fn handler() -> Handler {
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,
+        outputs: crate::manifest::Outputs::Each,
         limits: Limits {
             budget: Budget { timeout: Duration::from_secs(1), fuel: 1, memory_bytes: 1, outputs: 1, output_bytes: 1 },
             payload_bytes: 1024,

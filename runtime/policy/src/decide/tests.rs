@@ -65,6 +65,7 @@ fn what_the_broker_did_not_take_is_attempted_again_where_an_operator_may_help() 
     let rows = [
         (Refusal::NoStream, true, Kind::Output),
         (Refusal::TooLarge, false, Kind::Output),
+        (Refusal::Apart, false, Kind::Output),
         (Refusal::Denied, false, Kind::Denied),
     ];
     for (refusal, may_pass, expected) in rows {

@@ -8,9 +8,9 @@ use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, Span, quoted};
 use super::read::{Layer, Raw, Value};
-use super::resolved::{Handler, Mode};
+use super::resolved::{Handler, Mode, Outputs};
 use super::units::show_duration;
-use crate::subject;
+use crate::{subject, together};
 
 /// Checks `[nats]`.
 pub(super) fn nats(layers: &Layers, report: &mut Report) {
@@ -46,6 +46,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
     publish(layers, prefix, report);
+    outputs(handler, layers, report);
     for (name, leaf) in layers.entries("secrets") {
         if handler.config.contains_key(name) {
             let message = format!("\"{name}\" is in both \"config\" and \"secrets\" of handler {:?}", handler.name);
@@ -220,6 +221,19 @@ fn publish(layers: &Layers, prefix: &str, report: &mut Report) {
             report.warning(*span, Complaint::new(message).hint("remove it"));
         }
     }
+}
+
+fn outputs(handler: &Handler, layers: &Layers, report: &mut Report) {
+    let (count, most) = (handler.limits.budget.outputs, together::BATCH_MAX);
+    if handler.outputs == Outputs::Each || count <= most || !layers.sound(&["outputs", "limits", "limits.outputs"]) {
+        return;
+    }
+    let message = format!(
+        "\"limits.outputs\" ({count}) is more than the {most} messages that can be stored at one moment, which \
+         outputs = \"atomic\" asks for"
+    );
+    let hint = format!("lower \"limits.outputs\" to {most}, or say outputs = \"each\"");
+    report.error(layers.span("limits.outputs"), Complaint::new(message).hint(hint));
 }
 
 /// The name of a stream of ours.

@@ -30,7 +30,7 @@ pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, RetryPolicy, Runtime, SecretRef, Tls,
+    Mode, Nats, Outputs, RetryPolicy, Runtime, SecretRef, Tls,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{show_duration, show_size};

@@ -10,7 +10,7 @@ use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
 use super::resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, RetryPolicy, Runtime, Tls,
+    Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
 };
 use super::tables::{HANDLER, NATS, RUNTIME};
 use crate::budget::Budget;
@@ -129,6 +129,7 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         }),
         isolation: layers.choice("isolation", Isolation::ALL, Isolation::name),
         limits,
+        outputs: layers.choice("outputs", Outputs::ALL, Outputs::name),
         retry: retry(layers),
         dead_letter: DeadLetterPolicy {
             subject: layers.text("dead_letter.subject").unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),

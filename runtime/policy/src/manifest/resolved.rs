@@ -21,6 +21,14 @@ pub struct Manifest {
     pub handlers: BTreeMap<String, Handler>,
 }
 
+impl Manifest {
+    /// The subjects on which handlers publish whose outputs are stored together: their streams must be able to.
+    pub fn stored_together(&self) -> Vec<String> {
+        let atomic = self.handlers.values().filter(|handler| handler.outputs == Outputs::Atomic);
+        atomic.flat_map(|handler| handler.allow.publish.clone()).collect()
+    }
+}
+
 /// `[nats]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nats {
@@ -137,6 +145,8 @@ pub struct Handler {
     pub isolation: Isolation,
     /// What an invocation may use.
     pub limits: Limits,
+    /// Whether the outputs of an event are stored one by one or together.
+    pub outputs: Outputs,
     /// What to do about failures.
     pub retry: RetryPolicy,
     /// Where events go that are given up on.
@@ -229,6 +239,16 @@ choice! {
         Handler = "handler",
         /// Each event gets a fresh instance.
         Event = "event",
+    }
+}
+
+choice! {
+    /// `outputs`: how the outputs of one event are stored.
+    Outputs {
+        /// One after the other, perhaps in several streams.
+        Each = "each",
+        /// In one stream, all at one moment or none.
+        Atomic = "atomic",
     }
 }
 

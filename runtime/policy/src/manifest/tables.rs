@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
 use super::order::{self, OnFailure};
-use super::resolved::{AckMode, Backoff, Format, Isolation, Mode};
+use super::resolved::{AckMode, Backoff, Format, Isolation, Mode, Outputs};
 use crate::history;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -144,6 +144,13 @@ pub(super) const HANDLER: &[Key] = &[
     key("isolation", choice(Isolation::NAMES), "`handler` reuses instances, `event` makes a fresh one for each event")
         .default("'handler'"),
     key("limits", Kind::Table(LIMITS), "what one invocation may use").default("{}"),
+    key(
+        "outputs",
+        choice(Outputs::NAMES),
+        "`atomic` stores all outputs of an event at one moment or none of them; needs one stream for them, with \
+         `allow_atomic`, and nats-server 2.12.1",
+    )
+    .default("'each'"),
     key("retry", Kind::Table(RETRY), "what to do about failures").default("{}"),
     key("dead_letter", Kind::Table(DEAD_LETTER), "where events go that are given up on").default("{}"),
     key("allow", Kind::Table(ALLOW), "what the handler may reach").default("{}"),

@@ -75,6 +75,7 @@ fn handler(handler: &Handler) -> Value {
         "secrets": map(&handler.secrets, secret),
         "ack": handler.ack.name(),
         "ack_wait": duration(handler.ack_wait),
+        "outputs": handler.outputs.name(),
         "isolation": handler.isolation.name(),
         "limits": {
             "timeout": duration(budget.timeout),

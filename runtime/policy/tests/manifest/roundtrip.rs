@@ -10,8 +10,8 @@ use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, KeyOrder, Limits,
-    Manifest, Mode, Nats, OnFailure, Order, OrderForm, OrderKey, Parsed, Problems, RetryPolicy, Runtime, SecretRef,
-    Source, Tls, parse,
+    Manifest, Mode, Nats, OnFailure, Order, OrderForm, OrderKey, Outputs, Parsed, Problems, RetryPolicy, Runtime,
+    SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -215,6 +215,7 @@ fn handler() -> impl Strategy<Value = Handler> {
             config,
             secrets,
             isolation,
+            outputs: if create && limits.budget.outputs <= 1000 { Outputs::Atomic } else { Outputs::Each },
             limits,
             retry,
             dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },

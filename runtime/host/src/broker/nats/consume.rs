@@ -410,7 +410,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             (Source::Retry, _) => streams::restore(self.nats, Some(stream)).await,
             (Source::Input, Some(subjects)) => {
                 tracing::warn!(stream, "making a stream anew that was deleted");
-                streams::provide(self.nats, stream, subjects, self.spec.repeats_within).await
+                let together = &self.nats.own.together;
+                streams::provide(self.nats, stream, subjects, self.spec.repeats_within, together).await
             }
             (Source::Partition { .. }, _) => {
                 return Err(format!(

@@ -8,6 +8,7 @@
 //! - [`partitions`]: the streams that keep events in order by a part of their subjects.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`preflight`]: what the manifest asks for against what the server is set to.
+//! - [`batch`]: publishing several messages at one moment.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`routes`]: which subjects the server's streams store.
 //! - [`quarantine`]: messages that the client library cannot parse.
@@ -15,6 +16,7 @@
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
 
 pub mod ask;
+pub mod batch;
 pub mod connect;
 pub mod consume;
 pub mod durable;
@@ -62,6 +64,8 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
+    /// The batches that may still be opened at the same time.
+    batches: tokio::sync::Semaphore,
     /// The bucket of markers.
     bucket: String,
     /// What is ours, to be made again if somebody deletes it.
@@ -89,7 +93,16 @@ impl Nats {
             .backpressure_on_inflight(true)
             .build(client.clone());
         let features = Features { api_level: 0, retry_clock: RetryClock::NotBefore, message_ttl: false };
-        Nats { client, context, link, features, routes: Routes::default(), bucket: String::new(), own: Own::default() }
+        Nats {
+            client,
+            context,
+            link,
+            features,
+            routes: Routes::default(),
+            batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
+            bucket: String::new(),
+            own: Own::default(),
+        }
     }
 }
 
@@ -104,6 +117,14 @@ impl Broker for Nats {
 
     async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
         publish::publish(self, batch).await
+    }
+
+    async fn publish_together(&self, batch: &[Publication]) -> Result<(), PublishError> {
+        publish::publish_together(self, batch).await
+    }
+
+    async fn knows(&self, patterns: &[String], id: &str) -> Result<bool, PublishError> {
+        batch::knows(self, patterns, id).await
     }
 
     async fn settle(&self, receipt: Lease, settlement: Settlement, ack: AckMode) {

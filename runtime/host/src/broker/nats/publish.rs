@@ -11,7 +11,7 @@ use tidemill_policy::publication::Publication;
 use tokio::time::Instant;
 
 use super::routes::{self, Answer};
-use super::{Nats, headers_into, streams};
+use super::{Nats, batch, headers_into, streams};
 use crate::broker::PublishError;
 use crate::troubles::Effect;
 
@@ -21,9 +21,21 @@ use crate::troubles::Effect;
 /// # Errors
 /// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
 pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+    told(nats, publish_untold(nats, batch)).await
+}
+
+/// Publishes a batch at one moment, or nothing of it. What cannot be published is a trouble until it can.
+///
+/// # Errors
+/// The first refusal; nothing is stored then, as far as it is one.
+pub async fn publish_together(nats: &Nats, together: &[Publication]) -> Result<(), PublishError> {
+    told(nats, batch::publish(nats, together)).await
+}
+
+async fn told(nats: &Nats, work: impl Future<Output = Result<(), PublishError>>) -> Result<(), PublishError> {
     let reconnects = &nats.link.reconnects;
     let (was_up, before) = (nats.link.is_up(), *reconnects.borrow());
-    let Err(fault) = publish_untold(nats, batch).await else { return Ok(()) };
+    let Err(fault) = work.await else { return Ok(()) };
     // Where the connection was interrupted, that is the trouble.
     let is_news = was_up && nats.link.is_up() && before == *reconnects.borrow();
     Err(tell(nats, fault, is_news).await)
@@ -58,7 +70,7 @@ async fn tell(nats: &Nats, fault: PublishError, is_news: bool) -> PublishError {
             nats.link.troubles.begin(&subject_trouble(subject), Effect::None, &fault.to_string());
             return fault;
         }
-        PublishError::NoStream { .. } | PublishError::TooLarge { .. } => return fault,
+        PublishError::NoStream { .. } | PublishError::TooLarge { .. } | PublishError::Apart { .. } => return fault,
     };
     if is_news {
         nats.link.troubles.begin(&what, Effect::Publishing, &format!("{why}; events are held until it works"));
@@ -66,7 +78,16 @@ async fn tell(nats: &Nats, fault: PublishError, is_news: bool) -> PublishError {
     PublishError::Unavailable { subject: subject.clone(), why }
 }
 
-async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+/// What was stored is no trouble any more.
+pub(super) fn well(nats: &Nats, stream: &str, subject: &str) {
+    if !nats.link.troubles.are_none() {
+        nats.link.troubles.end(&stream_trouble(stream));
+        nats.link.troubles.end(&subject_trouble(subject));
+    }
+}
+
+/// Refuses a batch of which it is known beforehand that some message is denied or has no stream.
+pub(super) async fn check(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
     for message in batch {
         let subject = &message.subject;
         if let Some(why) = nats.link.denied(subject) {
@@ -76,21 +97,23 @@ async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<(), Publis
             return Err(unstored(nats, subject).await);
         }
     }
+    Ok(())
+}
+
+async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+    check(nats, batch).await?;
     let mut sent = Vec::with_capacity(batch.len());
     for message in batch {
         sent.push((message, Instant::now(), send(nats, message).await?));
     }
     for (message, since, confirmation) in sent {
         let stored = confirm(nats, message, since, confirmation).await?;
-        if !nats.link.troubles.are_none() {
-            nats.link.troubles.end(&stream_trouble(&stored.stream));
-            nats.link.troubles.end(&subject_trouble(&message.subject));
-        }
+        well(nats, &stored.stream, &message.subject);
     }
     Ok(())
 }
 
-async fn send(nats: &Nats, message: &Publication) -> Result<PublishAckFuture, PublishError> {
+pub(super) async fn send(nats: &Nats, message: &Publication) -> Result<PublishAckFuture, PublishError> {
     let outgoing = PublishMessage::build().payload(message.payload.clone()).headers(headers_into(&message.headers));
     match nats.context.send_publish(message.subject.clone(), outgoing).await {
         Ok(confirmation) => Ok(confirmation),
@@ -117,28 +140,34 @@ async fn confirm(
 }
 
 /// What a failed publication means.
-async fn refusal(nats: &Nats, subject: &str, error: &AckError) -> PublishError {
-    let subject = subject.to_owned();
-    let why = error.to_string();
+pub(super) async fn refusal(nats: &Nats, subject: &str, error: &AckError) -> PublishError {
     match error.kind() {
-        PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge { subject, why },
-        PublishErrorKind::StreamNotFound => unstored(nats, &subject).await,
-        _ => match server_code(error) {
-            Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
-                PublishError::TooLarge { subject, why }
-            }
-            _ if why.contains("maximum messages") || why.contains("maximum bytes") => {
-                let why = format!("the stream is full ({why}): raise its limits, or remove messages");
-                PublishError::Unavailable { subject, why }
-            }
-            _ => PublishError::Unavailable { subject, why },
-        },
+        PublishErrorKind::MaxPayloadExceeded => {
+            PublishError::TooLarge { subject: subject.to_owned(), why: error.to_string() }
+        }
+        PublishErrorKind::StreamNotFound => unstored(nats, subject).await,
+        _ => refused(subject, server_code(error), error.to_string()),
+    }
+}
+
+/// What it means that a stream did not store a message.
+pub(super) fn refused(subject: &str, code: Option<ErrorCode>, why: String) -> PublishError {
+    let subject = subject.to_owned();
+    match code {
+        Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM | ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM) => {
+            PublishError::TooLarge { subject, why }
+        }
+        _ if why.contains("maximum messages") || why.contains("maximum bytes") => {
+            let why = format!("the stream is full ({why}): raise its limits, or remove messages");
+            PublishError::Unavailable { subject, why }
+        }
+        _ => PublishError::Unavailable { subject, why },
     }
 }
 
 /// What it means that nobody answers for a subject: a stream without a leader does not answer either, and is
 /// not in the list of streams, but its name is known.
-async fn unstored(nats: &Nats, subject: &str) -> PublishError {
+pub(super) async fn unstored(nats: &Nats, subject: &str) -> PublishError {
     let unavailable = |why: &str| PublishError::Unavailable { subject: subject.to_owned(), why: why.to_owned() };
     match routes::ask_for_stream(nats, subject).await {
         Answer::Is(Some(_)) => unavailable("the stream has no leader"),

@@ -121,13 +121,21 @@ impl Routes {
         filters.iter().find(|(_, filter)| subject::matches(filter, subject)).map(|(stream, _)| stream.clone())
     }
 
+    /// For each of `patterns` a subject that it selects and a stream stores, as far as is known.
+    pub fn subjects_of(&self, patterns: &[String]) -> Option<Vec<String>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let filters = known.as_ref()?.filters.as_ref()?;
+        let common = |pattern: &String| filters.iter().find_map(|(_, filter)| subject::common(filter, pattern));
+        Some(patterns.iter().filter_map(common).collect())
+    }
+
     fn replace(&self, filters: Option<Vec<(String, String)>>) {
         let known = Known { filters, since: Instant::now() };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }
 
     /// Forgets what is known: it has turned out to be wrong.
-    fn forget(&self) {
+    pub fn forget(&self) {
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

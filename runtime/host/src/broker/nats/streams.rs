@@ -111,6 +111,8 @@ pub struct InputStream {
 pub struct Own {
     /// Our streams as they were made.
     streams: Vec<Config>,
+    /// The subjects whose streams store outputs together.
+    pub together: Vec<String>,
     /// The subjects of retries and dead letters: without them, nothing can be done but to hold the events.
     subjects: Vec<String>,
     /// The most messages that a consumer of this account may have in flight, where that is limited.
@@ -237,7 +239,8 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
     };
     let mut subjects = vec![format!("{prefix}.retry.>")];
     subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
-    nats.own = Own { streams: vec![retry, dead_letter, markers], subjects, ack_pending_max };
+    let together = manifest.stored_together();
+    nats.own = Own { streams: vec![retry, dead_letter, markers], subjects, together, ack_pending_max };
     Ok(())
 }
 
@@ -289,6 +292,7 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
         subjects: minimal(&subjects),
         allow_message_schedules: present.allow_message_schedules || wanted.allow_message_schedules,
         allow_message_ttl: present.allow_message_ttl || wanted.allow_message_ttl,
+        allow_atomic_publish: present.allow_atomic_publish || wanted.allow_atomic_publish,
         max_age: longer_age(present.max_age, wanted.max_age),
         ..present.clone()
     };
@@ -296,6 +300,7 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
     if same_subjects
         && merged.allow_message_schedules == present.allow_message_schedules
         && merged.allow_message_ttl == present.allow_message_ttl
+        && merged.allow_atomic_publish == present.allow_atomic_publish
         && merged.max_age == present.max_age
     {
         return Ok(present);
@@ -352,7 +357,8 @@ pub fn repeats_within(handler: &Handler) -> Duration {
 }
 
 /// Makes a stream for users' subjects, which recognises duplicates for `repeats_within` as far as that is
-/// sensible, or adds to an existing one the subjects that it lacks.
+/// sensible, or adds to an existing one the subjects that it lacks. It takes batches where a handler that publishes on
+/// one of `together` needs that.
 ///
 /// # Errors
 /// Where the server refuses or does not answer.
@@ -361,13 +367,16 @@ pub async fn provide(
     name: &str,
     subjects: &[String],
     repeats_within: Duration,
+    together: &[String],
 ) -> Result<(), StreamError> {
+    let is_published = |subject: &String| together.iter().any(|pattern| subject::overlaps(pattern, subject));
     let wanted = Config {
         name: name.to_owned(),
         subjects: subjects.to_vec(),
         storage: StorageType::File,
         duplicate_window: repeats_within.clamp(PROVIDED_WINDOW.0, PROVIDED_WINDOW.1),
         allow_direct: true,
+        allow_atomic_publish: subjects.iter().any(is_published),
         ..Config::default()
     };
     ensure(nats, wanted).await.map(|_| ())
@@ -409,7 +418,7 @@ pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamEr
 /// Where there is no such stream, more than one, or one that does not store the handler's subjects.
 pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
     if let (true, Some(name)) = (handler.create_stream, &handler.stream) {
-        provide(nats, name, &handler.subjects, repeats_within(handler)).await?;
+        provide(nats, name, &handler.subjects, repeats_within(handler), &nats.own.together).await?;
     }
     let Some(info) = look_up(nats, handler).await? else {
         return Err(StreamError::Unstored { handler: handler.name.clone(), subject: handler.subjects.join(",") });

@@ -9,7 +9,7 @@ use std::fmt;
 
 use async_nats::jetstream::stream::Config;
 use thiserror::Error;
-use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::manifest::{Handler, Manifest, Outputs};
 use tidemill_policy::subject;
 
 use super::routes::{LIST_SUBJECT, NAMES_SUBJECT};
@@ -18,6 +18,10 @@ use super::{Nats, markers, partitions};
 
 /// The oldest server that has what we need: filters over several subjects, and names of consumers in requests.
 const VERSION_MIN: (u64, u64) = (2, 10);
+
+/// The API level and the version from which the server stores messages with ids together: in 2.12.0 they had none.
+const BATCHES_API_LEVEL: u64 = 2;
+const BATCHES_VERSION_MIN: (u64, u64, u64) = (2, 12, 1);
 
 /// What was found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -83,6 +87,7 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     }
     let api = streams::api(nats).await?;
     claims(manifest, api, &nats.client.server_info().version, &mut findings);
+    batches(manifest, api, &nats.client.server_info().version, &mut findings);
     let inputs = inputs(nats, manifest, &mut findings).await?;
     for handler in manifest.handlers.values() {
         let Some(input) = inputs.get(&handler.name) else { continue };
@@ -121,6 +126,23 @@ fn claims(manifest: &Manifest, api: Api, version: &str, findings: &mut Findings)
              and this one is {version}; upgrade it, or set dedup.claim = false",
             handler.name
         ));
+    }
+}
+
+/// Servers that know no batches would ignore them in silence.
+fn batches(manifest: &Manifest, api: Api, version: &str, findings: &mut Findings) {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
+    let number = (numbers.next(), numbers.next(), numbers.next());
+    let is_old =
+        matches!(number, (Some(major), Some(minor), Some(patch)) if (major, minor, patch) < BATCHES_VERSION_MIN);
+    for handler in manifest.handlers.values().filter(|handler| handler.outputs == Outputs::Atomic) {
+        if is_old || api.level < BATCHES_API_LEVEL {
+            findings.conflict(format!(
+                "handler.{}: outputs = \"atomic\" needs atomic batches, which nats-server has from 2.12.1 on, and this one is \
+                 {version}; upgrade it, or set outputs = \"each\"",
+                handler.name
+            ));
+        }
     }
 }
 
@@ -224,7 +246,15 @@ async fn stored(
              may not publish on {NAMES_SUBJECT:?}"
         ));
     }
+    let atomic = |handler: &&Handler| handler.outputs == Outputs::Atomic && !handler.allow.publish.is_empty();
     if denied(LIST_SUBJECT) {
+        for handler in manifest.handlers.values().filter(atomic) {
+            findings.conflict(format!(
+                "handler.{}: outputs = \"atomic\" needs to know which stream stores which output, but the user may not publish \
+                 on {LIST_SUBJECT:?}; grant it (permissions, publish, allow), or set outputs = \"each\"",
+                handler.name
+            ));
+        }
         findings.warn(format!(
             "the streams that store outputs cannot be checked, since the user may not publish on {LIST_SUBJECT:?}"
         ));
@@ -233,6 +263,11 @@ async fn stored(
     let all = streams::configurations(nats).await?;
     for handler in manifest.handlers.values() {
         streams_fit::outputs(handler, &all, findings);
+        if let Some(stream) = Some(handler).filter(atomic).and_then(|_| streams_fit::together(handler, &all, findings))
+            && let Some(user) = user
+        {
+            permissions::check(user, &[permissions::of_batches(handler, stream)], findings);
+        }
         for config in &all {
             let own = streams::dead_letter_stream(&manifest.nats.prefix);
             let holds = config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject));
@@ -280,6 +315,31 @@ mod tests {
                         2.11 on, and this one is 2.10.26; upgrade it, or set dedup.claim = false";
         assert_eq!(found(0), [expected]);
         assert!(found(MESSAGE_TTL_API_LEVEL).is_empty());
+    }
+
+    #[test]
+    fn outputs_that_are_stored_together_need_a_server_that_can() {
+        let text = "[handler.h]\nsubject = \"a\"\nstream = \"S\"\noutputs = \"atomic\"\n";
+        let source = tidemill_policy::manifest::Source { path: "tidemill.toml", text };
+        let manifest = tidemill_policy::manifest::parse(source, &[], &|_| None).expect("valid").manifest;
+        let found = |level, version| {
+            let mut findings = Findings::default();
+            batches(&manifest, Api { level, ack_pending_max: None }, version, &mut findings);
+            findings.conflicts
+        };
+        let expected = "handler.h: outputs = \"atomic\" needs atomic batches, which nats-server has from 2.12.1 on, and this \
+                        one is 2.12.0; upgrade it, or set outputs = \"each\"";
+        assert_eq!(found(2, "2.12.0"), [expected]);
+        for (level, version, refused) in [
+            (1, "2.11.11", true),
+            (0, "unknown", true),
+            (2, "2.12.0-RC.1", true),
+            (2, "2.12.1", false),
+            (4, "2.14.0-RC.1", false),
+            (5, "unknown", false),
+        ] {
+            assert_eq!(!found(level, version).is_empty(), refused, "{version}");
+        }
     }
 
     #[test]

@@ -170,6 +170,13 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
     needs
 }
 
+/// What a handler needs of the stream that stores its outputs together.
+pub(super) fn of_batches(handler: &Handler, stream: &str) -> Need {
+    let why =
+        format!("handler.{} needs it to tell how much of its outputs is stored (outputs = \"atomic\")", handler.name);
+    Need::publish(format!("$JS.API.STREAM.MSG.GET.{stream}"), why)
+}
+
 /// What a handler needs of its input stream.
 pub(super) fn of_input(handler: &Handler, stream: &str) -> Vec<Need> {
     let name = &handler.name;

@@ -165,6 +165,35 @@ pub(super) fn outputs(handler: &Handler, streams: &[Config], findings: &mut Find
     }
 }
 
+/// Checks that one stream stores all that a handler publishes, and can do so at one moment. Returns its name.
+pub(super) fn together<'a>(handler: &Handler, streams: &'a [Config], findings: &mut Findings) -> Option<&'a str> {
+    let name = &handler.name;
+    let granted = &handler.allow.publish;
+    let stores = |stream: &&Config| {
+        stream.subjects.iter().any(|one| granted.iter().any(|pattern| subject::overlaps(one, pattern)))
+    };
+    let mut holders: Vec<_> = streams.iter().filter(stores).collect();
+    holders.sort_by_key(|stream| &stream.name);
+    let [only] = holders[..] else {
+        if !holders.is_empty() {
+            let names = holders.iter().map(|stream| stream.name.as_str()).collect::<Vec<_>>().join(", ");
+            findings.conflict(format!(
+                "handler.{name}: outputs = \"atomic\" stores all outputs of an event in one stream, but several store what \
+                 allow.publish grants ({names}); grant subjects of one of them only, or set outputs = \"each\""
+            ));
+        }
+        return None;
+    };
+    let stream = &only.name;
+    if !only.allow_atomic_publish {
+        findings.conflict(format!(
+            "handler.{name}: outputs = \"atomic\" needs a stream that takes atomic batches (allow_atomic), but {stream:?}, \
+             which stores its outputs, does not; allow them: nats stream edit {stream} --allow-batch, or set outputs = \"each\""
+        ));
+    }
+    Some(stream)
+}
+
 /// The limit at which a stream drops messages that are still wanted.
 fn forgets(stream: &Config) -> Option<String> {
     let limits = [
