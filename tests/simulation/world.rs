@@ -320,6 +320,8 @@ impl Broker for Process {
         if settlement == Settlement::Nothing || receipt.lease.end.is_cancelled() {
             return;
         }
+        // As against a real server: what it delivers again at once must not be taken for what is still held.
+        receipt.lease.held.store(false, Ordering::Relaxed);
         let ticket = receipt.ticket;
         let what = format!("settle {:?} #{} with {settlement:?}", ticket.source, ticket.sequence);
         let settled = self.request(&what, |state| {
