@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The folder of the built guests.
-fn guests() -> PathBuf {
+pub(crate) fn guests() -> PathBuf {
     let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guests");
     let folder = std::env::var_os("TIDEMILL_GUESTS").map_or(usual, PathBuf::from);
     assert!(folder.is_dir(), "there are no guests in {}: run cargo xtask guests", folder.display());

@@ -20,6 +20,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
 
+use crate::cli::{Desk, guests};
 use crate::support::{Running, Stored, World, completed, eventually, output, parse, reject, run_at};
 
 const MANIFEST: &str = r#"
@@ -333,4 +334,22 @@ async fn streams_that_we_make_take_batches_where_a_handler_needs_it() {
     let running = world.run(&format!("{MANIFEST}{made}"), |_| completed(&[])).ready().await;
     assert!(takes_batches("OUT").await);
     running.drain().await.expect("drains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_tells_of_outputs_that_are_stored_together() {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    world.stream("OUT", &["out.>"]).await;
+    let (url, plugins) = (&world.server.url, guests().display().to_string());
+    let manifest = format!(
+        "[nats]\nurl = {url:?}\n[runtime]\nlisten = \"off\"\nplugins = {plugins:?}\n{MANIFEST}component = \"echo.wasm\"\n"
+    );
+    let desk = Desk::with(&manifest);
+    let shown = desk.run(&["explain", "h"]).succeeds().stdout.clone();
+    assert!(shown.contains("all outputs of an event at one moment or none"), "{shown}");
+    desk.run(&["check"]).succeeds();
+    desk.run(&["check", "--server"]).fails(1, &["handler.h: outputs = \"atomic\" needs"]);
+    let many = Desk::with(&format!("{manifest}limits.outputs = 1001\n"));
+    many.run(&["check"]).fails(2, &["\"limits.outputs\" (1001) is more than the 1000 messages"]);
 }

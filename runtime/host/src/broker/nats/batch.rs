@@ -49,14 +49,12 @@ pub(super) async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), Pu
     let mut left: Vec<&Publication> = batch.iter().collect();
     for _ in 0..ROUNDS_MAX {
         match store(nats, &stream, &left).await {
-            Ok(()) => {
-                well(nats, &stream, &first.subject);
-                return Ok(());
-            }
+            Ok(()) => left.clear(),
             Err(Fault::Other(fault)) => return Err(fault),
             Err(Fault::Known) => left = rest(nats, &stream, batch).await?,
         }
         if left.is_empty() {
+            well(nats, &stream, &first.subject);
             return Ok(());
         }
     }
@@ -179,7 +177,11 @@ async fn rest<'a>(nats: &Nats, stream: &str, batch: &'a [Publication]) -> Result
     let mut whole = false;
     if together::is_in_doubt(&known) {
         for sequence in sequences.into_iter().flatten() {
-            whole |= is_of_a_whole(nats, stream, sequence).await.map_err(|why| unavailable(&batch[0].subject, why))?;
+            let answer = is_of_a_whole(nats, stream, sequence).await;
+            whole = answer.map_err(|why| unavailable(&batch[0].subject, why))?;
+            if whole {
+                break;
+            }
         }
     }
     Ok(together::rest(&known, whole).into_iter().map(|index| &batch[index]).collect())
