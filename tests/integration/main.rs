@@ -9,4 +9,5 @@ mod delivery;
 mod faults;
 mod operator;
 mod preflight;
+mod schema;
 mod support;

@@ -127,10 +127,12 @@ impl Instance {
         let in_flight = TaskTracker::new();
         let handler = Arc::new(world.plan.handler.clone());
         let credit = handler.concurrency as usize * 2;
-        let part = Part { handler: Arc::clone(&handler), invoker: (), component: String::new() };
+        let part =
+            Part { handler: Arc::clone(&handler), invoker: (), schemas: Arc::default(), component: String::new() };
         let pipeline = Pipeline {
             handler,
             invoker: process.clone(),
+            schemas: Arc::default(),
             broker: Arc::new(process.clone()),
             prefix: "tidemill".into(),
             instance: process.name.clone(),

@@ -30,6 +30,7 @@ use tidemill_policy::marker::{self, Marker, Next, Standing};
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::{self, Case, Publication, ReplayInputs};
 use tidemill_policy::retry;
+use tidemill_policy::schema::Schemas;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +57,8 @@ pub struct Pipeline<B, I> {
     pub handler: Arc<Handler>,
     /// Runs the handler.
     pub invoker: I,
+    /// What payloads must fit.
+    pub schemas: Arc<Schemas>,
     /// Stores and settles.
     pub broker: Arc<B>,
     /// The first part of our own subjects.
@@ -179,7 +182,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             () = self.stop.overdue.cancelled() => return Step::release(),
         };
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
-        match decide(&self.handler, event, outcome) {
+        match decide(&self.handler, event, self.schemas.screen(outcome)) {
             Decision::Publish(outputs) => self.publish(work, outputs, report).await,
             Decision::Fail(setback) => self.fail(work, setback, Some(report)).await,
         }
@@ -190,7 +193,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         match &mut work.event {
             Ok(event) => {
                 event.attempt = work.arrival.attempt;
-                admit(&self.handler, &work.arrival, event, self.clock.now_ms())
+                admit(&self.handler, &work.arrival, event, self.clock.now_ms())?;
+                self.schemas.admit(event)
             }
             Err(failure) => Err(failure.clone()),
         }

@@ -27,6 +27,8 @@ pub enum Kind {
     Undecodable,
     /// The payload is larger than `limits.payload`.
     Payload,
+    /// The payload does not fit the schema.
+    Schema,
     /// All attempts were used up without a result, for example because the process died each time.
     Attempts,
     /// The broker denied a publication.
@@ -57,6 +59,7 @@ impl Kind {
             Kind::Output => "output",
             Kind::Undecodable => "undecodable",
             Kind::Payload => "payload",
+            Kind::Schema => "schema",
             Kind::Attempts => "attempts",
             Kind::Denied => "denied",
             Kind::Expired => "expired",

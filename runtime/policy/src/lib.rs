@@ -22,4 +22,5 @@ pub mod publication;
 pub mod queue_message;
 pub mod replay;
 pub mod retry;
+pub mod schema;
 pub mod subject;

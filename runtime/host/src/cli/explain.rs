@@ -1,5 +1,6 @@
 //! `tidemill explain`: what a handler's policy comes to, with every default filled in.
 
+mod contract;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::subject;
 
 use super::{Done, Global, find_handler, output};
+use contract::Contract;
 use schedule::{Schedule, schedule};
 
 /// The largest payload that a NATS server takes unless it is told otherwise.
@@ -43,6 +45,7 @@ struct Explanation {
     ack: &'static str,
     ack_wait_ms: u64,
     max_age_ms: Option<u64>,
+    schema: Option<Contract>,
     dedup: Option<Dedup>,
     limits: Limits,
     retry: Retry,
@@ -126,6 +129,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
         ack: handler.ack.name(),
         ack_wait_ms: millis(handler.ack_wait),
         max_age_ms: handler.max_age.map(millis),
+        schema: Contract::of(&handler.schema),
         dedup: handler.dedup.as_ref().map(|dedup| Dedup {
             key: dedup.key.to_string(),
             window_ms: millis(dedup.window),
@@ -214,6 +218,7 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("mode", mode_text(handler)),
         ("consumers", lines(explanation.consumers.iter().map(Consumer::text))),
         ("format", explanation.format.to_owned()),
+        ("schema", explanation.schema.as_ref().map_or_else(String::new, Contract::text)),
         ("dedup", dedup_text(handler)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),

@@ -100,6 +100,7 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
     let pipeline = Pipeline {
         handler: Arc::new(parsed.handlers.remove("h").expect("handler h")),
         invoker: ScriptedInvoker { outcomes: Mutex::new(outcomes.into()), seen: Mutex::default() },
+        schemas: Arc::default(),
         broker: Arc::new(broker),
         prefix: "tidemill".into(),
         instance: "i1".into(),
@@ -260,6 +261,30 @@ async fn what_was_delivered_too_often_or_cannot_be_read_is_not_run() {
     let scene_ = scene("format = \"queue\"", vec![], vec![]);
     check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term undecodable");
     assert_eq!(scene_.invocations(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_its_schema_is_not_run_and_an_output_that_does_not_is_not_published() {
+    let with_schemas = |policy: &str, outcome: Outcome| {
+        let mut scene = scene(policy, vec![outcome], vec![]);
+        let compile = |path: &std::path::Path| {
+            let text = r#"{ "type": "object" }"#.to_owned();
+            tidemill_policy::schema::Schema::compile("s", path, &[(path.into(), text)].into())
+                .map_err(|_| String::new())
+        };
+        let schemas = Schemas::load(&scene.pipeline.handler.schema, compile).expect("schemas");
+        scene.pipeline.schemas = Arc::new(schemas);
+        scene
+    };
+    let scene_ = with_schemas("schema = \"/s.json\"", Outcome::Completed(vec![]));
+    check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term schema");
+    assert_eq!(scene_.invocations(), 0);
+
+    let outputs = || Outcome::Completed(vec![output("out.a"), output("out.b")]);
+    let scene_ = with_schemas("schema_out = { \"out.b\" = \"/s.json\" }", outputs());
+    check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term output");
+    let policy = "schema_out = { \"out.b\" = \"/s.json\" }\nretry.on = [\"output\"]";
+    check(&with_schemas(policy, outputs()).deliver_first().await, "record | retry | ack");
 }
 
 #[tokio::test(start_paused = true)]
@@ -432,6 +457,7 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
         broker: Arc::clone(&scene.pipeline.broker),
         invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default() },
         handler: Arc::clone(&scene.pipeline.handler),
+        schemas: Arc::default(),
         prefix: "tidemill".into(),
         instance: "i2".into(),
         component: "digest".into(),

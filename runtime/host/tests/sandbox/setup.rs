@@ -109,6 +109,7 @@ pub(crate) fn event(payload: &str) -> Event {
         kind: Some("com.example.command".into()),
         source: Some("/tests".into()),
         time_ms: Some(1_700_000_000_123),
+        data_schema: None,
         content_type: Some("text/plain".into()),
         correlation_id: "correlation-1".into(),
         causation_id: None,

@@ -8,6 +8,7 @@
 //! Nothing here touches a file or the environment: the caller hands in texts and a look-up.
 
 mod check;
+mod contract;
 mod expand;
 mod keys;
 mod layers;
@@ -22,6 +23,7 @@ mod texts;
 mod units;
 mod values;
 
+pub use contract::{SchemaBy, SchemaPolicy};
 pub use expand::Env;
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{

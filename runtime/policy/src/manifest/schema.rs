@@ -92,6 +92,7 @@ fn value(kind: Kind) -> Json {
             "additionalProperties": { "type": ["string", "number", "boolean"] },
         }),
         Kind::Secrets => json!({ "type": "object", "additionalProperties": text(Text::Secret) }),
+        Kind::Files => json!({ "type": "object", "additionalProperties": text(Text::Path) }),
         Kind::Table(_) => json!({ "type": "object" }),
     }
 }
@@ -113,6 +114,7 @@ fn text(form: Text) -> Json {
         Text::Subject => "^[^\\s.*>$_][^\\s.*>]*(\\.[^\\s.*>]+)*$".to_owned(),
         Text::Pattern => "^([^\\s.*>$_][^\\s.*>]*|\\*|>$)(\\.([^\\s.*>]+|\\*|>$))*$".to_owned(),
         Text::DedupKey => "^(none|id|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
+        Text::SchemaBy => "^(dataschema|header:[!-9;-~]+)$".to_owned(),
         Text::Duration { .. } => units::duration_pattern(),
         Text::Size { .. } => units::SIZE_PATTERN.to_owned(),
     };

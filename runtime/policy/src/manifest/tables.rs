@@ -136,6 +136,23 @@ pub(super) const HANDLER: &[Key] = &[
         "events that were stored longer ago than this go to the dead letters instead of being attempted",
     )
     .example("'1h'"),
+    key(
+        "schema",
+        PATH,
+        "the JSON schema that payloads must fit, relative to the manifest; with `schema_versions`, the one for all \
+         events that name none of them",
+    )
+    .example("'schemas/welcome_email.json'"),
+    key("schema_versions", Kind::Files, "the JSON schema of each version of an event, relative to the manifest")
+        .example("{ 'https://example.org/welcome_email/v2' = 'schemas/welcome_email_v2.json' }"),
+    key("schema_by", Kind::Text(Text::SchemaBy), "what an event's version is told by; `dataschema` is of CloudEvents")
+        .default("'dataschema'"),
+    key(
+        "schema_out",
+        Kind::Files,
+        "the JSON schemas that outputs must fit, by subject pattern (`\">\"` for all), relative to the manifest",
+    )
+    .example("{ 'mail.sent.>' = 'schemas/mail_sent.json' }"),
     key("dedup", Kind::Table(DEDUP), "which events to handle once, over how long").default("{}"),
     key("config", Kind::Settings, "settings for the handler, read through `wasi:config`").default("{}"),
     key("secrets", Kind::Secrets, "secrets for the handler, read through `wasi:config`; references only").default("{}"),

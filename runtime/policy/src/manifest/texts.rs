@@ -39,6 +39,7 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Subject => own_subject(text, subject::check_subject(text)).map(Value::Text),
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
         Text::DedupKey => dedup_key(text).map(Value::Text),
+        Text::SchemaBy => held(text == "dataschema" || text.strip_prefix("header:").is_some_and(is_header)),
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
@@ -116,7 +117,7 @@ fn secret(text: &str) -> Result<SecretRef, Complaint> {
 fn dedup_key(text: &str) -> Result<String, Complaint> {
     let fine = match text.split_once(':') {
         None => matches!(text, "none" | "id"),
-        Some(("header", name)) => headers::is_valid_name(name) && !headers::is_reserved(name),
+        Some(("header", name)) => is_header(name),
         Some(("json", pointer)) => is_json_pointer(pointer),
         Some(_) => false,
     };
@@ -131,6 +132,11 @@ fn dedup_key(text: &str) -> Result<String, Complaint> {
         Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
         _ => complaint,
     })
+}
+
+/// Whether `name` is a header that handlers get to see.
+fn is_header(name: &str) -> bool {
+    headers::is_valid_name(name) && !headers::is_reserved(name)
 }
 
 /// Whether `text` is a JSON pointer (RFC 6901).
@@ -242,6 +248,8 @@ mod tests {
             Text::DedupKey,
             &["", "ID", "header:", "header:a b", "header:Nats-Msg-Id", "json:a", "json:/~2", "x:y"],
         );
+        fine(Text::SchemaBy, &["dataschema", "header:X-Version"]);
+        refused(Text::SchemaBy, &["", "header:", "header:a b", "header:Nats-Msg-Id", "json:/version"]);
         assert!(check_name("welcome-email_2").is_ok());
         for name in ["", "2a", "A", "a.b", "a b", &"a".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");

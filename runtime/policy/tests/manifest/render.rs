@@ -108,6 +108,15 @@ fn handler(handler: &Handler) -> Value {
     if let Some(max_age) = handler.max_age {
         table["max_age"] = duration(max_age);
     }
+    let schema = &handler.schema;
+    if let Some(file) = &schema.default {
+        table["schema"] = path(file);
+    }
+    if !schema.versions.is_empty() {
+        table["schema_by"] = json!(schema.by.to_string());
+    }
+    table["schema_versions"] = map(&schema.versions, |file| path(file));
+    table["schema_out"] = map(&schema.outputs, |file| path(file));
     if let Some(dedup) = &handler.dedup {
         let window = duration(dedup.window);
         table["dedup"] = json!({ "key": dedup.key.to_string(), "window": window, "claim": dedup.claim });

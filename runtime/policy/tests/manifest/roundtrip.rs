@@ -10,7 +10,7 @@ use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, Parsed, Problems, RetryPolicy, Runtime, SecretRef, Source, Tls, parse,
+    Mode, Nats, Parsed, Problems, RetryPolicy, Runtime, SchemaBy, SchemaPolicy, SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -142,15 +142,32 @@ struct Course {
     has_max_age: bool,
     dedup: Option<Dedup>,
     kinds: Vec<(Kind, bool)>,
+    schema: SchemaPolicy,
+}
+
+fn schema() -> impl Strategy<Value = SchemaPolicy> {
+    let by = option::of("[A-Z][a-z-]{0,8}".prop_map(|name| format!("X-{name}")));
+    let versions = collection::btree_map("[a-z.:/ #é\"-]{1,8}", path(), 0..3);
+    let outputs = collection::btree_map("[a-z]{1,5}(\\.\\*|\\.>)?", path(), 0..3);
+    (option::of(path()), by, versions, outputs).prop_map(|(default, header, versions, outputs)| {
+        let by = header.filter(|_| !versions.is_empty()).map_or(SchemaBy::DataSchema, SchemaBy::Header);
+        SchemaPolicy { default, by, versions, outputs }
+    })
 }
 
 fn course() -> impl Strategy<Value = Course> {
     let kinds = sample::subsequence(Kind::OF_ATTEMPTS.to_vec(), 0..4);
     let kinds =
         kinds.prop_flat_map(|kinds| kinds.into_iter().map(|kind| (Just(kind), any::<bool>())).collect::<Vec<_>>());
-    (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>(), option::of(dedup()), kinds).prop_map(
-        |(ack, ack_wait_slack, has_max_age, dedup, kinds)| Course { ack, ack_wait_slack, has_max_age, dedup, kinds },
-    )
+    (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>(), option::of(dedup()), kinds, schema())
+        .prop_map(|(ack, ack_wait_slack, has_max_age, dedup, kinds, schema)| Course {
+            ack,
+            ack_wait_slack,
+            has_max_age,
+            dedup,
+            kinds,
+            schema,
+        })
 }
 
 fn handler() -> impl Strategy<Value = Handler> {
@@ -186,6 +203,7 @@ fn handler() -> impl Strategy<Value = Handler> {
             ack: course.ack,
             ack_wait: limits.budget.timeout + course.ack_wait_slack,
             max_age: course.has_max_age.then(|| retry.initial + course.ack_wait_slack),
+            schema: course.schema,
             dedup: course.dedup.filter(|_| mode == Mode::Queue),
             config,
             secrets,

@@ -68,6 +68,7 @@ const INCOMPLETE_ALONE: &[&str] = &[
     "nats.password",
     "nats.tls.cert",
     "nats.tls.key",
+    "handler.mail.schema_by",
     "handler.mail.dedup.window",
     "handler.mail.dedup.claim",
 ];
