@@ -33,7 +33,11 @@ impl Bench for Simulated {
     }
 
     async fn input(&self, id: &str) {
-        self.process.world.lock().server.input(id, self.now_ms());
+        self.process
+            .world
+            .lock()
+            .server
+            .input(vec![(tidemill_policy::headers::MSG_ID.to_owned(), id.to_owned())], self.now_ms());
     }
 
     async fn next(&mut self, wait: Duration) -> Option<Delivery<Receipt>> {

@@ -30,6 +30,10 @@ pub(crate) struct Script {
     /// What all later ones end in.
     last: Last,
     pub(crate) outputs: u64,
+    /// With `order`, of which others only the latest counts.
+    pub(crate) key: u64,
+    /// With `order`, when it happened.
+    pub(crate) time: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +75,8 @@ impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed);
         let dedup = *rng.pick(&["none", "id", "id", "claim"]);
-        let handler = handler(rng, dedup);
+        let order = *rng.pick(&["", "", "discard", "dead-letter"]);
+        let handler = handler(rng, dedup, order);
         let count = 1 + rng.below(8);
         let events = (0..count).map(|index| script(rng, index, dedup != "none")).collect();
         let harsh = rng.below(4);
@@ -92,14 +97,18 @@ impl Plan {
     }
 }
 
-fn handler(rng: &mut Rng, dedup: &str) -> Handler {
+fn handler(rng: &mut Rng, dedup: &str, on_stale: &str) -> Handler {
     let dedup = match dedup {
         "id" => "dedup = { key = 'id', window = '24h' }",
         "claim" => "dedup = { key = 'id', window = '24h', claim = true }",
         _ => "",
     };
+    let order = match on_stale {
+        "" => String::new(),
+        _ => format!("order = {{ by = 'latest', key = 'header:Key', time = 'header:Time', on_stale = '{on_stale}' }}"),
+    };
     let text = format!(
-        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\nconcurrency = {}\n\
+        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\n{order}\nconcurrency = {}\n\
          ack_wait = '5s'\nack = '{}'\nlimits.timeout = '4s'\n\
          retry = {{ max_attempts = {}, initial = '{}ms', max = '4s', jitter = 0.5, in_memory = '{}ms' }}\n",
         1 + rng.below(4),
@@ -133,6 +142,8 @@ fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
         failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
         last: *rng.pick(LASTS),
         outputs: rng.below(4),
+        key: rng.below(2),
+        time: rng.below(4),
     }
 }
 
@@ -156,6 +167,13 @@ impl Script {
                 Last::TooMany => Outcome::OutputRefused { message: "too many".into() },
             },
         }
+    }
+
+    /// The headers of its message.
+    pub(crate) fn headers(&self) -> Vec<(String, String)> {
+        let headers =
+            [("Nats-Msg-Id", self.id.clone()), ("Key", self.key.to_string()), ("Time", self.time.to_string())];
+        headers.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
     /// The payloads of the outputs that it has if it is handled.

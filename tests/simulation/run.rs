@@ -92,7 +92,7 @@ async fn produce(world: Arc<World>) {
         tokio::time::sleep_until(start + at).await;
         let mut state = world.lock();
         world.note(&mut state, &format!("{id} is published"));
-        state.server.input(&id, world.clock.now_ms());
+        state.server.input(world.plan.script(&id).headers(), world.clock.now_ms());
         drop(state);
         world.changed.notify_waiters();
     }

@@ -154,8 +154,7 @@ impl Server {
     }
 
     /// Stores an input.
-    pub(crate) fn input(&mut self, id: &str, now_ms: u64) {
-        let headers = vec![(headers::MSG_ID.to_owned(), id.to_owned())];
+    pub(crate) fn input(&mut self, headers: Headers, now_ms: u64) {
         let message = Publication { subject: "in.x".into(), headers, payload: Bytes::from_static(b"payload") };
         self.queues[0].push(&message, now_ms);
     }

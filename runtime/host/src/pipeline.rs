@@ -7,13 +7,14 @@
 //! 1. decode the message;
 //! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
 //! 3. admit it;
-//! 4. claim it, where `dedup.claim` says so;
-//! 5. invoke the handler;
-//! 6. decide what follows;
-//! 7. record a failure before anything follows from it;
-//! 8. publish the outputs, the retry or the dead letter, and wait for every confirmation;
-//! 9. mark the event as done or dead;
-//! 10. settle.
+//! 4. look whether a newer event of its key was processed, where `order.by` is `latest`;
+//! 5. claim it, where `dedup.claim` says so;
+//! 6. invoke the handler;
+//! 7. decide what follows;
+//! 8. record a failure before anything follows from it;
+//! 9. publish the outputs, the retry or the dead letter, and wait for every confirmation;
+//! 10. mark the event as done or dead;
+//! 11. settle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
 use tidemill_policy::history::{AttemptError, Kind, millis};
+use tidemill_policy::latest::Stale;
 use tidemill_policy::manifest::Handler;
 use tidemill_policy::marker::{self, Marker, Next, Standing};
 use tidemill_policy::outcome::Outcome;
@@ -39,8 +41,10 @@ use crate::clock::Clock;
 use crate::fate::{self, Fate, What};
 use crate::invoker::{Invoker, Report};
 
+mod latest;
 mod memory;
 
+use latest::{Standing as Latest, Unstored};
 pub use memory::Recent;
 use memory::{Memory, Remembered};
 
@@ -91,6 +95,8 @@ struct Work {
     event: Result<Event, Failure>,
     /// What is remembered of the event, as far as we know.
     memory: Memory,
+    /// Where it stands among the events of its key, if that matters.
+    latest: Option<Latest>,
     /// How long retries of this delivery have waited in memory.
     waited: Duration,
     /// How many there were.
@@ -148,7 +154,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         };
         let event = decode(&arrival, &self.handler)
             .map_err(|undecodable| Failure::new(Kind::Undecodable, undecodable.to_string()));
-        let work = Work { arrival, event, memory: Memory::default(), waited: Duration::ZERO, retried_in_memory: 0 };
+        let memory = Memory::default();
+        let work = Work { arrival, event, memory, latest: None, waited: Duration::ZERO, retried_in_memory: 0 };
         (work, delivery.receipt)
     }
 
@@ -169,6 +176,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
         if let Err(failure) = self.admit(work) {
             return self.fail(work, Setback::DeadLetter(failure), None).await;
+        }
+        if let Err(unstored) = self.look_for_newer(work).await {
+            return self.unpublished(work, unstored, None).await;
         }
         match self.claim(work).await {
             Remembered::Stored => {}
@@ -205,19 +215,39 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let Ok(event) = &work.event else { return Step::release() };
         let count = outputs.len();
         let batch = publication::outputs(&self.handler, event, outputs);
-        match self.store(&batch).await {
-            Ok(()) => {}
-            Err(fault) => {
-                let Some(refusal) = fault.refusal() else { return Step::release() };
-                let setback = decide::refused(&self.handler, event, refusal, fault.to_string());
-                return self.fail(work, setback, Some(report)).await;
-            }
+        if let Err(unstored) = self.store_outputs(work, &batch).await {
+            return self.unpublished(work, unstored, Some(report)).await;
         }
         match self.conclude(work, Marker::Done).await {
             // Another instance was faster; the outputs have the same ids.
             Remembered::Stored | Remembered::Overtaken => {
                 Step::Settle(Settlement::Ack, What::Handled { outputs: count })
             }
+            Remembered::Unreachable => Step::release(),
+        }
+    }
+
+    /// What becomes of an event that has no outputs stored, though nothing is wrong with its run.
+    async fn unpublished(&self, work: &mut Work, unstored: Unstored, report: Option<Report>) -> Step {
+        let setback = match (unstored, &work.event) {
+            (Unstored::Stale(Stale::Discard { why }), _) => return self.discard(work, why).await,
+            (Unstored::Stale(Stale::DeadLetter(failure)) | Unstored::Unplaced(failure), _) => {
+                Setback::DeadLetter(failure)
+            }
+            (Unstored::Fault(fault), Ok(event)) => match fault.refusal() {
+                Some(refusal) => decide::refused(&self.handler, event, refusal, fault.to_string()),
+                None => return Step::release(),
+            },
+            (Unstored::Blocked, Ok(event)) => decide::blocked(&self.handler, event),
+            (Unstored::Fault(_) | Unstored::Blocked | Unstored::Unreachable, _) => return Step::release(),
+        };
+        self.fail(work, setback, report).await
+    }
+
+    /// Marks the event as done, without any effect.
+    async fn discard(&self, work: &mut Work, why: String) -> Step {
+        match self.conclude(work, Marker::Done).await {
+            Remembered::Stored | Remembered::Overtaken => Step::Settle(Settlement::Ack, What::Stale { why }),
             Remembered::Unreachable => Step::release(),
         }
     }
@@ -298,7 +328,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if let Err(fault) = self.store(&[letter]).await {
             return self.unstored(&work.arrival, "dead letter", &fault);
         }
-        if self.conclude(work, Marker::Dead).await == Remembered::Unreachable {
+        if !self.withdraw(work).await || self.conclude(work, Marker::Dead).await == Remembered::Unreachable {
             return Step::release();
         }
         let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);

@@ -35,6 +35,8 @@ pub enum Kind {
     Denied,
     /// The event was older than `max_age`.
     Expired,
+    /// A newer event of its key was processed before.
+    Stale,
     /// The attempt ended without a result: the process died in it, or lost its connection for too long.
     Lost,
 }
@@ -63,6 +65,7 @@ impl Kind {
             Kind::Attempts => "attempts",
             Kind::Denied => "denied",
             Kind::Expired => "expired",
+            Kind::Stale => "stale",
             Kind::Lost => "lost",
         }
     }

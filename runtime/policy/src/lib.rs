@@ -14,6 +14,7 @@ pub mod event;
 pub mod headers;
 pub mod history;
 pub mod id;
+pub mod latest;
 pub mod manifest;
 pub mod marker;
 pub mod outcome;

@@ -14,6 +14,7 @@ use crate::attempt::Attempt;
 use crate::decide::{Failure, Stamp};
 use crate::history::{AttemptError, History, Kind, millis};
 use crate::id::{self, Identity};
+use crate::latest::{self, Newest};
 use crate::manifest::Handler;
 use crate::retry;
 
@@ -32,6 +33,8 @@ pub enum Marker {
     },
     /// It has failed, or was handed back, and goes on.
     Open(Progress),
+    /// Of a key of `order` and not of an event: its newest event.
+    Newest(Newest),
 }
 
 /// How far an event has come without an end.
@@ -102,6 +105,7 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
     match marker {
         Marker::Done | Marker::Dead => window,
         Marker::Claimed { .. } => handler.ack_wait * CLAIM_ACK_WAITS,
+        Marker::Newest(_) => latest::policy(handler).map_or(OPEN_AGE_MIN, |latest| latest.window),
         Marker::Open(progress) => {
             let wait = match progress.next {
                 Next::Attempt(due_ms) | Next::Retry(due_ms) => Duration::from_millis(due_ms.saturating_sub(now_ms)),
@@ -116,7 +120,8 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
 pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration {
     let needed = |handler: &Handler| {
         let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
-        retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window)
+        let order = latest::policy(handler).map_or(Duration::ZERO, |latest| latest.window);
+        retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window).max(order)
     };
     handlers.map(needed).max().unwrap_or(OPEN_AGE_MIN)
 }
@@ -137,7 +142,7 @@ pub fn may_replace(arrival: &Arrival, new: &Marker, present: Option<&Marker>, is
         None => true,
         Some(Marker::Claimed { .. }) => is_own_claim,
         Some(Marker::Open(progress)) => is_end || follows(arrival, progress),
-        Some(Marker::Done | Marker::Dead) => false,
+        Some(Marker::Done | Marker::Dead | Marker::Newest(_)) => false,
     }
 }
 
@@ -158,7 +163,7 @@ pub fn keeps(handler: &Handler) -> bool {
 /// died in the handler.
 pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, now_ms: u64) -> Standing {
     let progress = match marker {
-        None => {
+        None | Some(Marker::Newest(_)) => {
             charge_once(handler, arrival, now_ms);
             return Standing::Due;
         }

@@ -18,6 +18,7 @@ use tidemill_policy::decide::{Decision, Failure as Refusal, Setback, decide, rfc
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Headers, Output};
 use tidemill_policy::history::{Kind, millis};
+use tidemill_policy::latest;
 use tidemill_policy::manifest::Handler;
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::subject;
@@ -126,6 +127,7 @@ async fn attempt(part: &Part<WasmHandler>, arrival: &Arrival, arguments: &Argume
     let run = Run::new(handler, Some(&event));
     let clock_ms = arguments.clock.unwrap_or_else(|| Clock::System.now_ms());
     let admitted = admit(handler, arrival, &event, clock_ms).and_then(|()| part.schemas.admit(&event));
+    let admitted = admitted.and_then(|()| latest::place(handler, arrival, &event));
     if let Err(refusal) = admitted {
         return run.decided(Decision::Fail(Setback::DeadLetter(refusal)));
     }

@@ -11,6 +11,8 @@ use tidemill_policy::manifest::{self, AckMode, Source as ManifestSource};
 use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
+mod latest;
+
 use super::*;
 use crate::broker::{MarkerError, Recalled};
 
@@ -75,11 +77,13 @@ impl Broker for ScriptedBroker {
 struct ScriptedInvoker {
     outcomes: Mutex<VecDeque<Outcome>>,
     seen: Mutex<Vec<Event>>,
+    takes: Duration,
 }
 
 impl Invoker for ScriptedInvoker {
     async fn invoke(&self, event: Event) -> Report {
         self.seen.lock().expect("not poisoned").push(event);
+        sleep(self.takes).await;
         let next = self.outcomes.lock().expect("not poisoned").pop_front();
         let Some(outcome) = next else { return std::future::pending().await };
         Report { outcome, usage: Usage::default(), seed: [7; 32], clock_ms: 1 }
@@ -99,7 +103,11 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
     let broker = ScriptedBroker { refusals: Mutex::new(refusals.into()), ..ScriptedBroker::default() };
     let pipeline = Pipeline {
         handler: Arc::new(parsed.handlers.remove("h").expect("handler h")),
-        invoker: ScriptedInvoker { outcomes: Mutex::new(outcomes.into()), seen: Mutex::default() },
+        invoker: ScriptedInvoker {
+            outcomes: Mutex::new(outcomes.into()),
+            seen: Mutex::default(),
+            takes: Duration::ZERO,
+        },
         schemas: Arc::default(),
         broker: Arc::new(broker),
         prefix: "tidemill".into(),
@@ -164,6 +172,8 @@ fn summary(told: &[Told]) -> String {
             Told::Remember(Marker::Dead) => "dead".into(),
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),
+            Told::Remember(Marker::Newest(newest)) if newest.entered.is_some() => "enter".into(),
+            Told::Remember(Marker::Newest(_)) => "leave".into(),
             Told::Settle(Settlement::Ack) => "ack".into(),
             Told::Settle(Settlement::Nak { delay }) => format!("nak {} ms", delay.as_millis()),
             Told::Settle(Settlement::Term { reason }) => {
@@ -455,7 +465,7 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     let other = Pipeline {
         recent: Arc::default(),
         broker: Arc::clone(&scene.pipeline.broker),
-        invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default() },
+        invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default(), takes: Duration::ZERO },
         handler: Arc::clone(&scene.pipeline.handler),
         schemas: Arc::default(),
         prefix: "tidemill".into(),

@@ -75,6 +75,7 @@ pub(crate) fn handler() -> Handler {
         max_age: None,
         schema: SchemaPolicy::default(),
         dedup: None,
+        order: None,
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::contract;
 use super::layers::Layers;
+use super::order;
 use super::problem::{Complaint, Report, Span, quoted};
 use super::read::{Layer, Raw, Value};
 use super::resolved::{Handler, Mode};
@@ -43,6 +44,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     waits(handler, layers, report);
     dedup(handler, layers, report);
     contract::check(handler, layers, report);
+    order::check(handler, layers, report);
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
     publish(layers, prefix, report);
@@ -287,6 +289,7 @@ fn without_effect(layer: &Layer, report: &mut Report) {
         (is("isolation", "event"), "limits.reuse", "\"isolation\" is \"event\""),
         (is("dedup.key", "none"), "dedup.window", "\"dedup.key\" is \"none\""),
         (is("dedup.key", "none"), "dedup.claim", "\"dedup.key\" is \"none\""),
+        (is("order.by", "none"), "order.key", "\"order.by\" is \"none\""),
     ];
     for (meaningless, path, reason) in pairs {
         if let (true, Some(leaf)) = (meaningless, layer.get(path)) {

@@ -70,6 +70,10 @@ pub(super) enum Text {
     DedupKey,
     /// What tells an event's version.
     SchemaBy,
+    /// What events have in common that are to be kept in order.
+    OrderKey,
+    /// When an event happened.
+    OrderTime,
     /// One of these.
     Choice(&'static [&'static str]),
     /// A duration within bounds.
@@ -203,6 +207,8 @@ impl Text {
             Text::Pattern => "a subject pattern".to_owned(),
             Text::DedupKey => "\"id\", \"header:<name>\", \"json:<pointer>\" or \"none\"".to_owned(),
             Text::SchemaBy => "\"dataschema\" or \"header:<name>\"".to_owned(),
+            Text::OrderKey => "\"json:<pointer>\", \"header:<name>\" or \"subject:<n>\"".to_owned(),
+            Text::OrderTime => "\"event\", \"json:<pointer>\" or \"header:<name>\"".to_owned(),
             Text::Choice(names) => {
                 format!("one of {}", quoted(names.iter().copied()))
             }

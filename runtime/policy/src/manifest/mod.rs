@@ -12,6 +12,7 @@ mod contract;
 mod expand;
 mod keys;
 mod layers;
+mod order;
 mod problem;
 mod read;
 mod redact;
@@ -25,6 +26,7 @@ mod values;
 
 pub use contract::{SchemaBy, SchemaPolicy};
 pub use expand::Env;
+pub use order::{Latest, OnMissing, OnStale, Order, OrderKey, OrderTime};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::check;
 use super::contract;
 use super::layers::Layers;
+use super::order;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
 use super::resolved::{
@@ -119,6 +120,7 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         max_age: layers.find("max_age").map(|_| layers.duration("max_age")),
         schema: contract::resolve(layers),
         dedup: dedup(layers),
+        order: order::resolve(layers),
         config: entries(layers, "config", |value| match value {
             Value::Text(text) => Some(text.clone()),
             _ => None,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::contract::SchemaPolicy;
+use super::order::Order;
 use crate::budget::Budget;
 use crate::history::Kind;
 
@@ -41,6 +42,8 @@ macro_rules! choice {
         }
     };
 }
+
+pub(super) use choice;
 
 /// A whole manifest.
 #[derive(Debug, Clone, PartialEq)]
@@ -161,6 +164,8 @@ pub struct Handler {
     pub schema: SchemaPolicy,
     /// What is done about duplicates; `None` where only the broker's window is relied on.
     pub dedup: Option<Dedup>,
+    /// What holds among events that belong together.
+    pub order: Option<Order>,
     /// Settings for the handler.
     pub config: BTreeMap<String, String>,
     /// Secrets for the handler.

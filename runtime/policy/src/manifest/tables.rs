@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
+use super::order::{self, OnMissing, OnStale};
 use super::resolved::{AckMode, Backoff, Format, Isolation, Mode};
 use crate::history;
 
@@ -154,6 +155,7 @@ pub(super) const HANDLER: &[Key] = &[
     )
     .example("{ 'mail.sent.>' = 'schemas/mail_sent.json' }"),
     key("dedup", Kind::Table(DEDUP), "which events to handle once, over how long").default("{}"),
+    key("order", Kind::Table(ORDER), "what is to hold among events that belong together").default("{}"),
     key("config", Kind::Settings, "settings for the handler, read through `wasi:config`").default("{}"),
     key("secrets", Kind::Secrets, "secrets for the handler, read through `wasi:config`; references only").default("{}"),
     key("isolation", choice(Isolation::NAMES), "`handler` reuses instances, `event` makes a fresh one for each event")
@@ -195,6 +197,33 @@ const DEDUP: &[Key] = &[
          effects outside NATS",
     )
     .default("false"),
+];
+
+const ORDER: &[Key] = &[
+    key(
+        "by",
+        choice(order::BY),
+        "`latest`: an event that is older than the newest processed one of its key is not run",
+    )
+    .default("'none'"),
+    key("key", Kind::Text(Text::OrderKey), "what events have in common that belong together")
+        .example("'json:/user_id'"),
+    key(
+        "time",
+        Kind::Text(Text::OrderTime),
+        "when an event happened: RFC 3339, or a number of seconds (below 100 000 000 000) or milliseconds since 1970; \
+         `event` is the time of CloudEvents and queue messages, else when the message was stored",
+    )
+    .default("'event'"),
+    key("on_stale", choice(OnStale::NAMES), "what is done about an event that is too old").default("'discard'"),
+    key("on_missing", choice(OnMissing::NAMES), "what is done about an event without key or time")
+        .default("'dead-letter'"),
+    key(
+        "window",
+        duration(Duration::from_secs(1), DAY.saturating_mul(365)),
+        "for how long the newest event of a key is remembered; at least `ack_wait`",
+    )
+    .default("'24h'"),
 ];
 
 const RETRY: &[Key] = &[

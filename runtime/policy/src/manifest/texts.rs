@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::expand::is_variable_name;
 use super::keys::Text;
+use super::order::{OrderKey, OrderTime};
 use super::problem::{Complaint, nearest};
 use super::read::Value;
 use super::resolved::SecretRef;
@@ -40,6 +41,8 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
         Text::DedupKey => dedup_key(text).map(Value::Text),
         Text::SchemaBy => held(text == "dataschema" || text.strip_prefix("header:").is_some_and(is_header)),
+        Text::OrderKey => ordered_by(form, text, OrderKey::parse(text).is_some()).map(Value::Text),
+        Text::OrderTime => ordered_by(form, text, OrderTime::parse(text).is_some()).map(Value::Text),
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
@@ -132,6 +135,17 @@ fn dedup_key(text: &str) -> Result<String, Complaint> {
         Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
         _ => complaint,
     })
+}
+
+fn ordered_by(form: Text, text: &str, is_known: bool) -> Result<String, Complaint> {
+    match text.split_once(':') {
+        Some(("header", name)) if !is_header(name) => Err(must_be(form)),
+        Some(("json", pointer)) if !is_json_pointer(pointer) => {
+            Err(must_be(form).hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""))
+        }
+        _ if is_known => Ok(text.to_owned()),
+        _ => Err(must_be(form)),
+    }
 }
 
 /// Whether `name` is a header that handlers get to see.
@@ -250,6 +264,13 @@ mod tests {
         );
         fine(Text::SchemaBy, &["dataschema", "header:X-Version"]);
         refused(Text::SchemaBy, &["", "header:", "header:a b", "header:Nats-Msg-Id", "json:/version"]);
+        fine(Text::OrderKey, &["header:X-User", "json:/user", "subject:1", "subject:12"]);
+        refused(
+            Text::OrderKey,
+            &["", "id", "subject:", "subject:0", "subject:+1", "subject:1000", "json:a", "header:a b"],
+        );
+        fine(Text::OrderTime, &["event", "header:X-Time", "json:/updated_at"]);
+        refused(Text::OrderTime, &["", "now", "subject:1", "json:a", "header:Nats-Time-Stamp"]);
         assert!(check_name("welcome-email_2").is_ok());
         for name in ["", "2a", "A", "a.b", "a b", &"a".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Runtime, SecretRef, Tls};
+use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Order, Runtime, SecretRef, Tls};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
     let handlers: Map<String, Value> =
@@ -107,6 +107,16 @@ fn handler(handler: &Handler) -> Value {
     }
     if let Some(max_age) = handler.max_age {
         table["max_age"] = duration(max_age);
+    }
+    if let Some(Order::Latest(latest)) = &handler.order {
+        table["order"] = json!({
+            "by": "latest",
+            "key": latest.key.to_string(),
+            "time": latest.time.to_string(),
+            "on_stale": latest.on_stale.name(),
+            "on_missing": latest.on_missing.name(),
+            "window": duration(latest.window),
+        });
     }
     let schema = &handler.schema;
     if let Some(file) = &schema.default {

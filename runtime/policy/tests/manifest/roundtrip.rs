@@ -9,8 +9,9 @@ use proptest::{collection, option, sample};
 use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, Parsed, Problems, RetryPolicy, Runtime, SchemaBy, SchemaPolicy, SecretRef, Source, Tls, parse,
+    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Latest, Limits,
+    Manifest, Mode, Nats, OnMissing, OnStale, Order, OrderKey, OrderTime, Parsed, Problems, RetryPolicy, Runtime,
+    SchemaBy, SchemaPolicy, SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -143,6 +144,23 @@ struct Course {
     dedup: Option<Dedup>,
     kinds: Vec<(Kind, bool)>,
     schema: SchemaPolicy,
+    order: Option<Order>,
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    let pointer = || "(/[a-z]{0,5}){0,3}";
+    let header = || "[A-Z][a-z-]{0,8}".prop_map(|name| format!("X-{name}"));
+    let key = prop_oneof![
+        header().prop_map(OrderKey::Header),
+        pointer().prop_map(OrderKey::Json),
+        (1..=2_usize).prop_map(OrderKey::Subject),
+    ];
+    let time =
+        prop_oneof![Just(OrderTime::Event), header().prop_map(OrderTime::Header), pointer().prop_map(OrderTime::Json)];
+    let (on_stale, on_missing) = (sample::select(OnStale::ALL), sample::select(OnMissing::ALL));
+    (key, time, on_stale, on_missing, millis(86_400_000..=2 * 86_400_000)).prop_map(
+        |(key, time, on_stale, on_missing, window)| Order::Latest(Latest { key, time, on_stale, on_missing, window }),
+    )
 }
 
 fn schema() -> impl Strategy<Value = SchemaPolicy> {
@@ -159,14 +177,23 @@ fn course() -> impl Strategy<Value = Course> {
     let kinds = sample::subsequence(Kind::OF_ATTEMPTS.to_vec(), 0..4);
     let kinds =
         kinds.prop_flat_map(|kinds| kinds.into_iter().map(|kind| (Just(kind), any::<bool>())).collect::<Vec<_>>());
-    (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>(), option::of(dedup()), kinds, schema())
-        .prop_map(|(ack, ack_wait_slack, has_max_age, dedup, kinds, schema)| Course {
+    (
+        sample::select(AckMode::ALL),
+        millis(1000..=3_600_000),
+        any::<bool>(),
+        option::of(dedup()),
+        kinds,
+        schema(),
+        option::of(order()),
+    )
+        .prop_map(|(ack, ack_wait_slack, has_max_age, dedup, kinds, schema, order)| Course {
             ack,
             ack_wait_slack,
             has_max_age,
             dedup,
             kinds,
             schema,
+            order,
         })
 }
 
@@ -191,6 +218,7 @@ fn handler() -> impl Strategy<Value = Handler> {
         let on = |again: bool| course.kinds.iter().filter(|(_, each)| *each == again).map(|(kind, _)| *kind).collect();
         retry.on = on(true);
         Handler {
+            order: course.order.filter(|_| mode == Mode::Queue),
             name: String::new(),
             component: identity.component,
             subjects: identity.subjects,

@@ -70,6 +70,11 @@ const INCOMPLETE_ALONE: &[&str] = &[
     "nats.tls.key",
     "handler.mail.schema_by",
     "handler.mail.dedup.window",
+    "handler.mail.order.key",
+    "handler.mail.order.time",
+    "handler.mail.order.on_stale",
+    "handler.mail.order.on_missing",
+    "handler.mail.order.window",
     "handler.mail.dedup.claim",
 ];
 
