@@ -78,7 +78,9 @@ impl Plan {
         let order = *rng.pick(&["", "", "discard", "dead-letter"]);
         let handler = handler(rng, dedup, order);
         let count = 1 + rng.below(8);
-        let events = (0..count).map(|index| script(rng, index, dedup != "none")).collect();
+        // Events of one key matter to each other while they are handled at the same time.
+        let spread_ms = if order.is_empty() { 15_000 } else { *rng.pick(&[300, 15_000]) };
+        let events = (0..count).map(|index| script(rng, index, dedup != "none", spread_ms)).collect();
         let harsh = rng.below(4);
         let faults = Faults {
             request_lost: rng.below(20 * harsh + 1),
@@ -122,7 +124,7 @@ fn handler(rng: &mut Rng, dedup: &str, on_stale: &str) -> Handler {
     manifest.handlers.remove("h").expect("the handler")
 }
 
-fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
+fn script(rng: &mut Rng, index: u64, copies: bool, spread_ms: u64) -> Script {
     const FAILURES: &[Failure] = &[
         Failure::Retry,
         Failure::Retry,
@@ -138,7 +140,7 @@ fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {
     let copies = if copies && rng.chance(400) { 1 + rng.below(3) } else { 1 };
     Script {
         id: format!("e{index}"),
-        at: (0..copies).map(|_| rng.millis(15_000)).collect(),
+        at: (0..copies).map(|_| rng.millis(spread_ms)).collect(),
         failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
         last: *rng.pick(LASTS),
         outputs: rng.below(4),

@@ -135,7 +135,10 @@ impl Process {
                     return None;
                 }
                 state.server.tick(self.world.clock.now_ms(), self.world.ack_wait());
+                // Where events matter to each other, no instance gets all of them because it is asked first.
+                let hesitates = self.world.plan.handler.order.is_some() && state.rng.chance(500);
                 if self.reachable.load(Ordering::Relaxed)
+                    && !hesitates
                     && let Some(delivery) = self.take(&mut state)
                 {
                     return Some(delivery);
