@@ -7,6 +7,7 @@ mod conformance;
 mod dedup;
 mod delivery;
 mod faults;
+mod latest;
 mod operator;
 mod preflight;
 mod schema;

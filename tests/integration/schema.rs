@@ -59,7 +59,7 @@ async fn what_does_not_fit_is_dead_lettered_unrun_and_replayed_once_the_schema_i
     std::fs::write(files.path().join("a.json"), r#"{ "required": ["id"] }"#).expect("written");
     let running = world.run(&manifest, |event| completed(&[output("out.a", &event.id)])).ready().await;
     let replay = ["dlq", "replay", "--nats-url", &world.server.url, "--handler", "h", "--all"];
-    Desk::with("").run(&replay).succeeds();
+    Desk::with(&manifest).run(&replay).succeeds();
     let outputs = world.wait_for("OUT", 2).await;
     assert_eq!(outputs[1].payload, b"bad");
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;

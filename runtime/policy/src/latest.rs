@@ -188,9 +188,10 @@ impl Place {
         let (key, mine_ns) = (&self.policy.key, self.mine.time_ns);
         let newest_ns = newest.processed.as_ref().map_or(mine_ns, |newest| newest.time_ns);
         let mine = show(mine_ns);
-        let why = match newest_ns == mine_ns {
-            true => format!("it is of {mine}, and so is a later one of its {key}, which was processed"),
-            false => format!("it is of {mine}, and one of its {key} of {} was processed", show(newest_ns)),
+        let why = if newest_ns == mine_ns {
+            format!("it is of {mine}, and so is a later one of its {key}, which was processed")
+        } else {
+            format!("it is of {mine}, and one of its {key} of {} was processed", show(newest_ns))
         };
         match self.policy.on_stale {
             OnStale::Discard => Stale::Discard { why },
@@ -207,10 +208,11 @@ fn show(time_ns: i64) -> String {
 /// The value of an event's key, and its time.
 fn find(latest: &Latest, event: &Event) -> Result<(String, i64), String> {
     let reads_json = matches!(latest.key, OrderKey::Json(_)) || matches!(latest.time, OrderTime::Json(_));
-    let document: Value = match reads_json {
-        true => serde_json::from_slice(&event.payload)
-            .map_err(|error| format!("order: its key or time needs a JSON payload: {error}"))?,
-        false => Value::Null,
+    let document: Value = if reads_json {
+        serde_json::from_slice(&event.payload)
+            .map_err(|error| format!("order: its key or time needs a JSON payload: {error}"))?
+    } else {
+        Value::Null
     };
     let key = match &latest.key {
         OrderKey::Header(name) => headers::get(&event.headers, name).map(str::to_owned),

@@ -1,6 +1,7 @@
 //! `tidemill explain`: what a handler's policy comes to, with every default filled in.
 
 mod contract;
+mod order;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use tidemill_policy::subject;
 
 use super::{Done, Global, find_handler, output};
 use contract::Contract;
+use order::{OrderShown, keeps_stale};
 use schedule::{Schedule, schedule};
 
 /// The largest payload that a NATS server takes unless it is told otherwise.
@@ -47,6 +49,7 @@ struct Explanation {
     max_age_ms: Option<u64>,
     schema: Option<Contract>,
     dedup: Option<Dedup>,
+    order: Option<OrderShown>,
     limits: Limits,
     retry: Retry,
     schedule: Schedule,
@@ -135,6 +138,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             window_ms: millis(dedup.window),
             claim: dedup.claim,
         }),
+        order: OrderShown::of(handler),
         limits: Limits {
             timeout_ms: millis(limits.budget.timeout),
             fuel: limits.budget.fuel,
@@ -203,6 +207,13 @@ fn warnings(handler: &Handler) -> Vec<String> {
             show_size(NATS_PAYLOAD_BYTES)
         ));
     }
+    if keeps_stale(handler) && handler.dedup.is_none() {
+        warnings.push(
+            "without \"dedup\", an event whose acknowledgement was lost is dead-lettered as stale when a newer one was \
+             processed meanwhile"
+                .to_owned(),
+        );
+    }
     if handler.mode == Mode::Broadcast {
         warnings.push("mode is \"broadcast\": retries wait in the process, and end with it".to_owned());
     }
@@ -220,6 +231,7 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("format", explanation.format.to_owned()),
         ("schema", explanation.schema.as_ref().map_or_else(String::new, Contract::text)),
         ("dedup", dedup_text(handler)),
+        ("order", explanation.order.as_ref().map_or_else(String::new, OrderShown::text)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),

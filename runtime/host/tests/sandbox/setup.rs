@@ -12,7 +12,7 @@ use tidemill_policy::attempt::Attempt;
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy, SchemaPolicy,
 };
 use tidemill_policy::outcome::{Interruption, Outcome};
 
@@ -61,7 +61,9 @@ pub(crate) fn entry() -> Handler {
         ack: AckMode::Plain,
         ack_wait: EVER,
         max_age: None,
+        schema: SchemaPolicy::default(),
         dedup: None,
+        order: None,
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
         isolation: Isolation::Handler,

@@ -215,10 +215,8 @@ impl Key {
                     actor.read = self.now.clone();
                     Phase::Blocked
                 }
-                Entry::Enter(newest) => match self.write(actor, newest) {
-                    true => Phase::Entered,
-                    false => Phase::Ran,
-                },
+                Entry::Enter(newest) if self.write(actor, newest.clone()) => Phase::Entered,
+                Entry::Enter(_) => Phase::Ran,
                 Entry::Wait => {
                     actor.read = self.now.clone();
                     Phase::Ran

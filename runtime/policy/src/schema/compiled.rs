@@ -94,9 +94,10 @@ impl Schema {
             (false, 0) => String::new(),
             (false, count) => format!(", and {count} more"),
         };
-        Err(match told.is_empty() {
-            true => format!("does not fit {name}, in more ways than are told apart"),
-            false => format!("does not fit {name}: {}{more}", told.join("; ")),
+        Err(if told.is_empty() {
+            format!("does not fit {name}, in more ways than are told apart")
+        } else {
+            format!("does not fit {name}: {}{more}", told.join("; "))
         })
     }
 }
@@ -115,7 +116,10 @@ fn offence(error: &ValidationError<'_>) -> String {
     };
     let description = match error.kind() {
         ValidationErrorKind::AdditionalItems { limit } => format!("more than {limit} items"),
-        _ => short(&error.masked_with("it"), DESCRIPTION_BYTES_MAX),
+        ValidationErrorKind::PropertyNames { error } => {
+            short(error.masked_with("the name of a property"), DESCRIPTION_BYTES_MAX)
+        }
+        _ => short(error.masked_with("it"), DESCRIPTION_BYTES_MAX),
     };
     format!("{place}: {description}")
 }

@@ -47,6 +47,12 @@ fn offences_are_told_with_their_places_and_without_the_payloads_values() {
         r#"{"name": "Ada", "x": 1}"#,
         "does not fit a.json: the whole: Additional properties are not allowed ('x' was unexpected)",
     );
+    let names = json!({ "propertyNames": { "maxLength": 2 } });
+    let long = "does not fit a.json: the whole: the name of a property is longer than 2 characters";
+    says(&names, r#"{"s3cret": 1}"#, long);
+    let closed = json!({ "prefixItems": [true], "unevaluatedItems": false });
+    let more = "does not fit a.json: the whole: Unevaluated items are not allowed (1 item)";
+    says(&closed, r#"[1, "s3cret"]"#, more);
     says(&person, "Ada", "is not JSON, as a.json wants it: expected value at line 1 column 1");
     says(&person, "", "is not JSON, as a.json wants it: EOF while parsing a value at line 1 column 0");
     says(
