@@ -38,11 +38,11 @@ impl Desk {
     }
 
     /// A manifest whose plugins are the guests, with `handlers`.
-    fn with_guests(handlers: &str) -> Desk {
+    pub(crate) fn with_guests(handlers: &str) -> Desk {
         Desk::with(&format!("[runtime]\nlisten = 'off'\nplugins = '{}'\n{handlers}", guests().display()))
     }
 
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
         let path = self.0.path().join(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         std::fs::write(path, text).expect("written");
@@ -62,7 +62,7 @@ impl Desk {
         Run::of(self.command(arguments).output().expect("tidemill starts"))
     }
 
-    fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Run {
+    pub(crate) fn run_with_input(&self, arguments: &[&str], input: &[u8]) -> Run {
         let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("tidemill starts");

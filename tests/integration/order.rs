@@ -111,6 +111,7 @@ impl Instance {
         let part = |handler: &tidemill_policy::manifest::Handler| Part {
             handler: Arc::new(handler.clone()),
             invoker: recorder.clone(),
+            schemas: Arc::default(),
             component: "digest".into(),
         };
         let parts: Vec<_> = manifest.handlers.values().map(part).collect();

@@ -216,6 +216,7 @@ pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outco
         .map(|handler| Part {
             handler: Arc::new(handler.clone()),
             invoker: invoker.clone(),
+            schemas: Arc::new(tidemill::schemas::read(handler, Path::new("/")).expect("schemas")),
             component: "digest".into(),
         })
         .collect();

@@ -34,7 +34,8 @@ impl Bench for Simulated {
     }
 
     async fn input(&self, id: &str) {
-        self.process.world.lock().server.input(id, "x", self.now_ms());
+        let headers = vec![(tidemill_policy::headers::MSG_ID.to_owned(), id.to_owned())];
+        self.process.world.lock().server.input("x", headers, self.now_ms());
     }
 
     async fn next(&mut self, wait: Duration) -> Option<Delivery<Receipt>> {

@@ -13,7 +13,7 @@ use tidemill_policy::publication::Publication;
 
 use tokio::time::Instant;
 
-use crate::plan::{Flow, Plan};
+use crate::plan::{Flow, Plan, Script};
 use crate::server::Server;
 
 /// What has happened to the events, as the handler and the server saw it.
@@ -93,8 +93,10 @@ impl Ledger {
         if here.count() >= plan.handler.concurrency as usize {
             self.violations.push(format!("{instance} runs more than {} events at once", plan.handler.concurrency));
         }
-        let ended = self.ended.get(&event.id).filter(|_| plan.handler.dedup.is_some());
-        // Two instances may look at the same moment; the outputs collapse.
+        // Two instances may look at the same moment; the outputs collapse. With `order` the moment is as long as it takes
+        // to look at the newest event of the key.
+        let is_known_soon = plan.handler.dedup.is_some() && !plan.keeps_latest();
+        let ended = self.ended.get(&event.id).filter(|_| is_known_soon);
         if ended.is_some_and(|when| when.elapsed() > Duration::from_millis(200)) {
             self.violations.push(format!("{} is run although it has ended", event.id));
         }
@@ -174,7 +176,7 @@ impl Ledger {
         if !continues && (is_handled || is_dead) {
             self.ended.entry(event.to_owned()).or_insert_with(Instant::now);
         }
-        if !continues && !is_handled && !is_dead {
+        if !continues && !is_handled && !is_dead && !self.is_outdated(plan, server, event) {
             self.violations.push(format!("the last message of {event} is acknowledged before anything is stored"));
         }
     }
@@ -196,7 +198,7 @@ impl Ledger {
                 found.push(format!("outputs of {id} are stored more than once: {counts:?}"));
             }
             let is_done = is_handled && counts.iter().all(|count| *count == 1);
-            if !is_done && letters.is_empty() {
+            if !is_done && letters.is_empty() && !self.is_outdated(plan, server, id) {
                 found.push(format!("{id} is lost: outputs {counts:?}, no dead letter"));
             }
             if !is_handled && counts.iter().any(|count| *count > 0) {
@@ -215,7 +217,39 @@ impl Ledger {
                 found.push(format!("{id} was run {runs} times, {allowed} are allowed"));
             }
         }
+        found.extend(Self::goes_back(plan, server));
         self.violations.extend(found);
+    }
+
+    /// With `order`, whether another event of the key was handled which is no older.
+    fn is_outdated(&self, plan: &Plan, server: &Server, event: &str) -> bool {
+        let script = plan.script(event);
+        let mut others = plan.events.iter().filter(|other| other.key == script.key && other.id != event);
+        plan.keeps_latest()
+            && others.any(|other| {
+                let is_handled = self.runs.iter().any(|run| run.event == other.id && run.completed);
+                let is_stored = other.payloads().all(|payload| count(server, &payload) == 1);
+                other.time >= script.time && is_handled && is_stored
+            })
+    }
+
+    /// With `order`, the outputs of an older event that come after those of a newer one, both of which were handled.
+    fn goes_back(plan: &Plan, server: &Server) -> Vec<String> {
+        let mut last: BTreeMap<u64, &Script> = BTreeMap::new();
+        let mut found = Vec::new();
+        for output in server.outputs.iter().filter(|_| plan.keeps_latest()) {
+            let id = std::str::from_utf8(&output.payload).ok().and_then(|payload| payload.split('/').next());
+            let script = plan.script(id.expect("the id of an event"));
+            let is_whole = script.payloads().all(|payload| count(server, &payload) == 1);
+            // Of an event that was given up, an attempt that died may have stored something, before or after others.
+            if !is_whole || letters(server, &script.id).next().is_some() {
+                continue;
+            }
+            if let Some(newer) = last.insert(script.key.as_str(), script).filter(|last| last.time > script.time) {
+                found.push(format!("outputs of {} come after those of {}, which is newer", script.id, newer.id));
+            }
+        }
+        found
     }
 
     /// What became of the events, for the summary of many runs.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemill_policy::event::{Event, Output};
-use tidemill_policy::manifest::{self, Handler, Outputs, Source};
+use tidemill_policy::manifest::{self, Handler, Order, Outputs, Source};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::RetryClock;
 
@@ -35,6 +35,7 @@ pub(crate) enum Flow {
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     pub(crate) id: String,
+    /// With `order`, which other events it has to do with.
     pub(crate) key: String,
     /// When each copy is published; more than one only with `dedup`.
     pub(crate) at: Vec<Duration>,
@@ -43,6 +44,8 @@ pub(crate) struct Script {
     /// What all later ones end in.
     last: Last,
     pub(crate) outputs: u64,
+    /// With `order`, when it happened.
+    pub(crate) time: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -92,10 +95,14 @@ impl Plan {
             _ => Flow::Free,
         };
         let dedup = if flow != Flow::Free && dedup == "claim" { "id" } else { dedup };
-        let handler = handler(rng, dedup, flow);
+        let on_stale = *rng.pick(&["", "", "discard", "dead-letter"]);
+        let on_stale = if flow == Flow::Free { on_stale } else { "" };
+        let handler = handler(rng, dedup, flow, on_stale);
         let count = 1 + rng.below(8);
         let atomic = handler.outputs == Outputs::Atomic;
-        let events = (0..count).map(|index| script(rng, index, dedup != "none", atomic)).collect();
+        // Events of one key matter to each other while they are handled at the same time.
+        let spread_ms = if handler.order.is_none() { 15_000 } else { *rng.pick(&[300, 15_000]) };
+        let events = (0..count).map(|index| script(rng, index, dedup != "none", atomic, spread_ms)).collect();
         let harsh = rng.below(4);
         let faults = Faults {
             request_lost: rng.below(20 * harsh + 1),
@@ -110,22 +117,30 @@ impl Plan {
         Plan { handler, retry_clock, flow, events, instances: 1 + rng.below(most), faults }
     }
 
+    /// Whether only the latest event of a key counts.
+    pub(crate) fn keeps_latest(&self) -> bool {
+        matches!(self.handler.order, Some(Order::Latest(_)))
+    }
+
     pub(crate) fn script(&self, id: &str) -> &Script {
         self.events.iter().find(|script| script.id == id).expect("an event of the plan")
     }
 }
 
-fn handler(rng: &mut Rng, dedup: &str, flow: Flow) -> Handler {
+fn handler(rng: &mut Rng, dedup: &str, flow: Flow, on_stale: &str) -> Handler {
     let dedup = match dedup {
         "id" => "dedup = { key = 'id', window = '24h' }",
         "claim" => "dedup = { key = 'id', window = '24h', claim = true }",
         _ => "",
     };
     let order = match flow {
-        Flow::Free => String::new(),
+        Flow::Free if on_stale.is_empty() => String::new(),
+        Flow::Free => {
+            format!("order = {{ by = 'latest', key = 'header:Key', time = 'header:Time', on_stale = '{on_stale}' }}")
+        }
         Flow::Partitions(count) => format!("order = {{ by = 'key', key = 'subject:2', partitions = {count} }}"),
         Flow::Window(window) => {
-            format!("order = {{ by = 'key', key = 'subject:2', form = 'queues', window = {window} }}")
+            format!("order = {{ by = 'key', key = 'subject:2', form = 'queues', in_flight = {window} }}")
         }
     };
     let text = format!(
@@ -144,7 +159,7 @@ fn handler(rng: &mut Rng, dedup: &str, flow: Flow) -> Handler {
     manifest.handlers.remove("h").expect("the handler")
 }
 
-fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool) -> Script {
+fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool, spread_ms: u64) -> Script {
     const FAILURES: &[Failure] = &[
         Failure::Retry,
         Failure::Retry,
@@ -161,11 +176,12 @@ fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool) -> Script {
     let copies = if copies && rng.chance(400) { 1 + rng.below(3) } else { 1 };
     Script {
         id: format!("e{index}"),
-        key: format!("k{}", rng.below(3)),
-        at: (0..copies).map(|_| rng.millis(15_000)).collect(),
+        key: format!("k{}", rng.below(2)),
+        at: (0..copies).map(|_| rng.millis(spread_ms)).collect(),
         failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
         last,
         outputs: rng.below(4),
+        time: rng.below(4),
     }
 }
 
@@ -190,6 +206,12 @@ impl Script {
                 Last::TooMany => Outcome::OutputRefused { message: "too many".into() },
             },
         }
+    }
+
+    /// The headers of its message.
+    pub(crate) fn headers(&self) -> Vec<(String, String)> {
+        let headers = [("Nats-Msg-Id", self.id.clone()), ("Key", self.key.clone()), ("Time", self.time.to_string())];
+        headers.map(|(name, value)| (name.to_owned(), value)).into()
     }
 
     /// The payloads of the outputs that it has if it is handled.

@@ -116,7 +116,8 @@ async fn produce(world: Arc<World>) {
         tokio::time::sleep_until(start + at).await;
         let mut state = world.lock();
         world.note(&mut state, &format!("{id} is published"));
-        state.server.input(&id, &world.plan.script(&id).key, world.clock.now_ms());
+        let script = world.plan.script(&id);
+        state.server.input(&script.key, script.headers(), world.clock.now_ms());
         state.ledger.arrived(&id);
         drop(state);
         world.changed.notify_waiters();
@@ -153,10 +154,12 @@ impl Instance {
         let in_flight = TaskTracker::new();
         let handler = Arc::new(world.plan.handler.clone());
         let credit = handler.concurrency as usize * 2;
-        let part = Part { handler: Arc::clone(&handler), invoker: (), component: String::new() };
+        let part =
+            Part { handler: Arc::clone(&handler), invoker: (), schemas: Arc::default(), component: String::new() };
         let pipeline = Pipeline {
             handler,
             invoker: process.clone(),
+            schemas: Arc::default(),
             broker: Arc::new(process.clone()),
             prefix: "tidemill".into(),
             instance: process.name.clone(),

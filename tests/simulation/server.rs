@@ -238,8 +238,7 @@ impl Server {
     }
 
     /// Stores an input.
-    pub(crate) fn input(&mut self, id: &str, key: &str, now_ms: u64) {
-        let headers = vec![(headers::MSG_ID.to_owned(), id.to_owned())];
+    pub(crate) fn input(&mut self, key: &str, headers: Headers, now_ms: u64) {
         let message = Publication { subject: format!("in.{key}"), headers, payload: Bytes::from_static(b"payload") };
         self.queues[0].push(&message, now_ms);
     }

@@ -10,6 +10,7 @@ use tidemill::clock::Clock;
 use tidemill::invoker::{Invoker, Report};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
+use tidemill_policy::latest::Seen;
 use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::outcome::{Interruption, Outcome};
@@ -156,7 +157,10 @@ impl Process {
                     return None;
                 }
                 state.server.tick(self.world.clock.now_ms(), self.world.ack_wait());
+                // Where events matter to each other, no instance gets all of them because it is asked first.
+                let hesitates = self.world.plan.keeps_latest() && state.rng.chance(500);
                 if self.reachable.load(Ordering::Relaxed)
+                    && !hesitates
                     && let Some(next) = self.take(&mut state)
                 {
                     return Some(next);
@@ -350,6 +354,11 @@ impl Broker for Process {
     ) -> Result<u64, MarkerError> {
         let what = match marker {
             Marker::Open(progress) => format!("remember {} attempts, then {:?}", progress.attempts, progress.next),
+            Marker::Newest(newest) => {
+                let event =
+                    |seen: &Option<Seen>| seen.as_ref().map(|seen| (seen.time_ns / 1_000_000_000, seen.sequence));
+                format!("remember newest {:?}, entered {:?}", event(&newest.processed), event(&newest.entered))
+            }
             marker => format!("remember {marker:?}"),
         };
         let written = self.request(&what, |state| state.server.remember(key, marker, lifetime, revision)).await;

@@ -44,6 +44,11 @@ pub enum What {
     },
     /// The event had ended before, or goes on with another message.
     Duplicate,
+    /// A newer event of its key was processed before, so this one was discarded.
+    Stale {
+        /// Which.
+        why: String,
+    },
     /// Handed back to the broker without a result.
     Released,
     /// A retry that was delivered before its time, and handed back.
@@ -64,6 +69,7 @@ pub struct Counters {
     retried: AtomicU64,
     dead_lettered: AtomicU64,
     duplicates: AtomicU64,
+    stale: AtomicU64,
     released: AtomicU64,
     elapsed_us: Mutex<Histogram<u64>>,
 }
@@ -79,6 +85,8 @@ pub struct Counts {
     pub dead_lettered: u64,
     /// Deliveries of events that had ended before, or go on with another message.
     pub duplicates: u64,
+    /// Events discarded because a newer one of their key had been processed.
+    pub stale: u64,
     /// Deliveries handed back to the broker.
     pub released: u64,
     /// The median time from delivery to settlement, in microseconds.
@@ -98,6 +106,7 @@ impl Default for Counters {
             retried: AtomicU64::new(0),
             dead_lettered: AtomicU64::new(0),
             duplicates: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
             released: AtomicU64::new(0),
             elapsed_us: Mutex::new(histogram),
         }
@@ -112,6 +121,7 @@ impl Counters {
             What::Retried { .. } => &self.retried,
             What::DeadLettered { .. } => &self.dead_lettered,
             What::Duplicate => &self.duplicates,
+            What::Stale { .. } => &self.stale,
             What::Released => &self.released,
             What::TooEarly => return,
         };
@@ -129,6 +139,7 @@ impl Counters {
             retried: self.retried.load(Ordering::Relaxed),
             dead_lettered: self.dead_lettered.load(Ordering::Relaxed),
             duplicates: self.duplicates.load(Ordering::Relaxed),
+            stale: self.stale.load(Ordering::Relaxed),
             released: self.released.load(Ordering::Relaxed),
             p50_us: histogram.value_at_quantile(0.5),
             p99_us: histogram.value_at_quantile(0.99),
@@ -173,6 +184,9 @@ pub fn log(handler: &str, fate: &Fate) {
         }
         What::Duplicate => {
             tracing::info!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, "duplicate");
+        }
+        What::Stale { why } => {
+            tracing::info!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, why, "stale");
         }
         What::Released => {
             tracing::info!(target: LOG_TARGET, handler, subject, sequence, attempt, elapsed_us, "released");

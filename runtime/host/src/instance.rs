@@ -7,6 +7,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::RetryClock;
+use tidemill_policy::schema::Schemas;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +76,8 @@ pub struct Part<I> {
     pub handler: Arc<Handler>,
     /// Runs the handler.
     pub invoker: I,
+    /// What payloads must fit.
+    pub schemas: Arc<Schemas>,
     /// The digest of its component.
     pub component: String,
 }
@@ -90,8 +93,10 @@ pub async fn run<I: Invoker>(
     status: Arc<Status>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    let share =
-        |part: Part<I>| Part { handler: part.handler, invoker: Arc::new(part.invoker), component: part.component };
+    let share = |Part { handler, invoker, schemas, component }: Part<I>| {
+        let invoker = Arc::new(invoker);
+        Part { handler, invoker, schemas, component }
+    };
     let parts: Vec<_> = parts.into_iter().map(share).collect();
     let mut served = false;
     while !stop.is_cancelled() {
@@ -200,6 +205,7 @@ fn pipeline<I: Invoker + Clone>(
     Pipeline {
         handler: Arc::clone(&part.handler),
         invoker: part.invoker.clone(),
+        schemas: Arc::clone(&part.schemas),
         broker: Arc::clone(nats),
         prefix: settings.manifest.nats.prefix.clone(),
         instance: status.name.clone(),

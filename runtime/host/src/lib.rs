@@ -15,6 +15,7 @@ pub mod load;
 pub mod logging;
 pub mod operate;
 pub mod pipeline;
+pub mod schemas;
 pub mod secrets;
 pub mod status;
 pub mod troubles;

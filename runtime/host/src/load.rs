@@ -11,10 +11,11 @@ use futures::StreamExt;
 use serde::Serialize;
 use thiserror::Error;
 use tidemill_policy::manifest::{self, Auth, Handler, Manifest, Problems, SecretRef, Source};
+use tidemill_policy::schema::Schemas;
 
 use crate::instance::Part;
 use crate::invoker::wasm::{Engine, WasmHandler};
-use crate::secrets;
+use crate::{schemas, secrets};
 
 /// The most drop-in manifests that are read.
 const DROP_INS_MAX: usize = 10_000;
@@ -150,6 +151,8 @@ pub struct Loaded {
     pub handler: Arc<Handler>,
     /// The component, or all that is wrong.
     pub result: Result<WasmHandler, Vec<String>>,
+    /// Its schemas; none where something is wrong.
+    pub schemas: Arc<Schemas>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -178,13 +181,21 @@ pub async fn handler(file: &ManifestFile, engine: &Engine, handler: &Handler) ->
     let started = Instant::now();
     let result = tokio::task::spawn_blocking(move || load(&engine, &base, &path, &given)).await;
     let result = result.unwrap_or_else(|error| Err(vec![format!("loading the component failed: {error}")]));
-    Loaded { handler, result, elapsed: started.elapsed() }
+    let (result, schemas) = match result {
+        Ok((loaded, schemas)) => (Ok(loaded), Arc::new(schemas)),
+        Err(faults) => (Err(faults), Arc::default()),
+    };
+    Loaded { handler, result, schemas, elapsed: started.elapsed() }
 }
 
-fn load(engine: &Engine, base: &Path, path: &Path, handler: &Handler) -> Result<WasmHandler, Vec<String>> {
+fn load(engine: &Engine, base: &Path, path: &Path, handler: &Handler) -> Result<(WasmHandler, Schemas), Vec<String>> {
     let (settings, mut faults) = settings(handler, base);
+    let schemas = schemas::read(handler, base).unwrap_or_else(|more| {
+        faults.extend(more);
+        Schemas::default()
+    });
     match WasmHandler::load(engine, path, handler, settings) {
-        Ok(loaded) if faults.is_empty() => Ok(loaded),
+        Ok(loaded) if faults.is_empty() => Ok((loaded, schemas)),
         Ok(_) => Err(faults),
         Err(error) => {
             faults.push(error.to_string());
@@ -233,11 +244,11 @@ pub fn nats_faults(file: &ManifestFile) -> Vec<Fault> {
 pub fn parts(loaded: Vec<Loaded>) -> Result<Vec<Part<WasmHandler>>, Vec<Fault>> {
     let mut parts = Vec::new();
     let mut faults = Vec::new();
-    for Loaded { handler, result, .. } in loaded {
+    for Loaded { handler, result, schemas, .. } in loaded {
         match result {
             Ok(invoker) => {
                 let component = invoker.inspection().digest.clone();
-                parts.push(Part { handler, invoker, component });
+                parts.push(Part { handler, invoker, schemas, component });
             }
             Err(messages) => faults.extend(messages.into_iter().map(|message| Fault::of_handler(&handler, message))),
         }

@@ -7,13 +7,14 @@
 //! 1. decode the message;
 //! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
 //! 3. admit it;
-//! 4. claim it, where `dedup.claim` says so;
-//! 5. invoke the handler;
-//! 6. decide what follows;
-//! 7. record a failure before anything follows from it;
-//! 8. publish the outputs, the retry or the dead letter, and wait for every confirmation;
-//! 9. mark the event as done or dead;
-//! 10. settle.
+//! 4. look whether a newer event of its key was processed, where `order.by` is `latest`;
+//! 5. claim it, where `dedup.claim` says so;
+//! 6. invoke the handler;
+//! 7. decide what follows;
+//! 8. record a failure before anything follows from it;
+//! 9. publish the outputs, the retry or the dead letter, and wait for every confirmation;
+//! 10. mark the event as done or dead;
+//! 11. settle.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -26,12 +27,14 @@ use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
 use tidemill_policy::history::{AttemptError, Kind, millis};
+use tidemill_policy::latest::Stale;
 use tidemill_policy::manifest::{Handler, KeyOrder};
 use tidemill_policy::marker::{self, Marker, Next, Standing};
 use tidemill_policy::order;
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::{self, Case, Publication, ReplayInputs};
 use tidemill_policy::retry;
+use tidemill_policy::schema::Schemas;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -41,9 +44,11 @@ use crate::clock::Clock;
 use crate::fate::{self, Fate, What};
 use crate::invoker::{Invoker, Report};
 
+mod latest;
 mod memory;
 mod outputs;
 
+use latest::{Standing as Latest, Unstored};
 pub use memory::Recent;
 use memory::{Memory, Remembered};
 
@@ -60,6 +65,8 @@ pub struct Pipeline<B, I> {
     pub handler: Arc<Handler>,
     /// Runs the handler.
     pub invoker: I,
+    /// What payloads must fit.
+    pub schemas: Arc<Schemas>,
     /// Stores and settles.
     pub broker: Arc<B>,
     /// The first part of our own subjects.
@@ -92,6 +99,8 @@ struct Work {
     event: Result<Event, Failure>,
     /// What is remembered of the event, as far as we know.
     memory: Memory,
+    /// Where it stands among the events of its key, if that matters.
+    latest: Option<Latest>,
     /// How long retries of this delivery have waited in memory.
     waited: Duration,
     /// How many there were.
@@ -183,6 +192,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             clock: self.clock,
             stop,
             recent: Arc::clone(&self.recent),
+            schemas: self.schemas.clone(),
         }
     }
 
@@ -254,6 +264,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             memory: Memory::default(),
             waited: Duration::ZERO,
             retried_in_memory: 0,
+            latest: None,
             slot: None,
         };
         Opened { work, receipt: delivery.receipt }
@@ -277,6 +288,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if let Err(failure) = self.admit(work) {
             return self.fail(work, Setback::DeadLetter(failure), None).await;
         }
+        if let Err(unstored) = self.look_for_newer(work).await {
+            return self.unpublished(work, unstored, None).await;
+        }
         match self.claim(work).await {
             Remembered::Stored => {}
             Remembered::Overtaken => return Step::Again,
@@ -289,7 +303,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             () = self.stop.overdue.cancelled() => return Step::release(),
         };
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
-        match decide(&self.handler, event, outcome) {
+        match decide(&self.handler, event, self.schemas.screen(outcome)) {
             Decision::Publish(outputs) => self.publish(work, outputs, report).await,
             Decision::Fail(setback) => self.fail(work, setback, Some(report)).await,
         }
@@ -300,7 +314,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         match &mut work.event {
             Ok(event) => {
                 event.attempt = work.arrival.attempt;
-                admit(&self.handler, &work.arrival, event, self.clock.now_ms())
+                admit(&self.handler, &work.arrival, event, self.clock.now_ms())?;
+                self.schemas.admit(event)
             }
             Err(failure) => Err(failure.clone()),
         }
@@ -311,15 +326,35 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let Ok(event) = &work.event else { return Step::release() };
         let count = outputs.len();
         let batch = publication::outputs(&self.handler, event, outputs);
-        match self.store_outputs(&batch).await {
-            Ok(()) => {}
-            Err(fault) => {
-                let Some(refusal) = fault.refusal() else { return Step::release() };
-                let setback = decide::refused(&self.handler, event, refusal, fault.to_string());
-                return self.fail(work, setback, Some(report)).await;
-            }
+        if let Err(unstored) = self.store_outputs(work, &batch).await {
+            return self.unpublished(work, unstored, Some(report)).await;
         }
         self.end(work, Marker::Done, Settlement::Ack, What::Handled { outputs: count }).await
+    }
+
+    /// What becomes of an event that has no outputs stored, though nothing is wrong with its run.
+    async fn unpublished(&self, work: &mut Work, unstored: Unstored, report: Option<Report>) -> Step {
+        let setback = match (unstored, &work.event) {
+            (Unstored::Stale(Stale::Discard { why }), _) => return self.discard(work, why).await,
+            (Unstored::Stale(Stale::DeadLetter(failure)) | Unstored::Unplaced(failure), _) => {
+                Setback::DeadLetter(failure)
+            }
+            (Unstored::Fault(fault), Ok(event)) => match fault.refusal() {
+                Some(refusal) => decide::refused(&self.handler, event, refusal, fault.to_string()),
+                None => return Step::release(),
+            },
+            (Unstored::Blocked, Ok(event)) => decide::blocked(&self.handler, event),
+            (Unstored::Fault(_) | Unstored::Blocked | Unstored::Unreachable, _) => return Step::release(),
+        };
+        self.fail(work, setback, report).await
+    }
+
+    /// Marks the event as done, without any effect.
+    async fn discard(&self, work: &mut Work, why: String) -> Step {
+        match self.conclude(work, Marker::Done).await {
+            Remembered::Stored | Remembered::Overtaken => Step::Settle(Settlement::Ack, What::Stale { why }),
+            Remembered::Unreachable => Step::release(),
+        }
     }
 
     /// Records that the attempt has failed, then does what follows.
@@ -411,6 +446,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl);
         if let Err(fault) = self.store(&[letter]).await {
             return self.unstored(work, "dead letter", &fault).await;
+        }
+        if !self.withdraw(work).await {
+            return Step::release();
         }
         let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);
         self.end(work, Marker::Dead, Settlement::Term { reason }, What::DeadLettered { error }).await

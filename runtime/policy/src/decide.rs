@@ -144,6 +144,14 @@ pub fn refused(handler: &Handler, event: &Event, refusal: Refusal, message: Stri
     set_back(handler, event, may_pass, None, Failure::new(kind, message))
 }
 
+/// Decides what follows where an event was run, but may not take effect before another one of its key has come to an
+/// end, see [`crate::latest::Entry::Blocked`].
+pub fn blocked(handler: &Handler, event: &Event) -> Setback {
+    let why = "a newer one of its key was run and does not come to an end: its instance has died, or its outputs cannot \
+               be stored";
+    set_back(handler, event, true, None, Failure::new(Kind::Stale, why))
+}
+
 /// A retry where the failure may pass and attempts are left, else the dead letters.
 fn set_back(handler: &Handler, event: &Event, may_pass: bool, hint: Option<Duration>, failure: Failure) -> Setback {
     let may_pass = match failure.kind {

@@ -49,6 +49,7 @@ struct Decoded {
     source: Option<String>,
     time_ms: Option<u64>,
     content_type: Option<String>,
+    data_schema: Option<String>,
     payload: Bytes,
 }
 
@@ -87,6 +88,7 @@ pub fn decode(arrival: &Arrival, handler: &Handler) -> Result<Event, Undecodable
         source: content.source,
         time_ms: content.time_ms.or(Some(arrival.origin.time_ms)),
         content_type: content.content_type,
+        data_schema: content.data_schema,
         causation_id: arrival.causation_id.clone(),
         attempt: arrival.attempt,
         max_attempts: handler.retry.max_attempts,
@@ -123,6 +125,7 @@ fn raw(arrival: &Arrival) -> Decoded {
         source: None,
         time_ms: None,
         content_type: headers::get(&arrival.headers, headers::CONTENT_TYPE).map(str::to_owned),
+        data_schema: None,
         payload: arrival.payload.clone(),
     }
 }
@@ -159,6 +162,7 @@ fn binary(arrival: &Arrival) -> Result<Decoded, Undecodable> {
         source: Some(required(attribute("ce-source"), "source")?),
         time_ms: attribute("ce-time").map(|time| parse_time(&time)).transpose()?,
         content_type: attribute("ce-datacontenttype").or_else(|| raw(arrival).content_type),
+        data_schema: attribute("ce-dataschema"),
         subject: None,
         payload: arrival.payload.clone(),
     })
@@ -178,6 +182,8 @@ struct Structured<'a> {
     time: Option<String>,
     #[serde(default)]
     datacontenttype: Option<String>,
+    #[serde(default)]
+    dataschema: Option<String>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
     #[serde(default)]
@@ -203,6 +209,7 @@ fn structured(arrival: &Arrival) -> Result<Decoded, Undecodable> {
         source: Some(required(parsed.source, "source")?),
         time_ms: parsed.time.map(|time| parse_time(&time)).transpose()?,
         content_type: Some(parsed.datacontenttype.unwrap_or_else(|| "application/json".into())),
+        data_schema: parsed.dataschema,
         subject: None,
         payload,
     })
@@ -240,9 +247,13 @@ fn required(value: Option<String>, name: &'static str) -> Result<String, Undecod
 /// An attribute's header with its percent-encoding undone (HTTP binding, section 3.1.3.2, which the
 /// NATS binding adopts). What is not valid percent-encoding is taken as it stands.
 fn attribute(headers: &Headers, name: &str) -> Option<String> {
-    let value = headers::get(headers, name)?;
+    headers::get(headers, name).map(percent_decode)
+}
+
+/// Undoes percent-encoding where it is valid.
+pub(crate) fn percent_decode(value: &str) -> String {
     if !value.contains('%') {
-        return Some(value.to_owned());
+        return value.to_owned();
     }
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
@@ -251,7 +262,7 @@ fn attribute(headers: &Headers, name: &str) -> Option<String> {
         bytes.push(escaped.unwrap_or(byte));
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
-    Some(String::from_utf8(bytes).unwrap_or_else(|_| value.to_owned()))
+    String::from_utf8(bytes).unwrap_or_else(|_| value.to_owned())
 }
 
 fn hex_byte(digits: &[u8]) -> Option<u8> {

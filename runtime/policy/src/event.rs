@@ -22,6 +22,8 @@ pub struct Event {
     pub time_ms: Option<u64>,
     /// The media type of `payload`.
     pub content_type: Option<String>,
+    /// The CloudEvents `dataschema`, which handlers do not get.
+    pub data_schema: Option<String>,
     /// Shared by all events that follow from the same first event.
     pub correlation_id: String,
     /// The id of the event whose handling published this one.

@@ -27,12 +27,16 @@ pub enum Kind {
     Undecodable,
     /// The payload is larger than `limits.payload`.
     Payload,
+    /// The payload does not fit the schema.
+    Schema,
     /// All attempts were used up without a result, for example because the process died each time.
     Attempts,
     /// The broker denied a publication.
     Denied,
     /// The event was older than `max_age`.
     Expired,
+    /// A newer event of its key was processed before.
+    Stale,
     /// The attempt ended without a result: the process died in it, or lost its connection for too long.
     Lost,
 }
@@ -57,9 +61,11 @@ impl Kind {
             Kind::Output => "output",
             Kind::Undecodable => "undecodable",
             Kind::Payload => "payload",
+            Kind::Schema => "schema",
             Kind::Attempts => "attempts",
             Kind::Denied => "denied",
             Kind::Expired => "expired",
+            Kind::Stale => "stale",
             Kind::Lost => "lost",
         }
     }

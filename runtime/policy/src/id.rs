@@ -53,6 +53,11 @@ pub fn marker(event: Identity<'_>, handler: &str, place: &str, epoch: u32) -> St
     hash([event.source.unwrap_or_default(), event.id, handler, "marker", place], epoch)
 }
 
+/// The name of what is remembered of a key's newest event for a handler.
+pub fn newest(handler: &str, key: &str) -> String {
+    hash([handler, "newest", key], 0)
+}
+
 /// 128 bits of the SHA-256 over all parts, each preceded by its length, and a number.
 fn hash<const N: usize>(parts: [&str; N], number: u32) -> String {
     let mut hash = Sha256::new();

@@ -14,6 +14,7 @@ use crate::attempt::Attempt;
 use crate::decide::{Failure, Stamp};
 use crate::history::{AttemptError, History, Kind, millis};
 use crate::id::{self, Identity};
+use crate::latest::{self, Newest};
 use crate::manifest::Handler;
 use crate::retry;
 
@@ -34,6 +35,8 @@ pub enum Marker {
     Open(Progress),
     /// Nobody has what this is about any more, see [`leader`].
     Released,
+    /// Of a key of `order` and not of an event: its newest event.
+    Newest(Newest),
 }
 
 /// How far an event has come without an end.
@@ -110,6 +113,7 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
     match marker {
         Marker::Done | Marker::Dead => window,
         Marker::Claimed { .. } | Marker::Released => handler.ack_wait * CLAIM_ACK_WAITS,
+        Marker::Newest(_) => latest::policy(handler).map_or(OPEN_AGE_MIN, |latest| latest.window),
         Marker::Open(progress) => {
             let wait = match progress.next {
                 Next::Attempt(due_ms) | Next::Retry(due_ms) => Duration::from_millis(due_ms.saturating_sub(now_ms)),
@@ -124,7 +128,8 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
 pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration {
     let needed = |handler: &Handler| {
         let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
-        retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window)
+        let order = latest::policy(handler).map_or(Duration::ZERO, |latest| latest.window);
+        retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window).max(order)
     };
     handlers.map(needed).max().unwrap_or(OPEN_AGE_MIN)
 }
@@ -145,7 +150,7 @@ pub fn may_replace(arrival: &Arrival, new: &Marker, present: Option<&Marker>, is
         None | Some(Marker::Released) => true,
         Some(Marker::Claimed { .. }) => is_own_claim,
         Some(Marker::Open(progress)) => is_end || follows(arrival, progress),
-        Some(Marker::Done | Marker::Dead) => false,
+        Some(Marker::Done | Marker::Dead | Marker::Newest(_)) => false,
     }
 }
 
@@ -166,7 +171,7 @@ pub fn keeps(handler: &Handler) -> bool {
 /// died in the handler.
 pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, now_ms: u64) -> Standing {
     let progress = match marker {
-        None | Some(Marker::Released) => {
+        None | Some(Marker::Released | Marker::Newest(_)) => {
             charge_once(handler, arrival, now_ms);
             return Standing::Due;
         }

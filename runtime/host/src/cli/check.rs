@@ -85,7 +85,7 @@ async fn compare(global: &Global, file: &ManifestFile) -> Result<Findings, Failu
 fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
     let mut faults = load::nats_faults(file);
     let mut handlers = Vec::new();
-    for Loaded { handler, result, elapsed } in loaded {
+    for Loaded { handler, result, elapsed, .. } in loaded {
         let inspection = result.as_ref().ok().map(|loaded| loaded.inspection().clone());
         handlers.push(HandlerReport {
             name: handler.name.clone(),

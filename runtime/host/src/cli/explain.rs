@@ -1,5 +1,7 @@
 //! `tidemill explain`: what a handler's policy comes to, with every default filled in.
 
+mod contract;
+mod latest;
 mod order;
 mod schedule;
 
@@ -17,6 +19,8 @@ use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::subject;
 
 use super::{Done, Global, find_handler, output};
+use contract::Contract;
+use latest::{LatestShown, keeps_stale};
 use schedule::{Schedule, schedule};
 
 /// The largest payload that a NATS server takes unless it is told otherwise.
@@ -45,8 +49,10 @@ struct Explanation {
     ack: &'static str,
     ack_wait_ms: u64,
     max_age_ms: Option<u64>,
+    schema: Option<Contract>,
     dedup: Option<Dedup>,
     order: Option<order::Order>,
+    latest: Option<LatestShown>,
     limits: Limits,
     outputs: &'static str,
     retry: Retry,
@@ -130,12 +136,14 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
         ack: handler.ack.name(),
         ack_wait_ms: millis(handler.ack_wait),
         max_age_ms: handler.max_age.map(millis),
+        schema: Contract::of(&handler.schema),
         dedup: handler.dedup.as_ref().map(|dedup| Dedup {
             key: dedup.key.to_string(),
             window_ms: millis(dedup.window),
             claim: dedup.claim,
         }),
         order: order::order(handler),
+        latest: LatestShown::of(handler),
         limits: Limits {
             timeout_ms: millis(limits.budget.timeout),
             fuel: limits.budget.fuel,
@@ -211,6 +219,13 @@ fn warnings(handler: &Handler) -> Vec<String> {
             show_size(NATS_PAYLOAD_BYTES)
         ));
     }
+    if keeps_stale(handler) && handler.dedup.is_none() {
+        warnings.push(
+            "without \"dedup\", an event whose acknowledgement was lost is dead-lettered as stale when a newer one was \
+             processed meanwhile"
+                .to_owned(),
+        );
+    }
     if handler.mode == Mode::Broadcast {
         warnings.push("mode is \"broadcast\": retries wait in the process, and end with it".to_owned());
     }
@@ -226,8 +241,9 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ("mode", mode_text(handler)),
         ("consumers", lines(explanation.consumers.iter().map(Consumer::text))),
         ("format", explanation.format.to_owned()),
+        ("schema", explanation.schema.as_ref().map_or_else(String::new, Contract::text)),
         ("dedup", dedup_text(handler)),
-        ("order", order::text(handler, prefix)),
+        ("order", explanation.latest.as_ref().map_or_else(|| order::text(handler, prefix), LatestShown::text)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use serde::Serialize;
 use tidemill::clock::Clock;
+use tidemill::instance::Part;
 use tidemill::invoker::wasm::WasmHandler;
 use tidemill::invoker::{Report, Seed};
 use tidemill::load;
@@ -17,6 +18,7 @@ use tidemill_policy::decide::{Decision, Failure as Refusal, Setback, decide, rfc
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Headers, Output};
 use tidemill_policy::history::{Kind, millis};
+use tidemill_policy::latest;
 use tidemill_policy::manifest::Handler;
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::subject;
@@ -71,9 +73,9 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let payload = read_input(&arguments.event).map_err(Failure::Usage)?;
     let loaded = load::handler(&file, &Global::engine(Some(&file))?, handler).await;
     let parts = load::parts(vec![loaded]).map_err(Failure::Faults)?;
-    let invoker = &parts.first().context("no handler was loaded")?.invoker;
+    let part = parts.first().context("no handler was loaded")?;
     let message = Message { subject, headers: arguments.header.clone(), payload, damage: None };
-    let run = attempt(handler, invoker, &arrive(message, arguments), arguments).await;
+    let run = attempt(part, &arrive(message, arguments), arguments).await;
     global.out().show(&run, || run.text());
     if run.failure.is_none() { Ok(()) } else { Err(Failure::Shown) }
 }
@@ -113,7 +115,8 @@ fn arrive(message: Message, arguments: &Arguments) -> Arrival {
 }
 
 /// Decodes, admits, invokes and decides.
-async fn attempt(handler: &Handler, invoker: &WasmHandler, arrival: &Arrival, arguments: &Arguments) -> Run {
+async fn attempt(part: &Part<WasmHandler>, arrival: &Arrival, arguments: &Arguments) -> Run {
+    let handler = part.handler.as_ref();
     let event = match decode(arrival, handler) {
         Ok(event) => event,
         Err(undecodable) => {
@@ -123,13 +126,15 @@ async fn attempt(handler: &Handler, invoker: &WasmHandler, arrival: &Arrival, ar
     };
     let run = Run::new(handler, Some(&event));
     let clock_ms = arguments.clock.unwrap_or_else(|| Clock::System.now_ms());
-    if let Err(refusal) = admit(handler, arrival, &event, clock_ms) {
+    let admitted = admit(handler, arrival, &event, clock_ms).and_then(|()| part.schemas.admit(&event));
+    let admitted = admitted.and_then(|()| latest::place(handler, arrival, &event));
+    if let Err(refusal) = admitted {
         return run.decided(Decision::Fail(Setback::DeadLetter(refusal)));
     }
     let seed = arguments.seed.unwrap_or_else(rand::random);
-    let report = invoker.replay(event.clone(), seed, clock_ms).await;
+    let report = part.invoker.replay(event.clone(), seed, clock_ms).await;
     let run = run.ran(&report);
-    run.decided(decide(handler, &event, report.outcome))
+    run.decided(decide(handler, &event, part.schemas.screen(report.outcome)))
 }
 
 /// One run, as it is shown.

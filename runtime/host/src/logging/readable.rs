@@ -117,6 +117,7 @@ impl Readable {
                 let delay = show_elapsed(Duration::from_millis(fields.number("delay_ms")));
                 write!(line, "  {}: {}; again in {delay}", fields.text("kind"), fields.text("error"))
             }
+            "stale" => write!(line, "  {}", fields.text("why")),
             "dead-lettered" => {
                 write!(line, "  {}", self.paint(RED, &format!("{}: {}", fields.text("kind"), fields.text("error"))))
             }

@@ -220,7 +220,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     }
 
     /// Asks the broker until it answers; nothing when the time to drain is over.
-    async fn look_up(&self, key: &str) -> Option<Recalled> {
+    pub(super) async fn look_up(&self, key: &str) -> Option<Recalled> {
         let mut delay = HOLD_DELAYS.0;
         loop {
             match self.broker.recall(key).await {
@@ -261,9 +261,9 @@ struct Ended {
     order: VecDeque<(String, Instant)>,
 }
 
-/// The right to work on an event in this process; ends when it is dropped.
+/// The right to work on an event, or to publish for a key, in this process; ends when it is dropped.
 #[derive(Debug)]
-struct Turn {
+pub(super) struct Turn {
     recent: Arc<Recent>,
     key: String,
     guard: Option<OwnedMutexGuard<()>>,
@@ -294,8 +294,8 @@ impl Recent {
         }
     }
 
-    /// Waits until nobody else in this process works on the event.
-    async fn turn(recent: &Arc<Recent>, key: &str) -> Turn {
+    /// Waits until nobody else in this process works on the event, or publishes for the key.
+    pub(super) async fn turn(recent: &Arc<Recent>, key: &str) -> Turn {
         let turn = Arc::clone(lock(&recent.turns).entry(key.to_owned()).or_default());
         let mut turn_of_key = Turn { recent: Arc::clone(recent), key: key.to_owned(), guard: None };
         turn_of_key.guard = Some(turn.lock_owned().await);

@@ -8,12 +8,12 @@ use crate::broker::{Broker, PublishError};
 use crate::invoker::Invoker;
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
-    /// Stores the outputs, and holds on while the broker is unavailable.
-    pub(super) async fn store_outputs(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    /// Sends the outputs, once.
+    pub(super) async fn send_outputs(&self, batch: &[Publication]) -> Result<(), PublishError> {
         match self.handler.outputs {
-            Outputs::Atomic if batch.len() > 1 => self.patiently(|| self.broker.publish_together(batch)).await,
+            Outputs::Atomic if batch.len() > 1 => self.broker.publish_together(batch).await,
             // One message is stored at one moment anyway.
-            Outputs::Atomic | Outputs::Each => self.store(batch).await,
+            Outputs::Atomic | Outputs::Each => self.broker.publish(batch).await,
         }
     }
 

@@ -12,6 +12,8 @@ use tidemill_policy::manifest::{self, AckMode, Source as ManifestSource};
 use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
+mod latest;
+
 use super::*;
 use crate::broker::{MarkerError, Recalled};
 
@@ -95,11 +97,13 @@ impl Broker for ScriptedBroker {
 struct ScriptedInvoker {
     outcomes: Mutex<VecDeque<Outcome>>,
     seen: Mutex<Vec<Event>>,
+    takes: Duration,
 }
 
 impl Invoker for ScriptedInvoker {
     async fn invoke(&self, event: Event) -> Report {
         self.seen.lock().expect("not poisoned").push(event);
+        sleep(self.takes).await;
         let next = self.outcomes.lock().expect("not poisoned").pop_front();
         let Some(outcome) = next else { return std::future::pending().await };
         Report { outcome, usage: Usage::default(), seed: [7; 32], clock_ms: 1 }
@@ -119,7 +123,12 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
     let broker = ScriptedBroker { refusals: Mutex::new(refusals.into()), ..ScriptedBroker::default() };
     let pipeline = Pipeline {
         handler: Arc::new(parsed.handlers.remove("h").expect("handler h")),
-        invoker: ScriptedInvoker { outcomes: Mutex::new(outcomes.into()), seen: Mutex::default() },
+        invoker: ScriptedInvoker {
+            outcomes: Mutex::new(outcomes.into()),
+            seen: Mutex::default(),
+            takes: Duration::ZERO,
+        },
+        schemas: Arc::default(),
         broker: Arc::new(broker),
         prefix: "tidemill".into(),
         instance: "i1".into(),
@@ -185,6 +194,8 @@ fn summary(told: &[Told]) -> String {
             Told::Remember(Marker::Released) => "released".to_owned(),
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),
+            Told::Remember(Marker::Newest(newest)) if newest.entered.is_some() => "enter".into(),
+            Told::Remember(Marker::Newest(_)) => "leave".into(),
             Told::Settle(Settlement::Ack) => "ack".into(),
             Told::Settle(Settlement::Nothing) => "nothing".into(),
             Told::Settle(Settlement::Nak { delay }) => format!("nak {} ms", delay.as_millis()),
@@ -288,6 +299,30 @@ async fn what_was_delivered_too_often_or_cannot_be_read_is_not_run() {
     let scene_ = scene("format = \"queue\"", vec![], vec![]);
     check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term undecodable");
     assert_eq!(scene_.invocations(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_its_schema_is_not_run_and_an_output_that_does_not_is_not_published() {
+    let with_schemas = |policy: &str, outcome: Outcome| {
+        let mut scene = scene(policy, vec![outcome], vec![]);
+        let compile = |path: &std::path::Path| {
+            let text = r#"{ "type": "object" }"#.to_owned();
+            tidemill_policy::schema::Schema::compile("s", path, &[(path.into(), text)].into())
+                .map_err(|_| String::new())
+        };
+        let schemas = Schemas::load(&scene.pipeline.handler.schema, compile).expect("schemas");
+        scene.pipeline.schemas = Arc::new(schemas);
+        scene
+    };
+    let scene_ = with_schemas("schema = \"/s.json\"", Outcome::Completed(vec![]));
+    check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term schema");
+    assert_eq!(scene_.invocations(), 0);
+
+    let outputs = || Outcome::Completed(vec![output("out.a"), output("out.b")]);
+    let scene_ = with_schemas("schema_out = { \"out.b\" = \"/s.json\" }", outputs());
+    check(&scene_.deliver_first().await, "record | tidemill.deadletter.h | dead | term output");
+    let policy = "schema_out = { \"out.b\" = \"/s.json\" }\nretry.on = [\"output\"]";
+    check(&with_schemas(policy, outputs()).deliver_first().await, "record | retry | ack");
 }
 
 #[tokio::test(start_paused = true)]
@@ -459,8 +494,9 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     let other = Pipeline {
         recent: Arc::default(),
         broker: Arc::clone(&scene.pipeline.broker),
-        invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default() },
+        invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default(), takes: Duration::ZERO },
         handler: Arc::clone(&scene.pipeline.handler),
+        schemas: Arc::default(),
         prefix: "tidemill".into(),
         instance: "i2".into(),
         component: "digest".into(),

@@ -13,6 +13,7 @@ use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::{
     AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, Outputs, RetryPolicy,
+    SchemaPolicy,
 };
 use tidemill_policy::outcome::{Interruption, Outcome};
 
@@ -61,6 +62,7 @@ pub(crate) fn entry() -> Handler {
         ack: AckMode::Plain,
         ack_wait: EVER,
         max_age: None,
+        schema: SchemaPolicy::default(),
         dedup: None,
         order: None,
         config: BTreeMap::new(),
@@ -111,6 +113,7 @@ pub(crate) fn event(payload: &str) -> Event {
         kind: Some("com.example.command".into()),
         source: Some("/tests".into()),
         time_ms: Some(1_700_000_000_123),
+        data_schema: None,
         content_type: Some("text/plain".into()),
         correlation_id: "correlation-1".into(),
         causation_id: None,

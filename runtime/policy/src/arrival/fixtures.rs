@@ -12,7 +12,7 @@ use crate::budget::Budget;
 use crate::event::Headers;
 use crate::history::{AttemptError, Kind};
 use crate::manifest::{
-    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy, SchemaPolicy,
 };
 use crate::publication::Publication;
 
@@ -73,6 +73,7 @@ pub(crate) fn handler() -> Handler {
         ack: AckMode::Plain,
         ack_wait: Duration::from_secs(30),
         max_age: None,
+        schema: SchemaPolicy::default(),
         dedup: None,
         order: None,
         config: BTreeMap::new(),

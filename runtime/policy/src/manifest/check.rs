@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::contract;
 use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, Span, quoted};
@@ -42,6 +43,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     retry(handler, layers, report);
     waits(handler, layers, report);
     dedup(handler, layers, report);
+    contract::check(handler, layers, report);
     order::check(handler, layers, report);
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
@@ -297,6 +299,7 @@ fn without_effect(layer: &Layer, report: &mut Report) {
         (is("isolation", "event"), "limits.reuse", "\"isolation\" is \"event\""),
         (is("dedup.key", "none"), "dedup.window", "\"dedup.key\" is \"none\""),
         (is("dedup.key", "none"), "dedup.claim", "\"dedup.key\" is \"none\""),
+        (is("order.by", "none"), "order.key", "\"order.by\" is \"none\""),
     ];
     for (meaningless, path, reason) in pairs {
         if let (true, Some(leaf)) = (meaningless, layer.get(path)) {

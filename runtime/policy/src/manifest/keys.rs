@@ -37,6 +37,8 @@ pub(super) enum Kind {
     Settings,
     /// A table of the user's own keys with secret references.
     Secrets,
+    /// A table of the user's own keys with paths.
+    Files,
     /// A table with these keys.
     Table(&'static [Key]),
 }
@@ -66,8 +68,12 @@ pub(super) enum Text {
     Pattern,
     /// What makes two events the same.
     DedupKey,
-    /// What orders events.
+    /// What tells an event's version.
+    SchemaBy,
+    /// What events have in common that are to be kept in order.
     OrderKey,
+    /// When an event happened.
+    OrderTime,
     /// One of these.
     Choice(&'static [&'static str]),
     /// A duration within bounds.
@@ -179,6 +185,7 @@ impl Kind {
             Kind::OneOrMore(text) => format!("{}, or a list of them", text.describe()),
             Kind::Settings => "a table of strings, numbers and booleans".to_owned(),
             Kind::Secrets => format!("a table, each {}", Text::Secret.describe()),
+            Kind::Files => format!("a table, each {}", Text::Path.describe()),
             Kind::Table(_) => "a table".to_owned(),
         }
     }
@@ -199,7 +206,9 @@ impl Text {
             Text::Subject => "a subject without wildcards".to_owned(),
             Text::Pattern => "a subject pattern".to_owned(),
             Text::DedupKey => "\"id\", \"header:<name>\", \"json:<pointer>\" or \"none\"".to_owned(),
+            Text::SchemaBy => "\"dataschema\" or \"header:<name>\"".to_owned(),
             Text::OrderKey => "\"subject:<n>\", \"header:<name>\" or \"json:<pointer>\"".to_owned(),
+            Text::OrderTime => "\"event\", \"json:<pointer>\" or \"header:<name>\"".to_owned(),
             Text::Choice(names) => {
                 format!("one of {}", quoted(names.iter().copied()))
             }

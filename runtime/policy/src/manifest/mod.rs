@@ -7,12 +7,15 @@
 //!
 //! Nothing here touches a file or the environment: the caller hands in texts and a look-up.
 
-mod check;
-mod expand;
-mod keys;
-mod layers;
 #[macro_use]
 mod macros;
+
+mod check;
+mod contract;
+mod expand;
+mod keys;
+mod latest;
+mod layers;
 mod order;
 mod problem;
 mod read;
@@ -25,7 +28,9 @@ mod texts;
 mod units;
 mod values;
 
+pub use contract::{SchemaBy, SchemaPolicy};
 pub use expand::Env;
+pub use latest::{Latest, OnMissing, OnStale, OrderTime};
 pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{

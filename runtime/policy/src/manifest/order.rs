@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::latest::{self, Latest};
 use super::layers::Layers;
 use super::problem::{Complaint, Report};
 use super::resolved::{Handler, Mode};
@@ -11,6 +12,8 @@ use super::resolved::{Handler, Mode};
 pub enum Order {
     /// Events of one key are handled one at a time, in the order of their stream.
     Key(KeyOrder),
+    /// An event that is older than the newest processed one of its key is not run.
+    Latest(Latest),
 }
 
 /// `order.by = "key"`.
@@ -43,12 +46,12 @@ pub enum OrderForm {
     /// One instance at a time handles all events, those of different keys side by side.
     Queues {
         /// How many events that instance has in hand, those that wait behind others of their key included.
-        window: u32,
+        in_flight: u32,
     },
 }
 
 /// The values of `order.by`.
-pub(super) const BY: &[&str] = &["none", "key"];
+pub(super) const BY: &[&str] = &["none", "key", "latest"];
 /// The values of `order.form`.
 pub(super) const FORMS: &[&str] = &["partitions", "queues"];
 
@@ -66,7 +69,10 @@ impl OrderKey {
     /// Reads the key as the manifest says it.
     pub fn parse(text: &str) -> Option<OrderKey> {
         match text.split_once(':')? {
-            ("subject", number) => Some(OrderKey::Subject(number.parse().ok().filter(|number| *number > 0)?)),
+            ("subject", number) => {
+                let is_plain = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
+                number.parse().ok().filter(|_| is_plain && number.len() < 4).map(OrderKey::Subject)
+            }
             ("header", name) => Some(OrderKey::Header(name.to_owned())),
             ("json", pointer) => Some(OrderKey::Json(pointer.to_owned())),
             _ => None,
@@ -87,7 +93,10 @@ impl fmt::Display for OrderKey {
 impl Handler {
     /// What is promised about the order of the events of one key; nothing where no such order is asked for.
     pub fn key_order(&self) -> Option<&KeyOrder> {
-        self.order.as_ref().map(|Order::Key(order)| order)
+        match &self.order {
+            Some(Order::Key(order)) => Some(order),
+            _ => None,
+        }
     }
 
     /// The number of partitions; nothing where the handler has none.
@@ -102,21 +111,22 @@ impl Handler {
     pub fn window(&self) -> Option<u32> {
         match self.key_order()?.form {
             OrderForm::Partitions(_) => None,
-            OrderForm::Queues { window } => Some(window),
+            OrderForm::Queues { in_flight } => Some(in_flight),
         }
     }
 }
 
-fn is_by_key(layers: &Layers) -> bool {
-    layers.text("order.by").as_deref() == Some("key")
-}
-
 /// Resolves `order` of one handler.
 pub(super) fn order(layers: &Layers) -> Option<Order> {
-    if !is_by_key(layers) {
-        return None;
+    let key = layers.text("order.key").and_then(|text| OrderKey::parse(&text));
+    match layers.text("order.by")?.as_str() {
+        "key" => Some(Order::Key(by_key(key?, layers))),
+        "latest" => Some(Order::Latest(latest::resolve(key?, layers))),
+        _ => None,
     }
-    let key = OrderKey::parse(&layers.text("order.key")?)?;
+}
+
+fn by_key(key: OrderKey, layers: &Layers) -> KeyOrder {
     let is_partitioned = match layers.text("order.form") {
         Some(form) => form == "partitions",
         None => matches!(key, OrderKey::Subject(_)),
@@ -124,36 +134,77 @@ pub(super) fn order(layers: &Layers) -> Option<Order> {
     let form = if is_partitioned {
         OrderForm::Partitions(layers.count("order.partitions"))
     } else {
-        OrderForm::Queues { window: layers.count("order.window") }
+        OrderForm::Queues { in_flight: layers.count("order.in_flight") }
     };
     let on_failure = layers.choice("order.on_failure", OnFailure::ALL, OnFailure::name);
-    Some(Order::Key(KeyOrder { key, form, on_failure }))
+    KeyOrder { key, form, on_failure }
 }
 
 /// Checks `order` of one handler.
 pub(super) fn check(handler: &Handler, layers: &Layers, report: &mut Report) {
-    let by_key = is_by_key(layers);
-    if by_key && layers.find("order.key").is_none() {
-        let message = "\"order.by\" is \"key\", but there is no \"order.key\"";
+    given_for_nothing(layers, report);
+    let by = layers.text("order.by").filter(|by| by != "none");
+    if let (Some(by), None) = (&by, layers.find("order.key")) {
+        let message = format!("\"order.by\" is \"{by}\", but there is no \"order.key\"");
         let hint = "add key = \"subject:<n>\", \"header:<name>\" or \"json:<pointer>\"";
         report.error(layers.span("order.by"), Complaint::new(message).hint(hint));
     }
-    let has_own_key = layers.said.first().is_some_and(|own| own.contains_key("order.key"));
-    if !by_key && layers.sound(&["order.by"]) && has_own_key {
-        let message = "\"order.key\" is given without \"order.by\"";
-        report.error(layers.span("order.key"), Complaint::new(message).hint("add by = \"key\", or remove it"));
-    }
-    let Some(order) = handler.key_order() else { return };
+    let Some(order) = &handler.order else { return };
     if handler.mode == Mode::Broadcast {
-        let message = "\"order\" is kept over all instances, but \"mode\" is \"broadcast\"";
+        let message = "\"order\" holds over all instances, but \"mode\" is \"broadcast\"";
         let hint = "every instance is to handle every event: remove \"order\", or say mode = \"queue\"";
         report.error(layers.span("order.by"), Complaint::new(message).hint(hint));
     }
-    if handler.dedup.as_ref().is_some_and(|dedup| dedup.claim) {
+    if matches!(order, Order::Key(_)) && handler.dedup.as_ref().is_some_and(|dedup| dedup.claim) {
         let message = "\"dedup.claim\" is given with \"order.by\", which never runs an event twice at once";
         report.error(layers.span("dedup.claim"), Complaint::new(message).hint("remove \"dedup.claim\""));
     }
-    form(handler, order, layers, report);
+    match order {
+        Order::Key(order) => {
+            deep_enough(&order.key, layers, report);
+            form(handler, order, layers, report);
+        }
+        Order::Latest(latest) => {
+            deep_enough(&latest.key, layers, report);
+            latest::check(handler, latest, layers, report);
+        }
+    }
+}
+
+/// What the manifest says of an order where it asks for none, or for another one.
+fn given_for_nothing(layers: &Layers, report: &mut Report) {
+    const OF_BOTH: &[&str] = &["order.key"];
+    const OF_KEY: &[&str] = &["order.form", "order.partitions", "order.in_flight", "order.on_failure"];
+    const OF_LATEST: &[&str] = &["order.time", "order.on_stale", "order.on_missing", "order.window"];
+    if !layers.sound(&["order.by"]) {
+        return;
+    }
+    let by = layers.text("order.by").unwrap_or_default();
+    let foreign: Vec<_> = match by.as_str() {
+        "key" => OF_LATEST.to_vec(),
+        "latest" => OF_KEY.to_vec(),
+        _ => [OF_BOTH, OF_KEY, OF_LATEST].concat(),
+    };
+    let own = layers.said.first();
+    for path in foreign.into_iter().filter(|path| own.is_some_and(|own| own.contains_key(*path))) {
+        let wanted = if OF_LATEST.contains(&path) { "latest" } else { "key" };
+        let message = format!("\"{path}\" is given, but \"order.by\" is \"{by}\"");
+        let hint = format!("say by = \"{wanted}\", or remove it");
+        report.error(layers.span(path), Complaint::new(message).hint(hint));
+    }
+}
+
+/// Checks that the subjects have the token that is the key.
+fn deep_enough(key: &OrderKey, layers: &Layers, report: &mut Report) {
+    let OrderKey::Subject(number) = *key else { return };
+    for (pattern, span) in layers.list("subject") {
+        let tokens = pattern.split('.').count();
+        if number > tokens && !pattern.ends_with('>') {
+            let message = format!("\"order.key\" is token {number} of a subject, but this one has {tokens}");
+            let hint = format!("say key = \"subject:<n>\" with n up to {tokens}");
+            report.error(*span, Complaint::new(message).hint(hint));
+        }
+    }
 }
 
 fn form(handler: &Handler, order: &KeyOrder, layers: &Layers, report: &mut Report) {
@@ -164,18 +215,8 @@ fn form(handler: &Handler, order: &KeyOrder, layers: &Layers, report: &mut Repor
                     form = \"queues\"";
         report.error(layers.span("order.form"), Complaint::new(message).hint(hint));
     }
-    if let OrderKey::Subject(number) = order.key {
-        for (pattern, span) in layers.list("subject") {
-            let tokens = pattern.split('.').count();
-            if number > tokens && !pattern.ends_with('>') {
-                let message = format!("\"order.key\" is token {number} of a subject, but this one has {tokens}");
-                let hint = format!("say key = \"subject:<n>\" with n up to {tokens}");
-                report.error(*span, Complaint::new(message).hint(hint));
-            }
-        }
-    }
     let pairs = [
-        (handler.partitions().is_some(), "order.window", "partitions"),
+        (handler.partitions().is_some(), "order.in_flight", "partitions"),
         (handler.window().is_some(), "order.partitions", "queues"),
     ];
     for (meaningless, path, form) in pairs {
@@ -186,10 +227,10 @@ fn form(handler: &Handler, order: &KeyOrder, layers: &Layers, report: &mut Repor
     }
     if let Some(window) = handler.window().filter(|window| *window < handler.concurrency) {
         let message = format!(
-            "\"order.window\" ({window}) is smaller than \"concurrency\" ({}), so that never so many events could run",
+            "\"order.in_flight\" ({window}) is smaller than \"concurrency\" ({}), so that never so many events could run",
             handler.concurrency
         );
-        let hint = "raise \"order.window\" or lower \"concurrency\"";
-        report.error(layers.span("order.window"), Complaint::new(message).hint(hint));
+        let hint = "raise \"order.in_flight\" or lower \"concurrency\"";
+        report.error(layers.span("order.in_flight"), Complaint::new(message).hint(hint));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::check;
+use super::contract;
 use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, nearest};
@@ -117,6 +118,7 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         ack: layers.choice("ack", AckMode::ALL, AckMode::name),
         ack_wait: ack_wait(layers, limits.budget.timeout),
         max_age: layers.find("max_age").map(|_| layers.duration("max_age")),
+        schema: contract::resolve(layers),
         dedup: dedup(layers),
         order: order::order(layers),
         config: entries(layers, "config", |value| match value {

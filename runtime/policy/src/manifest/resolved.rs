@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::contract::SchemaPolicy;
 use super::order::Order;
 use crate::budget::Budget;
 use crate::history::Kind;
@@ -133,9 +134,11 @@ pub struct Handler {
     pub ack_wait: Duration,
     /// How old an event may be to be attempted, counted from when it was first stored.
     pub max_age: Option<Duration>,
+    /// Which schemas payloads must fit.
+    pub schema: SchemaPolicy,
     /// What is done about duplicates; `None` where only the broker's window is relied on.
     pub dedup: Option<Dedup>,
-    /// What is promised about the order in which events are handled; `None` for nothing.
+    /// What holds among events that belong together; `None` for nothing.
     pub order: Option<Order>,
     /// Settings for the handler.
     pub config: BTreeMap<String, String>,

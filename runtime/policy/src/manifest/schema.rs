@@ -92,6 +92,7 @@ fn value(kind: Kind) -> Json {
             "additionalProperties": { "type": ["string", "number", "boolean"] },
         }),
         Kind::Secrets => json!({ "type": "object", "additionalProperties": text(Text::Secret) }),
+        Kind::Files => json!({ "type": "object", "additionalProperties": text(Text::Path) }),
         Kind::Table(_) => json!({ "type": "object" }),
     }
 }
@@ -112,8 +113,10 @@ fn text(form: Text) -> Json {
         Text::Secret => "^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$".to_owned(),
         Text::Subject => "^[^\\s.*>$_][^\\s.*>]*(\\.[^\\s.*>]+)*$".to_owned(),
         Text::Pattern => "^([^\\s.*>$_][^\\s.*>]*|\\*|>$)(\\.([^\\s.*>]+|\\*|>$))*$".to_owned(),
-        Text::OrderKey => "^(subject:[1-9][0-9]*|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
         Text::DedupKey => "^(none|id|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
+        Text::SchemaBy => "^(dataschema|header:[!-9;-~]+)$".to_owned(),
+        Text::OrderKey => "^(header:[!-9;-~]+|json:(/.*)?|subject:[1-9][0-9]{0,2})$".to_owned(),
+        Text::OrderTime => "^(event|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
         Text::Duration { .. } => units::duration_pattern(),
         Text::Size { .. } => units::SIZE_PATTERN.to_owned(),
     };

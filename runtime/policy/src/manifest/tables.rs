@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
+use super::latest::{OnMissing, OnStale};
 use super::order::{self, OnFailure};
 use super::resolved::{AckMode, Backoff, Format, Isolation, Mode, Outputs};
 use crate::history;
@@ -137,8 +138,25 @@ pub(super) const HANDLER: &[Key] = &[
         "events that were stored longer ago than this go to the dead letters instead of being attempted",
     )
     .example("'1h'"),
+    key(
+        "schema",
+        PATH,
+        "the JSON schema that payloads must fit, relative to the manifest; with `schema_versions`, the one for all \
+         events that name none of them",
+    )
+    .example("'schemas/welcome_email.json'"),
+    key("schema_versions", Kind::Files, "the JSON schema of each version of an event, relative to the manifest")
+        .example("{ 'https://example.org/welcome_email/v2' = 'schemas/welcome_email_v2.json' }"),
+    key("schema_by", Kind::Text(Text::SchemaBy), "what an event's version is told by; `dataschema` is of CloudEvents")
+        .default("'dataschema'"),
+    key(
+        "schema_out",
+        Kind::Files,
+        "the JSON schemas that outputs must fit, by subject pattern (`\">\"` for all), relative to the manifest",
+    )
+    .example("{ 'mail.sent.>' = 'schemas/mail_sent.json' }"),
     key("dedup", Kind::Table(DEDUP), "which events to handle once, over how long").default("{}"),
-    key("order", Kind::Table(ORDER), "in what order events are handled").default("{}"),
+    key("order", Kind::Table(ORDER), "what holds among events that belong together").default("{}"),
     key("config", Kind::Settings, "settings for the handler, read through `wasi:config`").default("{}"),
     key("secrets", Kind::Secrets, "secrets for the handler, read through `wasi:config`; references only").default("{}"),
     key("isolation", choice(Isolation::NAMES), "`handler` reuses instances, `event` makes a fresh one for each event")
@@ -190,30 +208,50 @@ const DEDUP: &[Key] = &[
 ];
 
 const ORDER: &[Key] = &[
-    key("by", choice(order::BY), "`key` handles the events of one key one at a time, in the order of their stream")
-        .default("'none'"),
-    key("key", Kind::Text(Text::OrderKey), "what events have in common that are handled one after the other")
-        .example("'subject:2'"),
+    key(
+        "by",
+        choice(order::BY),
+        "`key` handles the events of one key one at a time, in the order of their stream; `latest` does not run an \
+         event that is older than the newest processed one of its key",
+    )
+    .default("'none'"),
+    key("key", Kind::Text(Text::OrderKey), "what events have in common that belong together").example("'subject:2'"),
     key(
         "form",
         choice(order::FORMS),
-        "`partitions` spreads events over all instances by a token of their subject; with `queues` one instance at a \
+        "of `key`: `partitions` spreads events over all instances by a token of their subject; with `queues` one instance at a \
          time handles all of them, different keys side by side",
     )
     .derived("`partitions` for a key of the subject, else `queues`", "'queues'"),
-    key("partitions", integer(1, 1024), "how many partitions there are; fixed when they are made").default("16"),
+    key("partitions", integer(1, 1024), "of `key`: how many partitions there are; fixed when they are made").default("16"),
     key(
-        "window",
+        "in_flight",
         integer(1, 65_536),
-        "how many events the active instance of `queues` has in hand, those that wait for their turn included",
+        "of `key`: how many events the active instance of `queues` has in hand, those that wait for their turn included",
     )
     .default("1024"),
     key(
         "on_failure",
         choice(OnFailure::NAMES),
-        "what becomes of the rest of a key whose event is given up on: it goes on, or is parked behind that event",
+        "of `key`: what becomes of the rest of a key whose event is given up on: it goes on, or is parked behind that event",
     )
     .default("'dead-letter'"),
+    key(
+        "time",
+        Kind::Text(Text::OrderTime),
+        "of `latest`: when an event happened: RFC 3339, or a number of seconds (below 100 000 000 000) or milliseconds since 1970; \
+         `event` is the time of CloudEvents and queue messages, else when the message was stored",
+    )
+    .default("'event'"),
+    key("on_stale", choice(OnStale::NAMES), "of `latest`: what is done about an event that is too old").default("'discard'"),
+    key("on_missing", choice(OnMissing::NAMES), "of `latest`: what is done about an event without key or time")
+        .default("'dead-letter'"),
+    key(
+        "window",
+        duration(Duration::from_secs(1), DAY.saturating_mul(365)),
+        "of `latest`: for how long the newest event of a key is remembered; at least `ack_wait`",
+    )
+    .default("'24h'"),
 ];
 
 const RETRY: &[Key] = &[

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::expand::is_variable_name;
 use super::keys::Text;
+use super::latest::OrderTime;
 use super::order::OrderKey;
 use super::problem::{Complaint, nearest};
 use super::read::Value;
@@ -40,7 +41,9 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Subject => own_subject(text, subject::check_subject(text)).map(Value::Text),
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
         Text::DedupKey => dedup_key(text).map(Value::Text),
-        Text::OrderKey => order_key(text).map(Value::Text),
+        Text::SchemaBy => held(text == "dataschema" || text.strip_prefix("header:").is_some_and(is_header)),
+        Text::OrderKey => ordered_by(form, text, OrderKey::parse(text).is_some()).map(Value::Text),
+        Text::OrderTime => ordered_by(form, text, OrderTime::parse(text).is_some()).map(Value::Text),
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
@@ -118,7 +121,7 @@ fn secret(text: &str) -> Result<SecretRef, Complaint> {
 fn dedup_key(text: &str) -> Result<String, Complaint> {
     let fine = match text.split_once(':') {
         None => matches!(text, "none" | "id"),
-        Some(("header", name)) => headers::is_valid_name(name) && !headers::is_reserved(name),
+        Some(("header", name)) => is_header(name),
         Some(("json", pointer)) => is_json_pointer(pointer),
         Some(_) => false,
     };
@@ -135,22 +138,23 @@ fn dedup_key(text: &str) -> Result<String, Complaint> {
     })
 }
 
-fn order_key(text: &str) -> Result<String, Complaint> {
-    let fine = match OrderKey::parse(text) {
-        Some(OrderKey::Subject(_)) => true,
-        Some(OrderKey::Header(name)) => headers::is_valid_name(&name) && !headers::is_reserved(&name),
-        Some(OrderKey::Json(pointer)) => is_json_pointer(&pointer),
-        None => false,
-    };
-    if fine {
-        return Ok(text.to_owned());
+fn ordered_by(form: Text, text: &str, is_known: bool) -> Result<String, Complaint> {
+    match text.split_once(':') {
+        Some(("header", name)) if !is_header(name) => Err(must_be(form)),
+        Some(("json", pointer)) if !is_json_pointer(pointer) => {
+            Err(must_be(form).hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""))
+        }
+        Some(("subject", _)) if !is_known => {
+            Err(must_be(form).hint("tokens of a subject are counted from 1, as in \"subject:2\""))
+        }
+        _ if is_known => Ok(text.to_owned()),
+        _ => Err(must_be(form)),
     }
-    let complaint = must_be(Text::OrderKey);
-    Err(match text.split_once(':') {
-        Some(("subject", _)) => complaint.hint("tokens of a subject are counted from 1, as in \"subject:2\""),
-        Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
-        _ => complaint,
-    })
+}
+
+/// Whether `name` is a header that handlers get to see.
+fn is_header(name: &str) -> bool {
+    headers::is_valid_name(name) && !headers::is_reserved(name)
 }
 
 /// Whether `text` is a JSON pointer (RFC 6901).
@@ -262,6 +266,15 @@ mod tests {
             Text::DedupKey,
             &["", "ID", "header:", "header:a b", "header:Nats-Msg-Id", "json:a", "json:/~2", "x:y"],
         );
+        fine(Text::SchemaBy, &["dataschema", "header:X-Version"]);
+        refused(Text::SchemaBy, &["", "header:", "header:a b", "header:Nats-Msg-Id", "json:/version"]);
+        fine(Text::OrderKey, &["header:X-User", "json:/user", "subject:1", "subject:12"]);
+        refused(
+            Text::OrderKey,
+            &["", "id", "subject:", "subject:0", "subject:+1", "subject:1000", "json:a", "header:a b"],
+        );
+        fine(Text::OrderTime, &["event", "header:X-Time", "json:/updated_at"]);
+        refused(Text::OrderTime, &["", "now", "subject:1", "json:a", "header:Nats-Time-Stamp"]);
         assert!(check_name("welcome-email_2").is_ok());
         for name in ["", "2a", "A", "a.b", "a b", &"a".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");

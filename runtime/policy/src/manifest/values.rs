@@ -37,7 +37,7 @@ impl Reader<'_> {
                 Value::Text(text) => Value::List(vec![(text, span)]),
                 _ => Value::Invalid,
             },
-            (Kind::Settings | Kind::Secrets, DeValue::Table(table)) => self.map(kind, path, table),
+            (Kind::Settings | Kind::Secrets | Kind::Files, DeValue::Table(table)) => self.map(kind, path, table),
             _ => {
                 let hint = type_hint(kind, value.get_ref());
                 self.wrong_type(path, value, Complaint { hint, ..refused })
@@ -76,6 +76,7 @@ impl Reader<'_> {
             let span = self.span(value);
             let value = match (kind, value.get_ref()) {
                 (Kind::Secrets, _) => self.value(Kind::Text(Text::Secret), &path, value),
+                (Kind::Files, _) => self.value(Kind::Text(Text::Path), &path, value),
                 (_, DeValue::String(text)) => match expand(text, self.env) {
                     Ok(text) => Value::Text(text),
                     Err(complaint) => self.complain(&path, span, complaint),
@@ -127,6 +128,7 @@ fn type_hint(kind: Kind, value: &DeValue) -> Option<String> {
         }
         (Kind::List(_), DeValue::String(_)) => Some("put it in brackets: [\"…\"]".to_owned()),
         (Kind::Text(Text::Choice(names)), _) => Some(format!("write one of {}", quoted(names.iter().copied()))),
+        (Kind::Files, DeValue::String(_)) => Some("write { \"<name>\" = \"<path>\" }".to_owned()),
         (Kind::Table(keys), _) => {
             let names = keys.iter().map(|key| key.name);
             Some(format!("known keys: {}", names.collect::<Vec<_>>().join(", ")))

@@ -10,7 +10,7 @@ use crate::subject;
 fn ordered(key: &str) -> KeyOrder {
     KeyOrder {
         key: OrderKey::parse(key).expect("a key"),
-        form: OrderForm::Queues { window: 8 },
+        form: OrderForm::Queues { in_flight: 8 },
         on_failure: OnFailure::DeadLetter,
     }
 }

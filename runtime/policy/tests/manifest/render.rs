@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, OrderForm, Runtime, SecretRef, Tls};
+use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Order, OrderForm, Runtime, SecretRef, Tls};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
     let handlers: Map<String, Value> =
@@ -109,6 +109,25 @@ fn handler(handler: &Handler) -> Value {
     if let Some(max_age) = handler.max_age {
         table["max_age"] = duration(max_age);
     }
+    if let Some(Order::Latest(latest)) = &handler.order {
+        table["order"] = json!({
+            "by": "latest",
+            "key": latest.key.to_string(),
+            "time": latest.time.to_string(),
+            "on_stale": latest.on_stale.name(),
+            "on_missing": latest.on_missing.name(),
+            "window": duration(latest.window),
+        });
+    }
+    let schema = &handler.schema;
+    if let Some(file) = &schema.default {
+        table["schema"] = path(file);
+    }
+    if !schema.versions.is_empty() {
+        table["schema_by"] = json!(schema.by.to_string());
+    }
+    table["schema_versions"] = map(&schema.versions, |file| path(file));
+    table["schema_out"] = map(&schema.outputs, |file| path(file));
     if let Some(dedup) = &handler.dedup {
         let window = duration(dedup.window);
         table["dedup"] = json!({ "key": dedup.key.to_string(), "window": window, "claim": dedup.claim });
@@ -117,7 +136,7 @@ fn handler(handler: &Handler) -> Value {
         table["order"] = json!({ "by": "key", "key": order.key.to_string(), "on_failure": order.on_failure.name() });
         let (form, name, size) = match order.form {
             OrderForm::Partitions(count) => ("partitions", "partitions", count),
-            OrderForm::Queues { window } => ("queues", "window", window),
+            OrderForm::Queues { in_flight } => ("queues", "in_flight", in_flight),
         };
         table["order"]["form"] = form.into();
         table["order"][name] = size.into();

@@ -9,9 +9,9 @@ use proptest::{collection, option, sample};
 use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, KeyOrder, Limits,
-    Manifest, Mode, Nats, OnFailure, Order, OrderForm, OrderKey, Outputs, Parsed, Problems, RetryPolicy, Runtime,
-    SecretRef, Source, Tls, parse,
+    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, KeyOrder, Latest,
+    Limits, Manifest, Mode, Nats, OnFailure, OnMissing, OnStale, Order, OrderForm, OrderKey, OrderTime, Outputs,
+    Parsed, Problems, RetryPolicy, Runtime, SchemaBy, SchemaPolicy, SecretRef, Source, Tls, parse,
 };
 
 use crate::render::render;
@@ -145,7 +145,7 @@ fn order() -> impl Strategy<Value = Order> {
         |(key, is_partitioned, partitions, window, on_failure)| {
             let form = match key {
                 OrderKey::Subject(_) if is_partitioned => OrderForm::Partitions(partitions),
-                _ => OrderForm::Queues { window },
+                _ => OrderForm::Queues { in_flight: window },
             };
             Order::Key(KeyOrder { key, form, on_failure })
         },
@@ -161,6 +161,33 @@ struct Course {
     dedup: Option<Dedup>,
     order: Option<Order>,
     kinds: Vec<(Kind, bool)>,
+    schema: SchemaPolicy,
+}
+
+fn latest() -> impl Strategy<Value = Order> {
+    let pointer = || "(/[a-z]{0,5}){0,3}";
+    let header = || "[A-Z][a-z-]{0,8}".prop_map(|name| format!("X-{name}"));
+    let key = prop_oneof![
+        header().prop_map(OrderKey::Header),
+        pointer().prop_map(OrderKey::Json),
+        Just(OrderKey::Subject(1)),
+    ];
+    let time =
+        prop_oneof![Just(OrderTime::Event), header().prop_map(OrderTime::Header), pointer().prop_map(OrderTime::Json)];
+    let (on_stale, on_missing) = (sample::select(OnStale::ALL), sample::select(OnMissing::ALL));
+    (key, time, on_stale, on_missing, millis(86_400_000..=2 * 86_400_000)).prop_map(
+        |(key, time, on_stale, on_missing, window)| Order::Latest(Latest { key, time, on_stale, on_missing, window }),
+    )
+}
+
+fn schema() -> impl Strategy<Value = SchemaPolicy> {
+    let by = option::of("[A-Z][a-z-]{0,8}".prop_map(|name| format!("X-{name}")));
+    let versions = collection::btree_map("[a-z.:/ #é\"-]{1,8}", path(), 0..3);
+    let outputs = collection::btree_map("[a-z]{1,5}(\\.\\*|\\.>)?", path(), 0..3);
+    (option::of(path()), by, versions, outputs).prop_map(|(default, header, versions, outputs)| {
+        let by = header.filter(|_| !versions.is_empty()).map_or(SchemaBy::DataSchema, SchemaBy::Header);
+        SchemaPolicy { default, by, versions, outputs }
+    })
 }
 
 fn course() -> impl Strategy<Value = Course> {
@@ -168,11 +195,12 @@ fn course() -> impl Strategy<Value = Course> {
     let kinds =
         kinds.prop_flat_map(|kinds| kinds.into_iter().map(|kind| (Just(kind), any::<bool>())).collect::<Vec<_>>());
     let ack = (sample::select(AckMode::ALL), millis(1000..=3_600_000), any::<bool>());
-    (ack, option::of(dedup()), option::of(order()), kinds).prop_map(
-        |((ack, ack_wait_slack, has_max_age), dedup, order, kinds)| {
+    let order = prop_oneof![order(), latest()];
+    (ack, option::of(dedup()), option::of(order), kinds, schema()).prop_map(
+        |((ack, ack_wait_slack, has_max_age), dedup, order, kinds, schema)| {
             let claims = dedup.as_ref().is_some_and(|dedup| dedup.claim);
-            let order = order.filter(|_| !claims);
-            Course { ack, ack_wait_slack, has_max_age, dedup, order, kinds }
+            let order = order.filter(|order| !claims || matches!(order, Order::Latest(_)));
+            Course { ack, ack_wait_slack, has_max_age, dedup, order, kinds, schema }
         },
     )
 }
@@ -198,6 +226,7 @@ fn handler() -> impl Strategy<Value = Handler> {
         let on = |again: bool| course.kinds.iter().filter(|(_, each)| *each == again).map(|(kind, _)| *kind).collect();
         retry.on = on(true);
         Handler {
+            order: course.order.filter(|_| mode == Mode::Queue),
             name: String::new(),
             component: identity.component,
             subjects: identity.subjects,
@@ -210,8 +239,8 @@ fn handler() -> impl Strategy<Value = Handler> {
             ack: course.ack,
             ack_wait: limits.budget.timeout + course.ack_wait_slack,
             max_age: course.has_max_age.then(|| retry.initial + course.ack_wait_slack),
+            schema: course.schema,
             dedup: course.dedup.filter(|_| mode == Mode::Queue),
-            order: course.order.filter(|_| mode == Mode::Queue),
             config,
             secrets,
             isolation,

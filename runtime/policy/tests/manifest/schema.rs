@@ -68,7 +68,13 @@ const INCOMPLETE_ALONE: &[&str] = &[
     "nats.password",
     "nats.tls.cert",
     "nats.tls.key",
+    "handler.mail.schema_by",
     "handler.mail.dedup.window",
+    "handler.mail.order.key",
+    "handler.mail.order.time",
+    "handler.mail.order.on_stale",
+    "handler.mail.order.on_missing",
+    "handler.mail.order.window",
     "handler.mail.dedup.claim",
     "handler.mail.order.key",
 ];

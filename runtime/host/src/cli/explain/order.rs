@@ -50,8 +50,8 @@ pub(super) fn text(handler: &Handler, prefix: &str) -> String {
             partitions::stream(prefix, &handler.name),
             handler.concurrency.min(count),
         ),
-        OrderForm::Queues { window } => format!(
-            "at one active instance, different keys side by side: {} at once, {window} in hand\n\
+        OrderForm::Queues { in_flight } => format!(
+            "at one active instance, different keys side by side: {} at once, {in_flight} in hand\n\
              when it dies, another one takes over within {fail_over}; when it stops, at once",
             handler.concurrency
         ),
