@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::gate;
 use super::layers::Layers;
 use super::problem::{Complaint, Report, Span, quoted};
 use super::read::{Layer, Raw, Value};
@@ -41,6 +42,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     retry(handler, layers, report);
     waits(handler, layers, report);
     dedup(handler, layers, report);
+    gate::check(handler, layers, report);
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
     publish(layers, prefix, report);

@@ -66,6 +66,8 @@ pub(super) enum Text {
     Pattern,
     /// What makes two events the same.
     DedupKey,
+    /// How many in which time.
+    Rate,
     /// One of these.
     Choice(&'static [&'static str]),
     /// A duration within bounds.
@@ -197,6 +199,7 @@ impl Text {
             Text::Subject => "a subject without wildcards".to_owned(),
             Text::Pattern => "a subject pattern".to_owned(),
             Text::DedupKey => "\"id\", \"header:<name>\", \"json:<pointer>\" or \"none\"".to_owned(),
+            Text::Rate => "a number for each s, min, h or d, as in \"100/s\"".to_owned(),
             Text::Choice(names) => {
                 format!("one of {}", quoted(names.iter().copied()))
             }

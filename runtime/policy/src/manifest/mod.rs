@@ -9,6 +9,7 @@
 
 mod check;
 mod expand;
+mod gate;
 mod keys;
 mod layers;
 mod problem;
@@ -25,8 +26,8 @@ mod values;
 pub use expand::Env;
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, RetryPolicy, Runtime, SecretRef, Tls,
+    AckMode, Across, Allow, Auth, Backoff, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format, Handler,
+    Isolation, Limits, Manifest, Mode, Nats, RateLimit, RetryPolicy, Runtime, SecretRef, Tls, Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{show_duration, show_size};

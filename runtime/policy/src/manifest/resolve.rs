@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::check;
+use super::gate;
 use super::layers::Layers;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
@@ -128,6 +129,9 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         isolation: layers.choice("isolation", Isolation::ALL, Isolation::name),
         limits,
         retry: retry(layers),
+        circuit_breaker: gate::circuit_breaker(layers),
+        outage_brake: layers.flag("outage_brake"),
+        rate_limit: gate::rate_limit(layers),
         dead_letter: DeadLetterPolicy {
             subject: layers.text("dead_letter.subject").unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),
             max_age: layers.duration("dead_letter.max_age"),

@@ -113,6 +113,7 @@ fn text(form: Text) -> Json {
         Text::Subject => "^[^\\s.*>$_][^\\s.*>]*(\\.[^\\s.*>]+)*$".to_owned(),
         Text::Pattern => "^([^\\s.*>$_][^\\s.*>]*|\\*|>$)(\\.([^\\s.*>]+|\\*|>$))*$".to_owned(),
         Text::DedupKey => "^(none|id|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
+        Text::Rate => "^[0-9]{1,7}/(s|min|h|d)$".to_owned(),
         Text::Duration { .. } => units::duration_pattern(),
         Text::Size { .. } => units::SIZE_PATTERN.to_owned(),
     };

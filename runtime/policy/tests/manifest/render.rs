@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Runtime, SecretRef, Tls};
+use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Runtime, SecretRef, Tls, Trigger};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
     let handlers: Map<String, Value> =
@@ -107,6 +107,26 @@ fn handler(handler: &Handler) -> Value {
     }
     if let Some(max_age) = handler.max_age {
         table["max_age"] = duration(max_age);
+    }
+    table["outage_brake"] = json!(handler.outage_brake);
+    if let Some(breaker) = &handler.circuit_breaker {
+        let mut text = json!({
+            "open_for": duration(breaker.open_for),
+            "open_max": duration(breaker.open_max),
+            "successes": breaker.successes,
+        });
+        match breaker.trigger {
+            Trigger::InARow { failures } => text["failures"] = json!(failures),
+            Trigger::Ratio { ratio, window, events_min } => {
+                text["ratio"] = json!(ratio);
+                text["window"] = json!(duration(window));
+                text["min_events"] = json!(events_min);
+            }
+        }
+        table["circuit_breaker"] = text;
+    }
+    if let Some(limit) = &handler.rate_limit {
+        table["rate_limit"] = json!({ "rate": limit.to_string(), "burst": limit.burst, "across": limit.across.name() });
     }
     if let Some(dedup) = &handler.dedup {
         let window = duration(dedup.window);
