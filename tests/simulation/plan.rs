@@ -67,6 +67,14 @@ pub(crate) struct Faults {
     pub(crate) event: u64,
 }
 
+impl Faults {
+    /// Whether nothing goes wrong but what handlers do.
+    pub(crate) fn are_none(&self) -> bool {
+        let Faults { request_lost, answer_lost, death, death_in_handler, slow: _, event } = self;
+        request_lost + answer_lost + death + death_in_handler + event == 0
+    }
+}
+
 impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed);
@@ -98,8 +106,9 @@ fn handler(rng: &mut Rng, dedup: &str) -> Handler {
         "claim" => "dedup = { key = 'id', window = '24h', claim = true }",
         _ => "",
     };
+    let gate = gate(rng);
     let text = format!(
-        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\nconcurrency = {}\n\
+        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'nowhere']\n{dedup}\n{gate}\nconcurrency = {}\n\
          ack_wait = '5s'\nack = '{}'\nlimits.timeout = '4s'\n\
          retry = {{ max_attempts = {}, initial = '{}ms', max = '4s', jitter = 0.5, in_memory = '{}ms' }}\n",
         1 + rng.below(4),
@@ -111,6 +120,25 @@ fn handler(rng: &mut Rng, dedup: &str) -> Handler {
     let parsed = manifest::parse(Source { path: "sim.toml", text: &text }, &[], &|_| None);
     let mut manifest = parsed.map_err(|problems| problems.to_string()).expect("a valid manifest").manifest;
     manifest.handlers.remove("h").expect("the handler")
+}
+
+/// What keeps attempts back. The brake needs more failures than most plans have.
+fn gate(rng: &mut Rng) -> String {
+    let mut text = format!("outage_brake = {}\n", rng.chance(700));
+    if rng.chance(400) {
+        let trigger =
+            *rng.pick(&["failures = 1", "failures = 2", "failures = 4", "ratio = 0.5, min_events = 3, window = '5s'"]);
+        let (open_for, successes) = (1 + rng.below(5), 1 + rng.below(3));
+        text += &format!(
+            "circuit_breaker = {{ {trigger}, open_for = '{open_for}s', open_max = '20s', successes = {successes} }}\n"
+        );
+    }
+    if rng.chance(400) {
+        let rate = *rng.pick(&["1/s", "5/s", "50/s", "30/min"]);
+        let across = *rng.pick(&["instance", "instances"]);
+        text += &format!("rate_limit = {{ rate = '{rate}', burst = {}, across = '{across}' }}\n", 1 + rng.below(4));
+    }
+    text
 }
 
 fn script(rng: &mut Rng, index: u64, copies: bool) -> Script {

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill::gate::Gate;
+use tidemill::gate::keeper::Keeper;
 use tidemill::instance::Part;
 use tidemill::pipeline::{Pipeline, Stop};
 use tidemill::status::Status;
 use tidemill::worker::Worker;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -126,6 +129,7 @@ impl Instance {
         let stop = Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() };
         let in_flight = TaskTracker::new();
         let handler = Arc::new(world.plan.handler.clone());
+        let gate = Gate::new(Arc::clone(&handler), world.clock);
         let credit = handler.concurrency as usize * 2;
         let part = Part { handler: Arc::clone(&handler), invoker: (), component: String::new() };
         let pipeline = Pipeline {
@@ -138,10 +142,17 @@ impl Instance {
             clock: world.clock,
             stop: stop.clone(),
             recent: Arc::default(),
+            gate: Arc::clone(&gate),
         };
         let status = Arc::new(Status::new(process.name.clone(), &[part]));
         let worker = Worker::new(pipeline, status, in_flight.clone());
-        tokio::spawn(consume(process.clone(), worker, credit, stop.requested.clone(), in_flight.clone()));
+        let (pulling, stops, tracker) = (process.clone(), stop.clone(), in_flight.clone());
+        tokio::spawn(async move {
+            let (broker, name) = (Arc::new(pulling.clone()), pulling.name.clone());
+            let keeper = Keeper::start(Arc::clone(&gate), broker, name, Vec::new()).await;
+            tokio::spawn(keeper.run(stops.overdue));
+            consume(pulling, worker, credit, gate.intake(), stops.requested, tracker).await;
+        });
         Instance { number, starts, process, stop, in_flight }
     }
 
@@ -188,11 +199,12 @@ async fn consume(
     process: Process,
     worker: Arc<Worker<Process, Process>>,
     credit: usize,
+    intake: watch::Receiver<u32>,
     stop: CancellationToken,
     in_flight: TaskTracker,
 ) {
     loop {
-        while in_flight.len() >= credit {
+        while in_flight.len() >= credit.min(*intake.borrow() as usize) && !stop.is_cancelled() {
             sleep(Duration::from_millis(10)).await;
         }
         tokio::select! {

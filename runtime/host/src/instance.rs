@@ -19,6 +19,8 @@ use crate::broker::nats::durable::{self, ConsumerError};
 use crate::broker::nats::preflight::{self, Conflicts};
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::gate::keeper::{self, Keeper};
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
@@ -33,6 +35,8 @@ const HANDED_BACK_MAX: i64 = 100_000;
 const NO_ANSWER_DELAY: Duration = Duration::from_secs(1);
 /// How long to wait before a start that failed is tried again.
 const START_DELAY: Duration = Duration::from_secs(5);
+/// How long the other instances are told of probes that were cut off.
+const LAST_NEWS_MAX: Duration = Duration::from_secs(2);
 /// What is in trouble while an instance cannot start.
 const START: &str = "start";
 
@@ -130,17 +134,28 @@ async fn serve<I: Invoker>(
     };
     let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
     let in_flight = TaskTracker::new();
-    let consumers = TaskTracker::new();
+    let (consumers, keepers) = (TaskTracker::new(), TaskTracker::new());
     let mut specs = Vec::new();
     for (part, input) in parts.iter().zip(inputs) {
-        let worker =
-            Worker::new(pipeline(settings, part, &nats, status, stop.clone()), Arc::clone(status), in_flight.clone());
-        for spec in consumers_of(&part.handler, &input, settings, &nats, &status.name) {
+        let gate = Gate::new(Arc::clone(&part.handler), Clock::System);
+        status.watch(&part.handler.name, &gate);
+        let pipeline = pipeline(settings, part, &nats, status, &gate, stop.clone());
+        let worker = Worker::new(pipeline, Arc::clone(status), in_flight.clone());
+        let own = consumers_of(&part.handler, &input, settings, &nats, &status.name);
+        if keeper::is_shared(&part.handler) {
+            let names = own.iter().map(|spec| (spec.stream.clone(), spec.name.clone())).collect();
+            let keeper = Keeper::start(Arc::clone(&gate), Arc::clone(&nats), status.name.clone(), names);
+            if let Some(keeper) = stop.requested.run_until_cancelled(keeper).await {
+                keepers.spawn(keeper.run(stop.overdue.clone()));
+            }
+        }
+        for spec in own {
             ensure_consumer(&nats, &spec, &part.handler.name, status, &stop.requested).await?;
             specs.push(spec.clone());
             let worker = Arc::clone(&worker);
             let hand_over = move |delivery| Worker::start(&worker, delivery);
-            let run = consume::run(Arc::clone(&nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over);
+            let (requested, overdue) = (stop.requested.clone(), stop.overdue.clone());
+            let run = consume::run(Arc::clone(&nats), spec, gate.intake(), requested, overdue, hand_over);
             consumers.spawn(run);
         }
         status.consuming();
@@ -159,7 +174,7 @@ async fn serve<I: Invoker>(
             consumers.wait().await;
         }
     }
-    drain(&nats, &in_flight, &stop, settings.manifest.runtime.drain).await;
+    drain(&nats, &in_flight, &keepers, &stop, settings.manifest.runtime.drain).await;
     for spec in specs.iter().filter(|spec| spec.broadcast && !nats.link.lost.is_cancelled()) {
         // Left behind, it goes by itself after a minute.
         let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
@@ -172,6 +187,7 @@ fn pipeline<I: Invoker + Clone>(
     part: &Part<I>,
     nats: &Arc<Nats>,
     status: &Status,
+    gate: &Arc<Gate>,
     stop: Stop,
 ) -> Pipeline<Nats, I> {
     Pipeline {
@@ -184,6 +200,7 @@ fn pipeline<I: Invoker + Clone>(
         clock: Clock::System,
         stop,
         recent: Arc::default(),
+        gate: Arc::clone(gate),
     }
 }
 
@@ -258,7 +275,7 @@ async fn wait_for_answer(status: &Status, error: StreamError) -> Result<(), Stre
 }
 
 /// Waits for the events in flight; those that take longer than `limit` are handed back.
-async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duration) {
+async fn drain(nats: &Nats, in_flight: &TaskTracker, keepers: &TaskTracker, stop: &Stop, limit: Duration) {
     in_flight.close();
     if !in_flight.is_empty() {
         tracing::info!(in_flight = in_flight.len(), "draining");
@@ -272,6 +289,9 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
     }
     stop.overdue.cancel();
     in_flight.wait().await;
+    keepers.close();
+    // They have nothing to tell but which probe was cut off; if they do not, its right ends by itself.
+    let _ = timeout(LAST_NEWS_MAX, keepers.wait()).await;
     // Settlements are buffered. Where the connection is gone, the server delivers those events again.
     if !nats.link.lost.is_cancelled() && timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
         tracing::warn!("could not send the last settlements; their events are delivered again");

@@ -7,13 +7,14 @@
 //! 1. decode the message;
 //! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
 //! 3. admit it;
-//! 4. claim it, where `dedup.claim` says so;
-//! 5. invoke the handler;
-//! 6. decide what follows;
-//! 7. record a failure before anything follows from it;
-//! 8. publish the outputs, the retry or the dead letter, and wait for every confirmation;
-//! 9. mark the event as done or dead;
-//! 10. settle.
+//! 4. wait at the gate: breaker, brake and rate limit;
+//! 5. claim it, where `dedup.claim` says so;
+//! 6. invoke the handler;
+//! 7. decide what follows;
+//! 8. record a failure before anything follows from it;
+//! 9. publish the outputs, the retry or the dead letter, and wait for every confirmation;
+//! 10. mark the event as done or dead;
+//! 11. settle.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tidemill_policy::attempt::Attempt;
 use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
+use tidemill_policy::gate;
 use tidemill_policy::history::{AttemptError, Kind, millis};
 use tidemill_policy::manifest::Handler;
 use tidemill_policy::marker::{self, Marker, Next, Standing};
@@ -36,9 +38,11 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, Delivery, PublishError, Settlement, Source};
 use crate::clock::Clock;
 use crate::fate::{self, Fate, What};
+use crate::gate::Gate;
 use crate::invoker::{Invoker, Report};
 
 mod memory;
+mod wait;
 
 pub use memory::Recent;
 use memory::{Memory, Remembered};
@@ -70,6 +74,8 @@ pub struct Pipeline<B, I> {
     pub stop: Stop,
     /// What this process knows of events that were or are being handled.
     pub recent: Arc<Recent>,
+    /// Where attempts wait.
+    pub gate: Arc<Gate>,
 }
 
 /// How a process stops.
@@ -88,6 +94,8 @@ struct Work {
     event: Result<Event, Failure>,
     /// What is remembered of the event, as far as we know.
     memory: Memory,
+    /// Whether it is noted that the attempt that is due was not begun.
+    is_noted: bool,
     /// How long retries of this delivery have waited in memory.
     waited: Duration,
     /// How many there were.
@@ -145,7 +153,14 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         };
         let event = decode(&arrival, &self.handler)
             .map_err(|undecodable| Failure::new(Kind::Undecodable, undecodable.to_string()));
-        let work = Work { arrival, event, memory: Memory::default(), waited: Duration::ZERO, retried_in_memory: 0 };
+        let work = Work {
+            arrival,
+            event,
+            memory: Memory::default(),
+            is_noted: false,
+            waited: Duration::ZERO,
+            retried_in_memory: 0,
+        };
         (work, delivery.receipt)
     }
 
@@ -167,10 +182,17 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if let Err(failure) = self.admit(work) {
             return self.fail(work, Setback::DeadLetter(failure), None).await;
         }
+        let pass = match self.wait_at_gate(work).await {
+            Ok(pass) => pass,
+            Err(step) => return step,
+        };
         match self.claim(work).await {
             Remembered::Stored => {}
             Remembered::Overtaken => return Step::Again,
             Remembered::Unreachable => return Step::release(),
+        }
+        if pass.is_over() {
+            return Step::Again;
         }
         let Ok(event) = &work.event else { return Step::release() };
         let mut report = tokio::select! {
@@ -178,6 +200,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             report = self.invoker.invoke(event.clone()) => report,
             () = self.stop.overdue.cancelled() => return Step::release(),
         };
+        pass.report(gate::verdict(&report.outcome));
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
         match decide(&self.handler, event, outcome) {
             Decision::Publish(outputs) => self.publish(work, outputs, report).await,

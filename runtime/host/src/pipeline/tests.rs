@@ -12,7 +12,7 @@ use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
 use super::*;
-use crate::broker::{MarkerError, Recalled};
+use crate::broker::{MarkerError, Recalled, Stored};
 
 /// What the broker was told, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +62,18 @@ impl Broker for ScriptedBroker {
         Ok(revision + 1)
     }
 
+    async fn read_record(&self, _: &str) -> Result<Stored, MarkerError> {
+        Ok(Stored::default())
+    }
+
+    async fn replace_record(&self, _: &str, _: bytes::Bytes, _: Duration, _: u64) -> Result<u64, MarkerError> {
+        Err(MarkerError::Conflict)
+    }
+
+    async fn pause(&self, _: &[(String, String)], _: Option<u64>) -> Result<(), String> {
+        Ok(())
+    }
+
     fn retry_clock(&self) -> RetryClock {
         RetryClock::Schedules
     }
@@ -97,14 +109,17 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
     let source = ManifestSource { path: "tidemill.toml", text: &text };
     let mut parsed = manifest::parse(source, &[], &|_| None).expect("a valid manifest").manifest;
     let broker = ScriptedBroker { refusals: Mutex::new(refusals.into()), ..ScriptedBroker::default() };
+    let handler = Arc::new(parsed.handlers.remove("h").expect("handler h"));
+    let clock = Clock::Tokio { start_ms: START_MS, start: Instant::now() };
     let pipeline = Pipeline {
-        handler: Arc::new(parsed.handlers.remove("h").expect("handler h")),
+        gate: Gate::new(Arc::clone(&handler), clock),
+        handler,
         invoker: ScriptedInvoker { outcomes: Mutex::new(outcomes.into()), seen: Mutex::default() },
         broker: Arc::new(broker),
         prefix: "tidemill".into(),
         instance: "i1".into(),
         component: "digest".into(),
-        clock: Clock::Tokio { start_ms: START_MS, start: Instant::now() },
+        clock,
         stop: Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() },
         recent: Arc::default(),
     };
