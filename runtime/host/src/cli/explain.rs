@@ -1,5 +1,6 @@
 //! `tidemill explain`: what a handler's policy comes to, with every default filled in.
 
+mod gate;
 mod schedule;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ struct Explanation {
     limits: Limits,
     retry: Retry,
     schedule: Schedule,
+    gate: gate::Explanation,
     dead_letter: DeadLetter,
     config: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
@@ -151,6 +153,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             on: names(&retry.on),
         },
         schedule: schedule(retry, limits.budget.timeout),
+        gate: gate::explain(handler),
         dead_letter: DeadLetter {
             subject: handler.dead_letter.subject.clone(),
             stream: dead_letter_stream(prefix),
@@ -218,6 +221,9 @@ fn text(explanation: &Explanation, handler: &Handler) -> String {
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),
+        ("breaker", gate::breaker_text(handler)),
+        ("outage brake", gate::brake_text(handler)),
+        ("rate limit", gate::rate_text(handler)),
         (
             "dead letters",
             format!(

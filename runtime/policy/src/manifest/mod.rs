@@ -30,7 +30,7 @@ pub use resolved::{
     Isolation, Limits, Manifest, Mode, Nats, RateLimit, RetryPolicy, Runtime, SecretRef, Tls, Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
-pub use units::{show_duration, show_size};
+pub use units::{parse_duration, show_duration, show_size};
 
 use toml::de::DeTable;
 
