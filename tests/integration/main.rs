@@ -7,6 +7,7 @@ mod conformance;
 mod dedup;
 mod delivery;
 mod faults;
+mod gate;
 mod operator;
 mod preflight;
 mod support;
