@@ -46,6 +46,7 @@ mod wait;
 
 pub use memory::Recent;
 use memory::{Memory, Remembered};
+pub use wait::NOTE_AFTER;
 
 /// How long a publication that is not confirmed waits before it is tried again: from the first to the second.
 const HOLD_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -87,6 +88,12 @@ pub struct Stop {
     pub overdue: CancellationToken,
 }
 
+/// A delivery in hand.
+pub struct Taken<R> {
+    work: Work,
+    receipt: R,
+}
+
 /// One delivery on its way.
 struct Work {
     arrival: Arrival,
@@ -119,9 +126,9 @@ impl Step {
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Takes one delivery all the way to its settlement, and says what became of it.
-    pub async fn handle(&self, delivery: Delivery<B::Receipt>) -> Fate {
+    pub async fn handle(&self, taken: Taken<B::Receipt>) -> Fate {
         let started = Instant::now();
-        let (mut work, receipt) = self.begin(delivery);
+        let Taken { mut work, receipt } = taken;
         let (settlement, what) = match self.too_early(&work.arrival) {
             Some(delay) => (Settlement::Nak { delay }, What::TooEarly),
             None => loop {
@@ -138,15 +145,17 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Hands a delivery back before it has begun, for another instance to handle; that is noted, so that it costs
     /// the event no attempt.
-    pub async fn hand_back(&self, delivery: Delivery<B::Receipt>) {
-        let (mut work, receipt) = self.begin(delivery);
-        if self.too_early(&work.arrival).is_none() && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
+    pub async fn hand_back(&self, taken: Taken<B::Receipt>) {
+        let Taken { mut work, receipt } = taken;
+        let is_due = !work.is_noted && self.too_early(&work.arrival).is_none();
+        if is_due && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
             self.note_handed_back(&mut work).await;
         }
         self.broker.settle(receipt, Settlement::Nak { delay: Duration::ZERO }, self.handler.ack).await;
     }
 
-    fn begin(&self, delivery: Delivery<B::Receipt>) -> (Work, B::Receipt) {
+    /// Takes a delivery in hand, to be handled or handed back.
+    pub fn take(&self, delivery: Delivery<B::Receipt>) -> Taken<B::Receipt> {
         let arrival = match delivery.source {
             Source::Input => arrival::first(delivery.message, delivery.position),
             Source::Retry => arrival::retried(delivery.message, delivery.position),
@@ -161,7 +170,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             waited: Duration::ZERO,
             retried_in_memory: 0,
         };
-        (work, delivery.receipt)
+        Taken { work, receipt: delivery.receipt }
     }
 
     /// How long a retry that was delivered before its time still has to wait.

@@ -1,14 +1,16 @@
 //! The deliveries of one handler, as many at once as its policy allows.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, Delivery};
 use crate::fate;
 use crate::invoker::Invoker;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{NOTE_AFTER, Pipeline};
 use crate::status::Status;
 
 /// Takes the deliveries of one handler through its pipeline.
@@ -35,15 +37,20 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     async fn work(&self, delivery: Delivery<B::Receipt>) {
         let name = self.pipeline.handler.name.as_str();
         let _in_flight = self.status.begin(name);
-        let slot = tokio::select! {
-            biased;
-            () = self.pipeline.stop.requested.cancelled() => None,
-            slot = self.slots.acquire() => slot.ok(),
+        let mut taken = self.pipeline.take(delivery);
+        let mut turn = pin!(self.slots.acquire());
+        let slot = loop {
+            tokio::select! {
+                biased;
+                () = self.pipeline.stop.requested.cancelled() => break None,
+                slot = &mut turn => break slot.ok(),
+                () = sleep(NOTE_AFTER) => self.pipeline.note_waiting(&mut taken).await,
+            }
         };
         match slot {
-            None => self.pipeline.hand_back(delivery).await,
+            None => self.pipeline.hand_back(taken).await,
             Some(_slot) => {
-                let fate = self.pipeline.handle(delivery).await;
+                let fate = self.pipeline.handle(taken).await;
                 self.status.record(name, &fate);
                 fate::log(name, &fate);
             }

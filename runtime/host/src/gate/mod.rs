@@ -154,6 +154,13 @@ impl Gate {
         }
     }
 
+    /// Whether events may wait here for long.
+    pub fn holds_back(&self) -> bool {
+        let state = self.lock();
+        let is_open = breaker::next(&state.record, self.clock.now_ms()) == Start::Now;
+        !is_open || state.brake.hold().is_some() || self.handler.rate_limit.is_some()
+    }
+
     /// Lets the holder of a ticket pass, or says when to try again.
     fn try_pass(self: &Arc<Self>, number: u64) -> Result<Pass, Start> {
         let now_ms = self.clock.now_ms();
@@ -394,3 +401,6 @@ impl Drop for Pass {
 fn nanos(ms: u64) -> u64 {
     ms.saturating_mul(1_000_000)
 }
+
+#[cfg(test)]
+mod tests;

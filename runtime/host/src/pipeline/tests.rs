@@ -131,7 +131,8 @@ impl Scene {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        self.pipeline.handle(Delivery { message, position, source, receipt: () }).await;
+        let taken = self.pipeline.take(Delivery { message, position, source, receipt: () });
+        self.pipeline.handle(taken).await;
         self.told()
     }
 
@@ -411,7 +412,8 @@ async fn a_delivery_that_is_handed_back_costs_no_attempt() {
     for delivered in 1..4 {
         let message = Message { subject: "in.x".into(), headers: vec![], payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        scene.pipeline.hand_back(Delivery { message, position, source: Source::Input, receipt: () }).await;
+        let taken = scene.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });
+        scene.pipeline.hand_back(taken).await;
     }
     scene.deliver(&[], Source::Input, 4).await;
     assert_eq!(scene.invocations(), 1);
@@ -443,6 +445,7 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     };
     set(Marker::Claimed { instance: "other".into() });
     let other = Pipeline {
+        gate: Arc::clone(&scene.pipeline.gate),
         recent: Arc::default(),
         broker: Arc::clone(&scene.pipeline.broker),
         invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default() },
@@ -460,4 +463,45 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     });
     check(&told, "claim | out.a | done | ack | ack");
     assert_eq!(other.invocations(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_at_the_gate_costs_no_attempt_even_if_the_process_is_killed() {
+    let completed = || Outcome::Completed(Vec::new());
+    let scene = scene("rate_limit = { rate = '1/h', burst = 1 }", vec![completed(), completed()], vec![]);
+    scene.deliver(&[], Source::Input, 1).await;
+    let killed = tokio::time::timeout(Duration::from_secs(10), scene.deliver(&[], Source::Input, 1)).await;
+    assert!(killed.is_err() && scene.invocations() == 1, "it waits");
+    let noted = |told: &Told| match told {
+        Told::Remember(Marker::Open(progress)) => Some((progress.deliveries, progress.attempts)),
+        _ => None,
+    };
+    assert_eq!(scene.told().iter().filter_map(noted).collect::<Vec<_>>(), [(1, 0)]);
+    // Delivered again, it is still its first attempt, which counts from when it begins.
+    let told = scene.deliver(&[], Source::Input, 2).await;
+    assert_eq!(told.iter().filter_map(noted).collect::<Vec<_>>(), [(1, 0), (2, 0), (1, 0)]);
+    let seen = scene.pipeline.invoker.seen.lock().expect("not poisoned").clone();
+    assert_eq!(seen.iter().map(|event| event.attempt.get()).collect::<Vec<_>>(), [1, 1]);
+    assert!(told.last() == Some(&Told::Settle(Settlement::Ack)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_become_too_old_while_it_waited_is_not_run() {
+    let outcomes = vec![Outcome::Completed(Vec::new()), Outcome::Completed(Vec::new())];
+    let scene = scene("rate_limit = { rate = '1/h', burst = 1 }\nmax_age = '20min'", outcomes, vec![]);
+    let fresh = |sequence| Position {
+        stream: "IN".into(),
+        stream_created_unix: 1,
+        sequence,
+        stored_ms: START_MS,
+        delivered: 1,
+    };
+    for sequence in [1, 2] {
+        let message = Message { subject: "in.x".into(), headers: Vec::new(), payload: "p".into(), damage: None };
+        let delivery = Delivery { message, position: fresh(sequence), source: Source::Input, receipt: () };
+        let fate = scene.pipeline.handle(scene.pipeline.take(delivery)).await;
+        let is_expired = matches!(&fate.what, What::DeadLettered { error } if error.kind == Kind::Expired);
+        assert_eq!(is_expired, sequence == 2, "{:?}", fate.what);
+    }
+    assert_eq!(scene.invocations(), 1);
 }

@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use tidemill_policy::marker::{self, Marker};
+use tidemill_policy::marker::{self, Marker, Standing};
 use tokio::time::sleep;
 
 use super::memory::Remembered;
-use super::{Pipeline, Setback, Step, Work};
+use super::{Pipeline, Setback, Step, Taken, Work};
 use crate::broker::Broker;
 use crate::gate::{Pass, Ticket};
 use crate::invoker::Invoker;
 
 /// After how long of waiting it is noted that an attempt has not begun.
-const NOTE_AFTER: Duration = Duration::from_secs(1);
+pub const NOTE_AFTER: Duration = Duration::from_secs(1);
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Waits until the attempt that is due may begin.
@@ -34,6 +34,19 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             work.is_noted = false;
         }
         Ok(pass)
+    }
+
+    /// Notes that an event that waits for its turn to be handled was not begun, where what it waits for is the gate: it
+    /// may be a long time.
+    pub async fn note_waiting(&self, taken: &mut Taken<B::Receipt>) {
+        let work = &mut taken.work;
+        if work.is_noted || !self.gate.holds_back() || self.too_early(&work.arrival).is_some() {
+            return;
+        }
+        if matches!(self.recall(work).await, Some(Standing::Due)) {
+            work.is_noted = self.note(work, marker::handed_back(&work.arrival)).await.is_ok();
+        }
+        work.memory.put_down();
     }
 
     async fn wait_longer(&self, work: &mut Work, ticket: &Ticket) -> Result<Pass, Step> {
