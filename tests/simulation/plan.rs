@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) events: Vec<Script>,
     pub(crate) instances: u64,
     pub(crate) faults: Faults,
+    /// Until when every attempt fails, whatever its event.
+    pub(crate) outage: Duration,
 }
 
 /// An event, when it is published, and what its handler makes of it.
@@ -92,7 +94,28 @@ impl Plan {
             event: rng.below(150 * harsh + 1),
         };
         let retry_clock = if rng.chance(700) { RetryClock::Schedules } else { RetryClock::NotBefore };
-        Plan { handler, retry_clock, events, instances: 1 + rng.below(2), faults }
+        Plan { handler, retry_clock, events, instances: 1 + rng.below(2), faults, outage: Duration::ZERO }
+    }
+
+    /// Events that all arrive at the start of an outage, under the policy of a handler that names none.
+    pub(crate) fn outage(count: u64, outage: Duration, brake: bool) -> Plan {
+        let events = (0..count).map(|index| Script {
+            id: format!("e{index}"),
+            at: vec![Duration::ZERO],
+            failures: Vec::new(),
+            last: Last::Success,
+            outputs: 1,
+        });
+        Plan {
+            handler: parse(&format!(
+                "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>']\noutage_brake = {brake}\n"
+            )),
+            retry_clock: RetryClock::Schedules,
+            events: events.collect(),
+            instances: 2,
+            faults: Faults::default(),
+            outage,
+        }
     }
 
     pub(crate) fn script(&self, id: &str) -> &Script {
@@ -117,7 +140,11 @@ fn handler(rng: &mut Rng, dedup: &str) -> Handler {
         rng.pick(&[0, 50, 400]),
         rng.pick(&[0, 250, 2000]),
     );
-    let parsed = manifest::parse(Source { path: "sim.toml", text: &text }, &[], &|_| None);
+    parse(&text)
+}
+
+fn parse(text: &str) -> Handler {
+    let parsed = manifest::parse(Source { path: "sim.toml", text }, &[], &|_| None);
     let mut manifest = parsed.map_err(|problems| problems.to_string()).expect("a valid manifest").manifest;
     manifest.handlers.remove("h").expect("the handler")
 }

@@ -34,10 +34,15 @@ pub(crate) struct Finished {
 
 /// Runs a seed.
 pub(crate) fn run(seed: u64) -> Finished {
+    run_plan(Plan::new(seed), seed)
+}
+
+/// Runs a plan.
+pub(crate) fn run_plan(plan: Plan, seed: u64) -> Finished {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let finished = runtime.block_on(async {
-        let world = World::new(Plan::new(seed), seed);
+        let world = World::new(plan, seed);
         let at_rest = drive(&world).await;
         let mut state = world.lock();
         let state = &mut *state;
@@ -73,7 +78,7 @@ async fn drive(world: &Arc<World>) -> bool {
         instance.look_after().await;
     }
     producer.await.expect("no panic");
-    timeout(REST, async {
+    timeout(REST + world.plan.outage, async {
         loop {
             let changed = world.changed.notified();
             if world.lock().server.is_at_rest() {

@@ -13,7 +13,7 @@ use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
-use tidemill_policy::outcome::{Interruption, Outcome};
+use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::{Publication, RetryClock};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -340,6 +340,9 @@ impl Invoker for Process {
         }
         let outcome = if takes > timeout {
             Outcome::TimedOut(Interruption::default())
+        } else if self.world.start.elapsed() < self.world.plan.outage {
+            let error = HandlerError { message: "the downstream does not answer".into(), ..HandlerError::default() };
+            Outcome::Retry { error, delay: None }
         } else {
             self.world.plan.script(&event.id).outcome(&event)
         };
