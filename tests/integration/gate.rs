@@ -241,7 +241,7 @@ async fn without_the_brake_the_same_outage_fills_the_dead_letters() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limit_holds_over_all_instances_and_leaves_events_with_the_broker() {
     const RATE: f64 = 40.0;
-    const BURST: usize = 5;
+    const BURST: u32 = 5;
     let world = world().await;
     for across in ["instance", "instances"] {
         let manifest = format!(
@@ -268,7 +268,7 @@ async fn a_rate_limit_holds_over_all_instances_and_leaves_events_with_the_broker
         for one in instances {
             one.drain().await.expect("drains");
         }
-        assert!(in_hand.load(Ordering::SeqCst) <= 2 * (BURST + 40), "{in_hand:?} in hand");
+        assert!(in_hand.load(Ordering::SeqCst) <= 2 * (BURST as usize + 40), "{in_hand:?} in hand");
         let begun = begun.lock().expect("not poisoned").clone();
         let limited: Vec<Vec<Instant>> = match across {
             "instance" => (0..2).map(|number| of(&begun, |instance| instance == number)).collect(),
@@ -279,10 +279,9 @@ async fn a_rate_limit_holds_over_all_instances_and_leaves_events_with_the_broker
         for starts in limited {
             for (first, from) in starts.iter().enumerate() {
                 for (last, to) in starts.iter().enumerate().skip(first) {
-                    #[allow(clippy::cast_precision_loss, reason = "few")]
-                    let count = (last - first + 1) as f64;
+                    let count = f64::from(u32::try_from(last - first + 1).expect("few"));
                     let span = (*to - *from).as_secs_f64();
-                    assert!(count <= 1.0 + BURST as f64 + RATE * (span + slack), "{count} in {span} s, {across}");
+                    assert!(count <= 1.0 + f64::from(BURST) + RATE * (span + slack), "{count} in {span} s, {across}");
                 }
             }
         }

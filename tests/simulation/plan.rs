@@ -1,5 +1,6 @@
 //! What a seed stands for: a policy, events with what their handler makes of them, and how much goes wrong.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use tidemill_policy::event::{Event, Output};
@@ -156,14 +157,16 @@ fn gate(rng: &mut Rng) -> String {
         let trigger =
             *rng.pick(&["failures = 1", "failures = 2", "failures = 4", "ratio = 0.5, min_events = 3, window = '5s'"]);
         let (open_for, successes) = (1 + rng.below(5), 1 + rng.below(3));
-        text += &format!(
-            "circuit_breaker = {{ {trigger}, open_for = '{open_for}s', open_max = '20s', successes = {successes} }}\n"
+        let _ = writeln!(
+            text,
+            "circuit_breaker = {{ {trigger}, open_for = '{open_for}s', open_max = '20s', successes = {successes} }}"
         );
     }
     if rng.chance(400) {
         let rate = *rng.pick(&["1/s", "5/s", "50/s", "30/min"]);
         let across = *rng.pick(&["instance", "instances"]);
-        text += &format!("rate_limit = {{ rate = '{rate}', burst = {}, across = '{across}' }}\n", 1 + rng.below(4));
+        let burst = 1 + rng.below(4);
+        let _ = writeln!(text, "rate_limit = {{ rate = '{rate}', burst = {burst}, across = '{across}' }}");
     }
     text
 }

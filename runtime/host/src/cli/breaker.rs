@@ -122,12 +122,12 @@ fn shown(handler: &Handler, record: &Record, now_ms: u64) -> Shown {
     let is_endless = matches!(record.state, State::Held { until_ms: None });
     let until_ms = held_until(record).filter(|_| !is_endless);
     let since_ms = (record.since_ms > 0).then_some(record.since_ms);
-    let mut state = record.state.name().to_owned();
-    if is_endless {
-        state += " until it is closed";
-    } else if let Some(until_ms) = until_ms {
-        state += &format!(", ends {}", when(until_ms, now_ms));
-    }
+    let name = record.state.name();
+    let state = match until_ms {
+        None if is_endless => format!("{name} until it is closed"),
+        None => name.to_owned(),
+        Some(until_ms) => format!("{name}, ends {}", when(until_ms, now_ms)),
+    };
     Shown {
         handler: handler.name.clone(),
         state: record.state.name(),

@@ -172,8 +172,9 @@ impl<B: Broker> Keeper<B> {
             return Job::Reserve(limit, wanted);
         }
         let until_ms = match state.record.state {
-            Breaker::Open { until_ms } | Breaker::Held { until_ms: Some(until_ms) } => until_ms,
-            Breaker::HalfOpen { probe: Some(Probe { until_ms, .. }), .. } => until_ms,
+            Breaker::Open { until_ms }
+            | Breaker::Held { until_ms: Some(until_ms) }
+            | Breaker::HalfOpen { probe: Some(Probe { until_ms, .. }), .. } => until_ms,
             _ => u64::MAX,
         };
         let turn = Duration::from_millis(until_ms.saturating_sub(now_ms).max(1));

@@ -179,7 +179,7 @@ impl Gate {
             later => return Err(later),
         }
         if let Some(limit) = &self.handler.rate_limit {
-            state.begin_within(limit, now_ms)?;
+            state.begin_within(limit, nanos(now_ms))?;
         }
         let probe = if breaker::next(&state.record, now_ms) == Start::Now { None } else { claim };
         if probe.is_some() {
@@ -306,8 +306,7 @@ impl State {
     }
 
     /// Takes a beginning out of the rate limit, or says when there is one.
-    fn begin_within(&mut self, limit: &RateLimit, now_ms: u64) -> Result<(), Start> {
-        let now_ns = nanos(now_ms);
+    fn begin_within(&mut self, limit: &RateLimit, now_ns: u64) -> Result<(), Start> {
         let start_ns = match limit.across {
             Across::Instance => rate::earliest(limit, &self.meter, now_ns),
             Across::Instances => {

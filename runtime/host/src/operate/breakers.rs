@@ -82,5 +82,8 @@ async fn consumers(nats: &Nats, manifest: &Manifest, handler: &Handler) -> Resul
 }
 
 fn unreachable(error: MarkerError) -> OperateError {
-    OperateError::Breaker(error.to_string())
+    match error {
+        MarkerError::Unavailable(why) => OperateError::Breaker(why),
+        conflict @ MarkerError::Conflict => OperateError::Breaker(conflict.to_string()),
+    }
 }

@@ -63,10 +63,9 @@ impl Brake {
     /// When the next attempt may begin.
     pub fn next(&self, now_ms: u64) -> Start {
         match &self.hold {
-            None => Start::Now,
             Some(hold) if self.running >= hold.width => Start::Later,
             Some(hold) if now_ms < hold.next_ms => Start::At(hold.next_ms),
-            Some(_) => Start::Now,
+            Some(_) | None => Start::Now,
         }
     }
 

@@ -6,15 +6,19 @@ use super::resolved::{Across, CircuitBreaker, Handler, Mode, RateLimit, Trigger}
 use super::units::show_duration;
 use crate::gate::rate;
 
+const FAILURES: &str = "circuit_breaker.failures";
+const RATIO: &str = "circuit_breaker.ratio";
+
 /// The breaker, where the manifest says when it opens.
 pub(super) fn circuit_breaker(layers: &Layers) -> Option<CircuitBreaker> {
     let path = |name: &str| format!("circuit_breaker.{name}");
-    let trigger = if layers.find(&path("failures")).is_some() {
-        Trigger::InARow { failures: layers.count(&path("failures")) }
+    // The first table that says one of them decides.
+    let deciding = layers.said.iter().find(|layer| layer.contains_key(FAILURES) || layer.contains_key(RATIO))?;
+    let trigger = if deciding.contains_key(FAILURES) {
+        Trigger::InARow { failures: layers.count(FAILURES) }
     } else {
-        layers.find(&path("ratio"))?;
         Trigger::Ratio {
-            ratio: layers.number(&path("ratio")),
+            ratio: layers.number(RATIO),
             window: layers.duration(&path("window")),
             events_min: layers.count(&path("min_events")),
         }
@@ -67,16 +71,15 @@ fn needs(layers: &Layers, table: &str, others: &[&str], example: &str, report: &
 fn breaker(handler: &Handler, layers: &Layers, report: &mut Report) {
     let Some(breaker) = &handler.circuit_breaker else { return };
     let span = |name: &str| layers.span(&format!("circuit_breaker.{name}"));
-    if layers.find("circuit_breaker.failures").is_some() {
-        if layers.find("circuit_breaker.ratio").is_some() {
-            let message = "both \"circuit_breaker.failures\" and \"circuit_breaker.ratio\" are given";
-            report.error(span("ratio"), Complaint::new(message).hint("keep one of them"));
-        }
+    if let Some(layer) = layers.said.iter().find(|layer| layer.contains_key(FAILURES) && layer.contains_key(RATIO)) {
+        let message = format!("both \"{FAILURES}\" and \"{RATIO}\" are given");
+        report.error(layer[RATIO].span, Complaint::new(message).hint("keep one of them"));
     }
     if handler.mode == Mode::Broadcast {
         let message = "\"circuit_breaker\" is shared by all instances, but \"mode\" is \"broadcast\"";
         let hint = "rely on \"outage_brake\", which is each instance's own, or say mode = \"queue\"";
-        report.error(span("failures"), Complaint::new(message).hint(hint));
+        let trigger = if layers.find(FAILURES).is_some() { "failures" } else { "ratio" };
+        report.error(span(trigger), Complaint::new(message).hint(hint));
     }
     let sound = layers.sound(&["circuit_breaker.open_for", "circuit_breaker.open_max"]);
     if sound && breaker.open_for > breaker.open_max && layers.find("circuit_breaker.open_max").is_some() {

@@ -10,7 +10,7 @@ use tidemill_policy::manifest::{Across, Handler, Trigger, show_duration};
 pub(super) struct Explanation {
     circuit_breaker: Option<Breaker>,
     outage_brake: bool,
-    rate_limit: Option<Rate>,
+    rate_limit: Option<Limit>,
 }
 
 #[derive(Debug, Serialize)]
@@ -29,7 +29,7 @@ struct Breaker {
 }
 
 #[derive(Debug, Serialize)]
-struct Rate {
+struct Limit {
     rate: String,
     burst: u32,
     across: &'static str,
@@ -51,7 +51,7 @@ pub(super) fn explain(handler: &Handler) -> Explanation {
             successes: breaker.successes,
         }
     });
-    let rate_limit = handler.rate_limit.map(|limit| Rate {
+    let rate_limit = handler.rate_limit.map(|limit| Limit {
         rate: limit.to_string(),
         burst: limit.burst,
         across: limit.across.name(),
