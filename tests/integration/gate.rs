@@ -268,7 +268,7 @@ async fn a_rate_limit_holds_over_all_instances_and_leaves_events_with_the_broker
         for one in instances {
             one.drain().await.expect("drains");
         }
-        assert!(in_hand.load(Ordering::SeqCst) <= 2 * (BURST as usize + 40), "{in_hand:?} in hand");
+        assert!(in_hand.load(Ordering::SeqCst) <= 2 * 2 * 11, "{in_hand:?} in hand");
         let begun = begun.lock().expect("not poisoned").clone();
         let limited: Vec<Vec<Instant>> = match across {
             "instance" => (0..2).map(|number| of(&begun, |instance| instance == number)).collect(),

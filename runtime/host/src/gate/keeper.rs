@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tidemill_policy::gate::Start;
 use tidemill_policy::gate::breaker::{self, Probe, Record, State as Breaker};
 use tidemill_policy::gate::rate::{self, Meter};
 use tidemill_policy::history::millis;
@@ -162,11 +163,13 @@ impl<B: Broker> Keeper<B> {
         }
         let now = Instant::now();
         state.grants.retain(|(_, until)| now <= *until);
-        let is_open =
-            breaker::next(&state.record, now_ms) == tidemill_policy::gate::Start::Now || state.claim.is_some();
-        let wanted = state.waiting.len().saturating_sub(state.grants.len()).min(GRANTS_MAX);
+        let is_open = breaker::next(&state.record, now_ms) == Start::Now;
+        // No more than may begin besides.
+        let usable = if is_open && state.brake.hold().is_none() { GRANTS_MAX } else { 1 };
+        let can_begin = (is_open || state.claim.is_some()) && state.brake.next(now_ms) == Start::Now;
+        let wanted = state.waiting.len().min(usable).saturating_sub(state.grants.len());
         if let Some(limit) = handler.rate_limit.filter(|limit| limit.across == Across::Instances)
-            && is_open
+            && can_begin
             && wanted > 0
         {
             return Job::Reserve(limit, wanted);
@@ -259,8 +262,7 @@ impl<B: Broker> Keeper<B> {
         {
             state.claim = Some(probe.clone());
             self.claims += 1;
-            drop(state);
-            gate.changed.notify_waiters();
+            gate.let_others_go_on(&state);
         }
         Ok(())
     }
@@ -335,8 +337,7 @@ impl<B: Broker> Keeper<B> {
             let ahead = Duration::from_nanos(start_ns.saturating_sub(now_ns));
             state.grants.push_back((start_ns, arrived + ahead + GRANT_AGE_MAX));
         }
-        drop(state);
-        self.gate.changed.notify_waiters();
+        self.gate.let_others_go_on(&state);
     }
 
     fn read<T: DeserializeOwned + Default>(&self, value: Option<&Bytes>) -> T {

@@ -35,8 +35,6 @@ pub struct Gate {
     handler: Arc<Handler>,
     clock: Clock,
     state: Mutex<State>,
-    /// Told whenever somebody who waits may go on.
-    changed: Notify,
     /// Told whenever there is something for the keeper to do.
     work: Notify,
     intake: watch::Sender<u32>,
@@ -53,11 +51,20 @@ struct State {
     /// When attempts may begin by a limit that instances share, in nanoseconds since the Unix epoch, and until when
     /// that is to be made use of.
     grants: VecDeque<(u64, Instant)>,
-    /// Who waits: the attempts that are due, by ticket.
-    waiting: BTreeMap<u64, u32>,
+    /// Who waits, by ticket.
+    waiting: BTreeMap<u64, Waiting>,
     tickets: u64,
     /// What the keeper is to tell the other instances.
     news: VecDeque<News>,
+}
+
+/// Somebody who waits.
+#[derive(Debug)]
+struct Waiting {
+    /// The attempt that is due.
+    attempt: u32,
+    /// Told when it may be their turn.
+    turn: Arc<Notify>,
 }
 
 /// What is to be told to other instances.
@@ -104,14 +111,7 @@ pub struct BrakeReport {
 impl Gate {
     /// A gate through which nothing has gone yet.
     pub fn new(handler: Arc<Handler>, clock: Clock) -> Arc<Gate> {
-        let gate = Gate {
-            handler,
-            clock,
-            state: Mutex::default(),
-            changed: Notify::new(),
-            work: Notify::new(),
-            intake: watch::Sender::new(0),
-        };
+        let gate = Gate { handler, clock, state: Mutex::default(), work: Notify::new(), intake: watch::Sender::new(0) };
         gate.tell(&gate.lock());
         Arc::new(gate)
     }
@@ -125,10 +125,10 @@ impl Gate {
     pub fn line_up(self: &Arc<Self>, attempt: Attempt) -> Ticket {
         let mut state = self.lock();
         state.tickets += 1;
-        let number = state.tickets;
-        state.waiting.insert(number, attempt.get());
+        let (number, turn) = (state.tickets, Arc::new(Notify::new()));
+        state.waiting.insert(number, Waiting { attempt: attempt.get(), turn: Arc::clone(&turn) });
         self.tell(&state);
-        Ticket { gate: Arc::clone(self), number }
+        Ticket { gate: Arc::clone(self), number, turn }
     }
 
     /// What it does now.
@@ -187,7 +187,7 @@ impl Gate {
         }
         state.waiting.remove(&number);
         state.brake.began();
-        self.let_others_go_on(state);
+        self.let_others_go_on(&state);
         Ok(Pass { gate: Arc::clone(self), probe, since: Instant::now(), verdict: None })
     }
 
@@ -212,18 +212,16 @@ impl Gate {
             self.adopt(&mut state, record);
             state.news.push_back(News::Open { reason });
         }
-        self.let_others_go_on(state);
+        self.let_others_go_on(&state);
     }
 
-    /// Has those who wait, and the keeper, look at what has changed.
-    fn let_others_go_on(&self, state: MutexGuard<'_, State>) {
-        self.tell(&state);
-        let (is_waited_for, has_news) = (!state.waiting.is_empty(), !state.news.is_empty());
-        drop(state);
-        if is_waited_for {
-            self.changed.notify_waiters();
+    /// Has whoever is first in line, and the keeper, look at what has changed.
+    fn let_others_go_on(&self, state: &State) {
+        self.tell(state);
+        if let Some(waiting) = state.first().and_then(|first| state.waiting.get(&first)) {
+            waiting.turn.notify_one();
         }
-        if has_news {
+        if !state.news.is_empty() {
             self.work.notify_one();
         }
     }
@@ -233,7 +231,7 @@ impl Gate {
         let mut state = self.lock();
         if state.record != record {
             self.adopt(&mut state, record);
-            self.let_others_go_on(state);
+            self.let_others_go_on(&state);
         }
     }
 
@@ -301,7 +299,10 @@ impl State {
     /// that no single one uses up its own.
     fn first(&self) -> Option<u64> {
         let is_trying = self.brake.hold().is_some() || !matches!(self.record.state, Breaker::Closed);
-        let by_attempt = |(number, attempt): &(&u64, &u32)| (if is_trying { **attempt } else { 0 }, **number);
+        if !is_trying {
+            return self.waiting.keys().next().copied();
+        }
+        let by_attempt = |(number, waiting): &(&u64, &Waiting)| (waiting.attempt, **number);
         self.waiting.iter().min_by_key(by_attempt).map(|(number, _)| *number)
     }
 
@@ -331,14 +332,13 @@ impl State {
 pub struct Ticket {
     gate: Arc<Gate>,
     number: u64,
+    turn: Arc<Notify>,
 }
 
 impl Ticket {
     /// Waits until an attempt may begin. Where this is dropped, the place in line is kept.
     pub async fn pass(&self) -> Pass {
         loop {
-            let mut changed = std::pin::pin!(self.gate.changed.notified());
-            changed.as_mut().enable();
             let start = match self.gate.try_pass(self.number) {
                 Ok(pass) => return pass,
                 Err(start) => start,
@@ -349,11 +349,11 @@ impl Ticket {
                     let rest = Duration::from_millis(at_ms.saturating_sub(self.gate.clock.now_ms()).max(1));
                     tokio::select! {
                         biased;
-                        () = changed => {}
+                        () = self.turn.notified() => {}
                         () = sleep(rest) => {}
                     }
                 }
-                Start::Now | Start::Later => changed.await,
+                Start::Now | Start::Later => self.turn.notified().await,
             }
         }
     }
@@ -363,7 +363,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.gate.lock();
         if state.waiting.remove(&self.number).is_some() {
-            self.gate.let_others_go_on(state);
+            self.gate.let_others_go_on(&state);
         }
     }
 }

@@ -50,7 +50,7 @@ async fn while_the_brake_is_on_events_are_tried_that_have_most_attempts_left() {
 #[tokio::test(start_paused = true)]
 async fn what_no_longer_waits_holds_nobody_up() {
     let gate = gate("rate_limit = { rate = '1/min', burst = 1 }");
-    assert_eq!(*gate.intake().borrow(), 2);
+    assert_eq!(*gate.intake().borrow(), 1);
     let (first, second, third) = (line_up(&gate, 1), line_up(&gate, 1), line_up(&gate, 1));
     assert!(passes(&second).is_none(), "it is not its turn");
     assert!(passes(&first).is_some());

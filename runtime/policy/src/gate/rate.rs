@@ -32,11 +32,11 @@ pub fn earliest(limit: &RateLimit, meter: &Meter, now_ns: u64) -> u64 {
     meter.due_ns.saturating_sub(ahead).max(now_ns)
 }
 
-/// How many events of a stream one instance needs in hand to make use of the limit: a burst, and what may begin
-/// within a second.
+/// How many events of a stream one instance needs in hand to make use of the limit: the next, and what may begin within
+/// a quarter of a second. A burst is pulled as fast as it begins.
 pub fn in_hand(limit: &RateLimit) -> u32 {
-    let each_second = 1_000_000_000 / interval_ns(limit);
-    u32::try_from(each_second).unwrap_or(u32::MAX).max(1).saturating_add(limit.burst)
+    let soon = 250_000_000 / interval_ns(limit);
+    u32::try_from(soon).unwrap_or(u32::MAX).saturating_add(1)
 }
 
 /// The time from one attempt to the next where all come evenly; at least a nanosecond.
@@ -77,11 +77,11 @@ mod tests {
 
     #[test]
     fn what_is_in_hand_and_the_usual_burst_follow_from_the_rate() {
-        let rows = [(100, 1, 10, 100), (10, 60, 1, 1), (1000, 3600, 1, 1), (5, 1, 1, 5), (100_000, 1, 10_000, 100_000)];
-        for (count, seconds, burst, each_second) in rows {
+        let rows = [(100, 1, 10, 26), (10, 60, 1, 1), (1000, 3600, 1, 1), (5, 1, 1, 2), (100_000, 1, 10_000, 25_001)];
+        for (count, seconds, burst, in_hand_of) in rows {
             let per = Duration::from_secs(seconds);
             assert_eq!(usual_burst(count, per), burst, "{count} in {seconds} s");
-            assert_eq!(in_hand(&limit(count, per, burst)), each_second + burst, "{count} in {seconds} s");
+            assert_eq!(in_hand(&limit(count, per, burst)), in_hand_of, "{count} in {seconds} s");
         }
     }
 
