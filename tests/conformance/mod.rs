@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Settlement, Source};
+use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Settlement, Source, Stored};
 use tidemill_policy::arrival;
 use tidemill_policy::decide::{Failure, Stamp};
 use tidemill_policy::decode::decode;
@@ -256,6 +256,20 @@ pub(crate) async fn markers_are_replaced_by_compare_and_set<B: Bench>(bench: B) 
     assert_eq!(broker.recall("other").await.expect("an answer").revision, 0);
 }
 
+/// What instances share is replaced only by who knows the present one, and kept apart from markers.
+pub(crate) async fn records_are_replaced_by_compare_and_set<B: Bench>(bench: B) {
+    let (broker, age) = (bench.broker(), Duration::from_mins(1));
+    let (key, one, two) = ("breaker.h", bytes::Bytes::from_static(b"one"), bytes::Bytes::from_static(b"two"));
+    assert_eq!(broker.read_record(key).await.expect("an answer"), Stored::default());
+    let first = broker.replace_record(key, one.clone(), age, 0).await.expect("created");
+    assert_eq!(broker.replace_record(key, two.clone(), age, 0).await, Err(MarkerError::Conflict));
+    let second = broker.replace_record(key, two.clone(), age, first).await.expect("replaced");
+    assert_eq!(broker.replace_record(key, one, age, first).await, Err(MarkerError::Conflict));
+    let stored = broker.read_record(key).await.expect("an answer");
+    assert_eq!(stored, Stored { value: Some(two), revision: second });
+    assert_eq!(broker.recall("breaker").await.expect("an answer").marker, None);
+}
+
 /// A marker is forgotten after its lifetime, and can be created then; replacing it makes it live on.
 pub(crate) async fn markers_are_forgotten_after_their_lifetime<B: Bench>(mut bench: B) {
     if !bench.broker().message_ttl() {
@@ -289,6 +303,7 @@ macro_rules! conformance {
             what_is_handed_back_at_once_comes_again_once,
             a_retry_comes_when_it_is_due_and_once,
             markers_are_replaced_by_compare_and_set,
+            records_are_replaced_by_compare_and_set,
             markers_are_forgotten_after_their_lifetime,
         }
     };

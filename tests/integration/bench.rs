@@ -61,7 +61,8 @@ async fn bench() -> Real {
             let _ = sender.send(delivery);
         };
         let never = CancellationToken::new();
-        tokio::spawn(consume::run(Arc::clone(&nats), spec, never.clone(), never, hand_over));
+        let unlimited = tokio::sync::watch::channel(u32::MAX).1;
+        tokio::spawn(consume::run(Arc::clone(&nats), spec, unlimited, never.clone(), never, hand_over));
     }
     Real { world, nats, deliveries }
 }

@@ -243,7 +243,8 @@ fn explain_shows_the_whole_policy() {
          config = { from = \"a@example.org\" }\nallow = { publish = [\"mail.>\"] }\n\
          retry = { max_attempts = 4, initial = \"1s\", max = \"2s\", jitter = 0.5, on = [\"reject\"] }\n\
          limits = { timeout = \"2s\" }\ndedup = { key = \"header:X-Order\", claim = true }\nack = \"confirmed\"\n\
-         max_age = \"1h\"\ndead_letter.on = [\"trap\", \"fuel\"]\n",
+         max_age = \"1h\"\ncircuit_breaker = { ratio = 0.5, open_for = \"1m\" }\n\
+         rate_limit = { rate = \"100/min\", across = \"instances\" }\ndead_letter.on = [\"trap\", \"fuel\"]\n",
     );
     let shown = desk.run(&["explain", "mail"]).succeeds().stdout.clone();
     let expected = "\
@@ -264,6 +265,10 @@ retry         4 attempts, exponential: from 1s by 2 to 2s, 50 % jitter
               all wait in the retry stream
               also for reject
               not once it is older than 1h
+breaker       after 50 % failures within 30s, of at least 20 attempts in one instance, all take no events for 1m, then try one at a time
+              closes when one has succeeded; opens for longer each time one fails, up to 10m
+outage brake  after 18 of 20 attempts that end in retry or timeout, events wait and one is tried at a time
+rate limit    100/min attempts, 1 at once, over all instances
 dead letters  tidemill.deadletter.mail, kept for 30d
               in TIDEMILL_DEADLETTER, unless another stream stores the subject
               at once for trap, fuel

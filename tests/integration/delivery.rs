@@ -375,9 +375,16 @@ async fn a_delivery_is_kept_alive_for_as_long_as_it_is_worked_on() {
     let mut prolongations = world.client.subscribe("$JS.ACK.IN.>").await.expect("subscribed");
     let (stop, settled) = (CancellationToken::new(), CancellationToken::new());
     let (hand_over, mut deliveries) = tokio::sync::mpsc::unbounded_channel();
-    let run = consume::run(nats, spec, stop.clone(), settled.clone(), move |delivery| {
-        hand_over.send(delivery).expect("the test listens");
-    });
+    let run = consume::run(
+        nats,
+        spec,
+        tokio::sync::watch::channel(u32::MAX).1,
+        stop.clone(),
+        settled.clone(),
+        move |delivery| {
+            hand_over.send(delivery).expect("the test listens");
+        },
+    );
     let consumer = tokio::spawn(run);
     world.publish("in.x", &[], "p").await;
     let delivery = deliveries.recv().await.expect("a delivery");

@@ -225,6 +225,23 @@ async fn the_documented_user_may_do_all_that_is_needed() {
 }
 
 #[tokio::test]
+async fn a_breaker_needs_the_permission_to_pause_consumers() {
+    let (accounts, manifest) = documented();
+    let manifest = manifest.replace("create_stream = true", "") + "circuit_breaker.failures = 3\n";
+    let consumers = ["ORDERS.tidemill-order-pricing", "TIDEMILL_RETRY.tidemill-order-pricing-retry"];
+    let subjects = consumers.map(|consumer| format!("$JS.API.CONSUMER.PAUSE.{consumer}"));
+    let (world, password) = guarded(&accounts).await;
+    let found = findings(&world, &manifest, Some(("tidemill", &password))).await;
+    assert_eq!(found.conflicts.len(), 2, "{found:?}");
+    for (conflict, subject) in found.conflicts.iter().zip(&subjects) {
+        assert!(conflict.contains(subject) && conflict.contains("circuit_breaker"), "{conflict}");
+    }
+    let granted = format!("publish: [\"{}\", \"{}\"\n", subjects[0], subjects[1]);
+    let (world, password) = guarded(&accounts.replacen("publish: [", &granted, 1)).await;
+    assert_eq!(findings(&world, &manifest, Some(("tidemill", &password))).await, Findings::default());
+}
+
+#[tokio::test]
 async fn each_permission_that_is_missing_is_named() {
     let (accounts, manifest) = documented();
     let manifest = manifest.replace("create_stream = true", "");

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tidemill_policy::event::Event;
+use tidemill_policy::gate::breaker::{Record, State as Breaker};
 use tidemill_policy::headers;
-use tidemill_policy::history::AttemptError;
+use tidemill_policy::history::{AttemptError, Kind};
 use tidemill_policy::id::{self, Identity, Purpose};
-use tidemill_policy::manifest::Outputs;
+use tidemill_policy::manifest::{Across, Outputs};
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::Publication;
 
@@ -15,6 +16,10 @@ use tokio::time::Instant;
 
 use crate::plan::{Flow, Plan, Script};
 use crate::server::Server;
+
+/// After how long every instance knows that the breaker is open, where nothing goes wrong: it is looked at each
+/// second, and between two looks the keeper may wait for the rate limit.
+const NEWS_MS: u64 = 2_000;
 
 /// What has happened to the events, as the handler and the server saw it.
 #[derive(Debug, Default)]
@@ -40,6 +45,9 @@ struct Run {
     instance: String,
     is_active: bool,
     completed: bool,
+    at_ms: u64,
+    /// Whether the breaker was half-open when it began.
+    is_tried: bool,
 }
 
 impl Ledger {
@@ -81,10 +89,18 @@ impl Ledger {
         self.runs[run].is_active = false;
     }
 
-    pub(crate) fn begin_run(&mut self, plan: &Plan, server: &Server, instance: &str, event: &Event) -> usize {
+    pub(crate) fn begin_run(
+        &mut self,
+        plan: &Plan,
+        server: &Server,
+        instance: &str,
+        event: &Event,
+        now_ms: u64,
+    ) -> usize {
         if plan.flow != Flow::Free {
             self.check_order(plan, server, &event.id);
         }
+        let is_tried = self.check_breaker(plan, server, &event.id, now_ms);
         let here = self.runs.iter().filter(|run| run.is_active && run.instance == instance);
         let mut of_event = here.clone().filter(|run| run.event == event.id);
         if plan.handler.dedup.is_some() && of_event.next().is_some() {
@@ -108,8 +124,62 @@ impl Ledger {
             self.violations.push(format!("{} is run for attempt {}", event.id, event.attempt));
         }
         let (event, instance) = (event.id.clone(), instance.to_owned());
-        self.runs.push(Run { event, instance, is_active: true, completed: false });
+        self.runs.push(Run { event, instance, is_active: true, completed: false, at_ms: now_ms, is_tried });
         self.runs.len() - 1
+    }
+
+    /// Whether the breaker tries events; none begins while it is open, and no two are tried at once. Who cannot reach
+    /// the server does not know.
+    fn check_breaker(&mut self, plan: &Plan, server: &Server, event: &str, now_ms: u64) -> bool {
+        let stored = server.read_record("breaker.h").value;
+        let record: Record = stored.map(|value| serde_json::from_slice(&value).expect("a record")).unwrap_or_default();
+        let is_tried = matches!(record.state, Breaker::HalfOpen { .. });
+        if !plan.faults.are_none() {
+            return is_tried;
+        }
+        let is_known = now_ms >= record.since_ms + NEWS_MS;
+        // Also when its time is over: then the right to try an event is to be claimed first.
+        if matches!(record.state, Breaker::Open { .. }) && is_known {
+            self.violations.push(format!("{event} is run while the breaker is open"));
+        }
+        if is_tried && self.runs.iter().any(|run| run.is_active && run.is_tried && run.at_ms >= record.since_ms) {
+            self.violations.push(format!("{event} is tried beside another"));
+        }
+        is_tried
+    }
+
+    /// Checks that no span of time has more beginnings than the rate limit allows.
+    fn check_rate(&self, plan: &Plan) -> Option<String> {
+        let limit = plan.handler.rate_limit?;
+        // From being let through to the beginning, there may be a claim to be confirmed; a shared limit has to be
+        // asked for as well.
+        let slack_ms = match (limit.across, plan.faults.are_none()) {
+            (Across::Instance, true) => 60,
+            (Across::Instance, false) => 1_000,
+            (Across::Instances, true) => 250,
+            (Across::Instances, false) => 2_200,
+        };
+        let interval_ns = u64::try_from(limit.per.as_nanos()).expect("fits") / u64::from(limit.count);
+        let mut starts: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+        for run in &self.runs {
+            let of = if limit.across == Across::Instance { run.instance.as_str() } else { "all" };
+            starts.entry(of).or_default().push(run.at_ms);
+        }
+        for (of, starts) in starts {
+            for (first, from) in starts.iter().enumerate() {
+                for (last, to) in starts.iter().enumerate().skip(first) {
+                    let allowed = u64::from(limit.burst) + (to - from + slack_ms) * 1_000_000 / interval_ns;
+                    if (last - first) as u64 > allowed {
+                        let count = last - first + 1;
+                        return Some(format!(
+                            "{count} attempts begin in {} ms, {limit} and {allowed} are allowed ({of})",
+                            to - from
+                        ));
+                    }
+                }
+            }
+        }
+        None
     }
 
     pub(crate) fn end_run(&mut self, run: usize, outcome: &Outcome) {
@@ -183,7 +253,7 @@ impl Ledger {
 
     /// Checks what is stored at the end.
     pub(crate) fn at_rest(&mut self, plan: &Plan, server: &Server) {
-        let mut found = Vec::new();
+        let mut found: Vec<_> = self.check_rate(plan).into_iter().collect();
         for script in &plan.events {
             let id = &script.id;
             let is_handled = self.runs.iter().any(|run| run.event == *id && run.completed);
@@ -206,6 +276,10 @@ impl Ledger {
             }
             if letters.len() > 1 {
                 found.push(format!("{id} has {} dead letters", letters.len()));
+            }
+            let is_lost = |error: &AttemptError| error.kind == Kind::Lost || error.kind == Kind::Attempts;
+            if plan.faults.are_none() && letters.iter().any(|(errors, _)| errors.iter().any(is_lost)) {
+                found.push(format!("{id} is charged an attempt that was not made"));
             }
             for (errors, dropped) in &letters {
                 found.extend(gaps(errors, *dropped, plan.handler.retry.max_attempts).map(|gap| format!("{id}: {gap}")));
@@ -235,7 +309,7 @@ impl Ledger {
 
     /// With `order`, the outputs of an older event that come after those of a newer one, both of which were handled.
     fn goes_back(plan: &Plan, server: &Server) -> Vec<String> {
-        let mut last: BTreeMap<u64, &Script> = BTreeMap::new();
+        let mut last: BTreeMap<&str, &Script> = BTreeMap::new();
         let mut found = Vec::new();
         for output in server.outputs.iter().filter(|_| plan.keeps_latest()) {
             let id = std::str::from_utf8(&output.payload).ok().and_then(|payload| payload.split('/').next());

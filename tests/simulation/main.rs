@@ -16,9 +16,10 @@ mod world;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use check::Summary;
+use plan::Plan;
 use run::Finished;
 
 /// How many seeds are run.
@@ -81,4 +82,18 @@ fn a_seed_gives_the_same_run_every_time() {
         assert_eq!(differs, None, "seed {seed}:\n{}\n---\n{}", one.trace.join("\n"), two.trace.join("\n"));
         assert_eq!((one.trace.len(), one.summary), (two.trace.len(), two.summary), "seed {seed}");
     }
+}
+
+/// Hours of an outage, with a policy that gives an event up after some seconds.
+#[test]
+fn an_outage_of_hours_costs_few_events_with_the_brake_and_nearly_all_without() {
+    const EVENTS: u64 = 2_000;
+    let outage = |brake| run::run_plan(Plan::outage(EVENTS, Duration::from_hours(6), brake), 1);
+    let braked = outage(true);
+    println!("{:?}", braked.summary);
+    assert!(braked.violations.is_empty(), "{:?}", braked.violations);
+    assert!(braked.summary.dead < 20, "{:?}", braked.summary);
+    let unbraked = outage(false);
+    assert!(unbraked.violations.is_empty(), "{:?}", unbraked.violations);
+    assert!(unbraked.summary.dead > 1_800, "{:?}", unbraked.summary);
 }

@@ -1,5 +1,6 @@
 //! What a seed stands for: a policy, events with what their handler makes of them, and how much goes wrong.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use tidemill_policy::event::{Event, Output};
@@ -18,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) events: Vec<Script>,
     pub(crate) instances: u64,
     pub(crate) faults: Faults,
+    /// Until when every attempt fails, whatever its event.
+    pub(crate) outage: Duration,
 }
 
 /// How a consumer of the input is set up.
@@ -85,6 +88,14 @@ pub(crate) struct Faults {
     pub(crate) event: u64,
 }
 
+impl Faults {
+    /// Whether nothing goes wrong but what handlers do.
+    pub(crate) fn are_none(&self) -> bool {
+        let Faults { request_lost, answer_lost, death, death_in_handler, slow: _, event } = self;
+        request_lost + answer_lost + death + death_in_handler + event == 0
+    }
+}
+
 impl Plan {
     pub(crate) fn new(seed: u64) -> Plan {
         let rng = &mut Rng::new(seed);
@@ -114,12 +125,37 @@ impl Plan {
         };
         let retry_clock = if rng.chance(700) { RetryClock::Schedules } else { RetryClock::NotBefore };
         let most = if flow == Flow::Free { 2 } else { 3 };
-        Plan { handler, retry_clock, flow, events, instances: 1 + rng.below(most), faults }
+        let instances = 1 + rng.below(most);
+        Plan { handler, retry_clock, flow, events, instances, faults, outage: Duration::ZERO }
     }
 
     /// Whether only the latest event of a key counts.
     pub(crate) fn keeps_latest(&self) -> bool {
         matches!(self.handler.order, Some(Order::Latest(_)))
+    }
+
+    /// Events that all arrive at the start of an outage, under the policy of a handler that names none.
+    pub(crate) fn outage(count: u64, outage: Duration, brake: bool) -> Plan {
+        let events = (0..count).map(|index| Script {
+            id: format!("e{index}"),
+            key: "x".to_owned(),
+            time: 0,
+            at: vec![Duration::ZERO],
+            failures: Vec::new(),
+            last: Last::Success,
+            outputs: 1,
+        });
+        Plan {
+            handler: parse(&format!(
+                "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>']\noutage_brake = {brake}\n"
+            )),
+            retry_clock: RetryClock::Schedules,
+            flow: Flow::Free,
+            events: events.collect(),
+            instances: 2,
+            faults: Faults::default(),
+            outage,
+        }
     }
 
     pub(crate) fn script(&self, id: &str) -> &Script {
@@ -143,8 +179,9 @@ fn handler(rng: &mut Rng, dedup: &str, flow: Flow, on_stale: &str) -> Handler {
             format!("order = {{ by = 'key', key = 'subject:2', form = 'queues', in_flight = {window} }}")
         }
     };
+    let gate = gate(rng);
     let text = format!(
-        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'in.>', 'nowhere']\n{dedup}\n{order}\noutputs = '{}'\nconcurrency = {}\n\
+        "[handler.h]\nsubject = 'in.>'\nallow.publish = ['out.>', 'in.>', 'nowhere']\n{dedup}\n{order}\n{gate}\noutputs = '{}'\nconcurrency = {}\n\
          ack_wait = '5s'\nack = '{}'\nlimits.timeout = '4s'\n\
          retry = {{ max_attempts = {}, initial = '{}ms', max = '4s', jitter = 0.5, in_memory = '{}ms' }}\n",
         rng.pick(&["each", "atomic"]),
@@ -154,9 +191,34 @@ fn handler(rng: &mut Rng, dedup: &str, flow: Flow, on_stale: &str) -> Handler {
         rng.pick(&[0, 50, 400]),
         rng.pick(&[0, 250, 2000]),
     );
-    let parsed = manifest::parse(Source { path: "sim.toml", text: &text }, &[], &|_| None);
+    parse(&text)
+}
+
+fn parse(text: &str) -> Handler {
+    let parsed = manifest::parse(Source { path: "sim.toml", text }, &[], &|_| None);
     let mut manifest = parsed.map_err(|problems| problems.to_string()).expect("a valid manifest").manifest;
     manifest.handlers.remove("h").expect("the handler")
+}
+
+/// What keeps attempts back. The brake needs more failures than most plans have.
+fn gate(rng: &mut Rng) -> String {
+    let mut text = format!("outage_brake = {}\n", rng.chance(700));
+    if rng.chance(400) {
+        let trigger =
+            *rng.pick(&["failures = 1", "failures = 2", "failures = 4", "ratio = 0.5, min_events = 3, window = '5s'"]);
+        let (open_for, successes) = (1 + rng.below(5), 1 + rng.below(3));
+        let _ = writeln!(
+            text,
+            "circuit_breaker = {{ {trigger}, open_for = '{open_for}s', open_max = '20s', successes = {successes} }}"
+        );
+    }
+    if rng.chance(400) {
+        let rate = *rng.pick(&["1/s", "5/s", "50/s", "30/min"]);
+        let across = *rng.pick(&["instance", "instances"]);
+        let burst = 1 + rng.below(4);
+        let _ = writeln!(text, "rate_limit = {{ rate = '{rate}', burst = {burst}, across = '{across}' }}");
+    }
+    text
 }
 
 fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool, spread_ms: u64) -> Script {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill::gate::Gate;
+use tidemill::gate::keeper::Keeper;
 use tidemill::instance::Part;
 use tidemill::leader::Leader;
 use tidemill::pipeline::{Pipeline, Stop};
@@ -10,6 +12,7 @@ use tidemill::status::Status;
 use tidemill::turns::Turns;
 use tidemill::worker::Worker;
 use tidemill_policy::order::is_all_in_hand;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,10 +39,15 @@ pub(crate) struct Finished {
 
 /// Runs a seed.
 pub(crate) fn run(seed: u64) -> Finished {
+    run_plan(Plan::new(seed), seed)
+}
+
+/// Runs a plan.
+pub(crate) fn run_plan(plan: Plan, seed: u64) -> Finished {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let finished = runtime.block_on(async {
-        let world = World::new(Plan::new(seed), seed);
+        let world = World::new(plan, seed);
         let at_rest = drive(&world).await;
         let mut state = world.lock();
         let state = &mut *state;
@@ -76,7 +84,7 @@ async fn drive(world: &Arc<World>) -> bool {
         instance.look_after().await;
     }
     producer.await.expect("no panic");
-    let at_rest = timeout(REST, async {
+    let at_rest = timeout(REST + world.plan.outage, async {
         loop {
             let changed = world.changed.notified();
             if world.lock().server.is_at_rest() {
@@ -153,6 +161,7 @@ impl Instance {
         let stop = Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() };
         let in_flight = TaskTracker::new();
         let handler = Arc::new(world.plan.handler.clone());
+        let gate = Gate::new(Arc::clone(&handler), world.clock);
         let credit = handler.concurrency as usize * 2;
         let part =
             Part { handler: Arc::clone(&handler), invoker: (), schemas: Arc::default(), component: String::new() };
@@ -167,14 +176,21 @@ impl Instance {
             clock: world.clock,
             stop: stop.clone(),
             recent: Arc::default(),
+            gate: Arc::clone(&gate),
         };
         let status = Arc::new(Status::new(process.name.clone(), &[part]));
-        if let Flow::Window(window) = world.plan.flow {
-            in_flight.spawn(lead(process.clone(), pipeline, status, window as usize));
-        } else {
-            let worker = Worker::new(pipeline, status, in_flight.clone(), None);
-            tokio::spawn(consume(process.clone(), worker, credit, stop.requested.clone(), in_flight.clone(), None));
-        }
+        let (starting, stops, tracker) = (process.clone(), stop.clone(), in_flight.clone());
+        in_flight.spawn(async move {
+            let (broker, name) = (Arc::new(starting.clone()), starting.name.clone());
+            let keeper = Keeper::start(Arc::clone(&gate), broker, name, Vec::new());
+            let Some(keeper) = stops.requested.run_until_cancelled(keeper).await else { return };
+            tokio::spawn(keeper.run(stops.overdue));
+            if let Flow::Window(window) = starting.world.plan.flow {
+                return lead(starting, pipeline, status, window as usize).await;
+            }
+            let worker = Worker::new(pipeline, status, tracker.clone(), None);
+            tokio::spawn(consume(starting, worker, credit, gate.intake(), stops.requested, tracker, None));
+        });
         Instance { number, starts, process, stop, in_flight }
     }
 
@@ -227,14 +243,15 @@ async fn lead(process: Process, pipeline: Pipeline<Process, Process>, status: Ar
         let process = process.clone();
         async move {
             let requested = stop.requested.clone();
-            let consume =
-                consume(process.clone(), worker, window, requested, in_flight.clone(), Some(Arc::clone(&turns)));
+            let everything = watch::channel(u32::MAX).1;
+            let (tracker, held) = (in_flight.clone(), Some(Arc::clone(&turns)));
+            let consume = consume(process.clone(), worker, window, everything, requested, tracker, held);
             // Tasks of their own, so that they end as such when the term is lost.
             let consumer = tokio::spawn(consume);
-            let watch = stop.requested.clone().run_until_cancelled_owned(watch(process, turns));
-            let watch = tokio::spawn(watch);
+            let sure = stop.requested.clone().run_until_cancelled_owned(become_sure(process, turns));
+            let sure = tokio::spawn(sure);
             let _ = consumer.await;
-            let _ = watch.await;
+            let _ = sure.await;
             in_flight.close();
             in_flight.wait().await;
         }
@@ -243,7 +260,7 @@ async fn lead(process: Process, pipeline: Pipeline<Process, Process>, status: Ar
 }
 
 /// Lets events begin whenever everything that was delivered is in hand.
-async fn watch(process: Process, turns: Arc<Turns>) {
+async fn become_sure(process: Process, turns: Arc<Turns>) {
     loop {
         let hold = turns.held().await;
         loop {
@@ -265,12 +282,13 @@ async fn consume(
     process: Process,
     worker: Arc<Worker<Process, Process>>,
     credit: usize,
+    intake: watch::Receiver<u32>,
     stop: CancellationToken,
     in_flight: TaskTracker,
     turns: Option<Arc<Turns>>,
 ) {
     loop {
-        while in_flight.len() >= credit {
+        while in_flight.len() >= credit.min(*intake.borrow() as usize) && !stop.is_cancelled() {
             sleep(Duration::from_millis(10)).await;
         }
         tokio::select! {

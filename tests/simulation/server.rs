@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill::broker::{MarkerError, PublishError, Recalled, Settlement, Source};
+use tidemill::broker::{MarkerError, PublishError, Recalled, Settlement, Source, Stored};
 use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::event::Headers;
 use tidemill_policy::headers;
@@ -45,6 +45,7 @@ pub(crate) struct Server {
     pub(crate) dead_letters: Vec<Publication>,
     ids: HashMap<(Stream, String), Instant>,
     markers: BTreeMap<String, Kept>,
+    records: BTreeMap<String, (Bytes, u64)>,
     revisions: u64,
     deliveries: u64,
     flow: Option<Flow>,
@@ -386,6 +387,20 @@ impl Server {
                 }
             }
         }
+    }
+
+    pub(crate) fn read_record(&self, key: &str) -> Stored {
+        let kept = self.records.get(key).cloned();
+        kept.map_or_else(Stored::default, |(value, revision)| Stored { value: Some(value), revision })
+    }
+
+    pub(crate) fn replace_record(&mut self, key: &str, value: Bytes, revision: u64) -> Result<u64, MarkerError> {
+        if self.read_record(key).revision != revision {
+            return Err(MarkerError::Conflict);
+        }
+        self.revisions += 1;
+        self.records.insert(key.to_owned(), (value, self.revisions));
+        Ok(self.revisions)
     }
 
     pub(crate) fn recall(&self, key: &str) -> Recalled {

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Recalled, Settlement, Source};
+use bytes::Bytes;
+use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Recalled, Settlement, Source, Stored};
 use tidemill::clock::Clock;
 use tidemill::invoker::{Invoker, Report};
 use tidemill_policy::budget::Usage;
@@ -13,7 +14,7 @@ use tidemill_policy::event::Event;
 use tidemill_policy::latest::Seen;
 use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
-use tidemill_policy::outcome::{Interruption, Outcome};
+use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::{Publication, RetryClock};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -383,6 +384,21 @@ impl Broker for Process {
         }
     }
 
+    async fn read_record(&self, key: &str) -> Result<Stored, MarkerError> {
+        let read = self.request("read record", |state| state.server.read_record(key)).await;
+        read.ok_or_else(|| MarkerError::Unavailable("simulated".into()))
+    }
+
+    async fn replace_record(&self, key: &str, value: Bytes, _: Duration, revision: u64) -> Result<u64, MarkerError> {
+        let what = format!("replace record {key} by {}", String::from_utf8_lossy(&value));
+        let written = self.request(&what, |state| state.server.replace_record(key, value, revision)).await;
+        written.unwrap_or_else(|| Err(MarkerError::Unavailable("simulated".into())))
+    }
+
+    async fn pause(&self, _: &[(String, String)], _: Option<u64>) -> Result<(), String> {
+        Ok(())
+    }
+
     fn retry_clock(&self) -> RetryClock {
         self.world.plan.retry_clock
     }
@@ -412,8 +428,9 @@ impl Invoker for Process {
         let (run, takes, dies) = {
             let mut state = self.world.lock();
             self.world.note(&mut state, &format!("{}: runs {} attempt {}", self.name, event.id, event.attempt));
+            let now_ms = self.world.clock.now_ms();
             let State { ledger, server, .. } = &mut *state;
-            let run = ledger.begin_run(&self.world.plan, server, &self.name, &event);
+            let run = ledger.begin_run(&self.world.plan, server, &self.name, &event, now_ms);
             let faults = state.faults;
             let takes = if state.rng.chance(faults.slow) { state.rng.millis(6_000) } else { state.rng.millis(20) };
             (run, takes, state.rng.chance(faults.death_in_handler))
@@ -429,6 +446,9 @@ impl Invoker for Process {
         }
         let outcome = if takes > timeout {
             Outcome::TimedOut(Interruption::default())
+        } else if self.world.start.elapsed() < self.world.plan.outage {
+            let error = HandlerError { message: "the downstream does not answer".into(), ..HandlerError::default() };
+            Outcome::Retry { error, delay: None }
         } else {
             self.world.plan.script(&event.id).outcome(&event)
         };

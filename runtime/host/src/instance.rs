@@ -8,6 +8,7 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::RetryClock;
 use tidemill_policy::schema::Schemas;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +21,8 @@ use crate::broker::nats::partitions;
 use crate::broker::nats::preflight::{self, Conflicts};
 use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::gate::keeper::{self, Keeper};
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
@@ -35,6 +38,8 @@ use active::Candidate;
 const NO_ANSWER_DELAY: Duration = Duration::from_secs(1);
 /// How long to wait before a start that failed is tried again.
 const START_DELAY: Duration = Duration::from_secs(5);
+/// How long the other instances are told of probes that were cut off.
+const LAST_NEWS_MAX: Duration = Duration::from_secs(2);
 /// What is in trouble while an instance cannot start.
 const START: &str = "start";
 
@@ -136,19 +141,28 @@ async fn serve<I: Invoker>(
     };
     let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
     let in_flight = TaskTracker::new();
-    let consumers = TaskTracker::new();
+    let (consumers, keepers) = (TaskTracker::new(), TaskTracker::new());
     let mut specs = Vec::new();
     // Without handlers that pull all the time, this is what is waited for.
     let requested = stop.requested.clone();
     consumers.spawn(async move { requested.cancelled().await });
     for (part, input) in parts.iter().zip(inputs) {
         let handler = &part.handler;
+        let gate = Gate::new(Arc::clone(handler), Clock::System);
+        status.watch(&handler.name, &gate);
+        let pipeline = pipeline(settings, part, &nats, status, &gate, stop.clone());
         let of_handler = specs::consumers_of(handler, &input, settings, &nats, &status.name);
+        if keeper::is_shared(handler) {
+            let names = of_handler.iter().map(|spec| (spec.stream.clone(), spec.name.clone())).collect();
+            let keeper = Keeper::start(Arc::clone(&gate), Arc::clone(&nats), status.name.clone(), names);
+            if let Some(keeper) = stop.requested.run_until_cancelled(keeper).await {
+                keepers.spawn(keeper.run(stop.overdue.clone()));
+            }
+        }
         for spec in &of_handler {
             ensure_consumer(&nats, spec, &handler.name, status, &stop.requested).await?;
         }
         specs.extend(of_handler.iter().cloned());
-        let pipeline = pipeline(settings, part, &nats, status, stop.clone());
         if handler.window().is_some() {
             let candidate =
                 Candidate { nats: Arc::clone(&nats), status: Arc::clone(status), specs: of_handler, pipeline };
@@ -156,7 +170,7 @@ async fn serve<I: Invoker>(
         } else {
             let worker = Worker::new(pipeline, Arc::clone(status), in_flight.clone(), None);
             for spec in of_handler {
-                consumers.spawn(pull(&nats, spec, &stop, &worker));
+                consumers.spawn(pull(&nats, spec, gate.intake(), &stop, &worker));
             }
         }
         status.consuming();
@@ -175,7 +189,7 @@ async fn serve<I: Invoker>(
             consumers.wait().await;
         }
     }
-    drain(&nats, &in_flight, &stop, settings.manifest.runtime.drain).await;
+    drain(&nats, &in_flight, &keepers, &stop, settings.manifest.runtime.drain).await;
     for spec in specs.iter().filter(|spec| spec.broadcast && !nats.link.lost.is_cancelled()) {
         // Left behind, it goes by itself after a minute.
         let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
@@ -183,16 +197,17 @@ async fn serve<I: Invoker>(
     Ok(())
 }
 
-/// Pulls from a consumer for a worker, until `stop`.
+/// Pulls from a consumer for a worker, as much as `intake` allows, until `stop`.
 fn pull<I: Invoker>(
     nats: &Arc<Nats>,
     spec: Spec,
+    intake: watch::Receiver<u32>,
     stop: &Stop,
     worker: &Arc<Worker<Nats, I>>,
 ) -> impl Future<Output = ()> + use<I> {
     let worker = Arc::clone(worker);
     let hand_over = move |delivery| Worker::start(&worker, delivery);
-    consume::run(Arc::clone(nats), spec, stop.requested.clone(), stop.overdue.clone(), hand_over)
+    consume::run(Arc::clone(nats), spec, intake, stop.requested.clone(), stop.overdue.clone(), hand_over)
 }
 
 fn pipeline<I: Invoker + Clone>(
@@ -200,6 +215,7 @@ fn pipeline<I: Invoker + Clone>(
     part: &Part<I>,
     nats: &Arc<Nats>,
     status: &Status,
+    gate: &Arc<Gate>,
     stop: Stop,
 ) -> Pipeline<Nats, I> {
     Pipeline {
@@ -213,6 +229,7 @@ fn pipeline<I: Invoker + Clone>(
         clock: Clock::System,
         stop,
         recent: Arc::default(),
+        gate: Arc::clone(gate),
     }
 }
 
@@ -296,7 +313,7 @@ async fn wait_for_answer(status: &Status, error: StreamError) -> Result<(), Stre
 }
 
 /// Waits for the events in flight; those that take longer than `limit` are handed back.
-async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duration) {
+async fn drain(nats: &Nats, in_flight: &TaskTracker, keepers: &TaskTracker, stop: &Stop, limit: Duration) {
     in_flight.close();
     if !in_flight.is_empty() {
         tracing::info!(in_flight = in_flight.len(), "draining");
@@ -310,6 +327,9 @@ async fn drain(nats: &Nats, in_flight: &TaskTracker, stop: &Stop, limit: Duratio
     }
     stop.overdue.cancel();
     in_flight.wait().await;
+    keepers.close();
+    // They have nothing to tell but which probe was cut off; if they do not, its right ends by itself.
+    let _ = timeout(LAST_NEWS_MAX, keepers.wait()).await;
     // Settlements are buffered. Where the connection is gone, the server delivers those events again.
     if !nats.link.lost.is_cancelled() && timeout(Duration::from_secs(5), nats.client.flush()).await.is_err() {
         tracing::warn!("could not send the last settlements; their events are delivered again");

@@ -7,6 +7,7 @@ pub mod broker;
 pub mod clock;
 pub mod dev;
 pub mod fate;
+pub mod gate;
 pub mod http;
 pub mod instance;
 pub mod invoker;

@@ -7,14 +7,15 @@
 //! 1. decode the message;
 //! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
 //! 3. admit it;
-//! 4. look whether a newer event of its key was processed, where `order.by` is `latest`;
-//! 5. claim it, where `dedup.claim` says so;
-//! 6. invoke the handler;
-//! 7. decide what follows;
-//! 8. record a failure before anything follows from it;
-//! 9. publish the outputs, the retry or the dead letter, and wait for every confirmation;
-//! 10. mark the event as done or dead;
-//! 11. settle.
+//! 4. wait at the gate: breaker, brake and rate limit;
+//! 5. look whether a newer event of its key was processed, where `order.by` is `latest`;
+//! 6. claim it, where `dedup.claim` says so;
+//! 7. invoke the handler;
+//! 8. decide what follows;
+//! 9. record a failure before anything follows from it;
+//! 10. publish the outputs, the retry or the dead letter, and wait for every confirmation;
+//! 11. mark the event as done or dead;
+//! 12. settle.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use tidemill_policy::attempt::Attempt;
 use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
+use tidemill_policy::gate;
 use tidemill_policy::history::{AttemptError, Kind, millis};
 use tidemill_policy::latest::Stale;
 use tidemill_policy::manifest::{Handler, KeyOrder};
@@ -42,15 +44,18 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, Delivery, PublishError, Settlement, Source};
 use crate::clock::Clock;
 use crate::fate::{self, Fate, What};
+use crate::gate::Gate;
 use crate::invoker::{Invoker, Report};
 
 mod latest;
 mod memory;
 mod outputs;
+mod wait;
 
 use latest::{Standing as Latest, Unstored};
 pub use memory::Recent;
 use memory::{Memory, Remembered};
+pub use wait::NOTE_AFTER;
 
 /// How long a publication that is not confirmed waits before it is tried again: from the first to the second.
 const HOLD_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -81,6 +86,8 @@ pub struct Pipeline<B, I> {
     pub stop: Stop,
     /// What this process knows of events that were or are being handled.
     pub recent: Arc<Recent>,
+    /// Where attempts wait.
+    pub gate: Arc<Gate>,
 }
 
 /// How a process stops.
@@ -101,6 +108,8 @@ struct Work {
     memory: Memory,
     /// Where it stands among the events of its key, if that matters.
     latest: Option<Latest>,
+    /// Whether it is noted that the attempt that is due was not begun.
+    is_noted: bool,
     /// How long retries of this delivery have waited in memory.
     waited: Duration,
     /// How many there were.
@@ -124,12 +133,12 @@ impl Work {
 }
 
 /// A delivery that was looked at, and is not begun.
-pub struct Opened<R> {
+pub struct Taken<R> {
     work: Work,
     receipt: R,
 }
 
-impl<R> Opened<R> {
+impl<R> Taken<R> {
     /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
     pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
         let Work { arrival, event, .. } = &self.work;
@@ -192,14 +201,15 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             clock: self.clock,
             stop,
             recent: Arc::clone(&self.recent),
-            schemas: self.schemas.clone(),
+            schemas: Arc::clone(&self.schemas),
+            gate: Arc::clone(&self.gate),
         }
     }
 
     /// Takes one delivery all the way to its settlement, and says what became of it.
-    pub async fn handle(&self, opened: Opened<B::Receipt>, slot: Slot) -> Fate {
+    pub async fn handle(&self, taken: Taken<B::Receipt>, slot: Slot) -> Fate {
         let started = Instant::now();
-        let Opened { mut work, receipt } = opened;
+        let Taken { mut work, receipt } = taken;
         work.slot = Some(slot);
         let (settlement, what) = match self.too_early(&work.arrival) {
             Some(delay) => (Settlement::Nak { delay }, What::TooEarly),
@@ -225,8 +235,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     }
 
     /// Waits until a delivery that is not begun may be given to somebody else, see [`Broker::lapsed`].
-    pub async fn taken_away(&self, opened: &Opened<B::Receipt>) {
-        self.lapsed(&opened.receipt).await;
+    pub async fn taken_away(&self, taken: &Taken<B::Receipt>) {
+        self.lapsed(&taken.receipt).await;
     }
 
     /// Only of ordered handlers, deliveries are watched that closely.
@@ -239,16 +249,17 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Hands a delivery back before it has begun, for another instance to handle; that is noted, so that it costs
     /// the event no attempt.
-    pub async fn hand_back(&self, opened: Opened<B::Receipt>) {
-        let Opened { mut work, receipt } = opened;
-        if self.too_early(&work.arrival).is_none() && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
+    pub async fn hand_back(&self, taken: Taken<B::Receipt>) {
+        let Taken { mut work, receipt } = taken;
+        let is_due = !work.is_noted && self.too_early(&work.arrival).is_none();
+        if is_due && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
             self.note_handed_back(&mut work).await;
         }
         self.broker.settle(receipt, Settlement::Nak { delay: Duration::ZERO }, self.handler.ack).await;
     }
 
-    /// Looks at a delivery.
-    pub fn open(&self, delivery: Delivery<B::Receipt>) -> Opened<B::Receipt> {
+    /// Takes a delivery in hand, to be handled or handed back.
+    pub fn take(&self, delivery: Delivery<B::Receipt>) -> Taken<B::Receipt> {
         let arrival = match delivery.source {
             Source::Input => arrival::first(delivery.message, delivery.position),
             Source::Retry => arrival::retried(delivery.message, delivery.position),
@@ -262,12 +273,13 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             arrival,
             event,
             memory: Memory::default(),
+            is_noted: false,
             waited: Duration::ZERO,
             retried_in_memory: 0,
             latest: None,
             slot: None,
         };
-        Opened { work, receipt: delivery.receipt }
+        Taken { work, receipt: delivery.receipt }
     }
 
     /// How long a retry that was delivered before its time still has to wait.
@@ -288,6 +300,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if let Err(failure) = self.admit(work) {
             return self.fail(work, Setback::DeadLetter(failure), None).await;
         }
+        let pass = match self.wait_at_gate(work).await {
+            Ok(pass) => pass,
+            Err(step) => return step,
+        };
         if let Err(unstored) = self.look_for_newer(work).await {
             return self.unpublished(work, unstored, None).await;
         }
@@ -296,12 +312,16 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             Remembered::Overtaken => return Step::Again,
             Remembered::Unreachable => return Step::release(),
         }
+        if pass.is_over() {
+            return Step::Again;
+        }
         let Ok(event) = &work.event else { return Step::release() };
         let mut report = tokio::select! {
             biased;
             report = self.invoker.invoke(event.clone()) => report,
             () = self.stop.overdue.cancelled() => return Step::release(),
         };
+        pass.report(gate::verdict(&report.outcome));
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
         match decide(&self.handler, event, self.schemas.screen(outcome)) {
             Decision::Publish(outputs) => self.publish(work, outputs, report).await,

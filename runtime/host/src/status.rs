@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::broker::nats::connect::Link;
 use crate::fate::{Counters, Counts, Fate};
+use crate::gate::{Gate, GateReport};
 use crate::instance::Part;
 use crate::troubles::{Trouble, Troubles};
 
@@ -29,6 +30,7 @@ struct HandlerStatus {
     component: String,
     counters: Counters,
     in_flight: AtomicU64,
+    gate: Mutex<Option<Arc<Gate>>>,
 }
 
 /// One delivery in flight.
@@ -63,6 +65,8 @@ pub struct HandlerReport {
     pub component: String,
     /// Events queued or running here.
     pub in_flight: u64,
+    /// What keeps its attempts back; nothing before its consumers are set up.
+    pub gate: Option<GateReport>,
     /// What became of its deliveries.
     #[serde(flatten)]
     pub counts: Counts,
@@ -91,12 +95,19 @@ impl Status {
     }
 
     fn link(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
-        self.nats.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.nats)
     }
 
     /// Notes that one more handler's consumers are set up.
     pub fn consuming(&self) {
         self.missing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes the gate of a handler.
+    pub fn watch(&self, handler: &str, gate: &Arc<Gate>) {
+        if let Some(status) = self.handlers.get(handler) {
+            *lock(&status.gate) = Some(Arc::clone(gate));
+        }
     }
 
     /// Counts a delivery as in flight until the result is dropped.
@@ -140,6 +151,7 @@ impl Status {
         let report = |status: &HandlerStatus| HandlerReport {
             component: status.component.clone(),
             in_flight: status.in_flight.load(Ordering::Relaxed),
+            gate: lock(&status.gate).as_ref().map(|gate| gate.report()),
             counts: status.counters.counts(),
         };
         StatusReport {
@@ -150,4 +162,8 @@ impl Status {
             handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,16 @@
 //! The deliveries of one handler, as many at once as its policy allows.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, Delivery};
 use crate::fate;
 use crate::invoker::Invoker;
-use crate::pipeline::{Opened, Pipeline, Slot};
+use crate::pipeline::{NOTE_AFTER, Pipeline, Slot, Taken};
 use crate::status::Status;
 use crate::turns::{Turn, Turns};
 
@@ -40,13 +42,13 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         let task = Arc::clone(worker);
         let ordered = worker.turns.as_ref().zip(worker.pipeline.handler.key_order());
         let Some((turns, order)) = ordered else {
-            worker.in_flight.spawn(async move { task.work(task.pipeline.open(delivery), None).await });
+            worker.in_flight.spawn(async move { task.work(task.pipeline.take(delivery), None).await });
             return;
         };
-        let opened = worker.pipeline.open(delivery);
-        let (key, is_input, sequence) = opened.place(order);
+        let taken = worker.pipeline.take(delivery);
+        let (key, is_input, sequence) = taken.place(order);
         let turn = turns.enter(key, is_input, sequence);
-        worker.in_flight.spawn(async move { task.work(opened, Some(turn)).await });
+        worker.in_flight.spawn(async move { task.work(taken, Some(turn)).await });
     }
 
     /// An event that will be delivered again must not be overtaken by those that wait behind it.
@@ -56,38 +58,53 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         }
     }
 
-    async fn work(&self, opened: Opened<B::Receipt>, mut turn: Option<Turn>) {
+    async fn work(&self, mut taken: Taken<B::Receipt>, mut turn: Option<Turn>) {
         let name = self.pipeline.handler.name.as_str();
         let _in_flight = self.status.begin(name);
-        let slot = async {
-            if let Some(turn) = &mut turn {
-                turn.granted().await;
-            }
-            Slot::take(&self.slots).await
-        };
-        let slot = tokio::select! {
-            biased;
-            () = self.pipeline.stop.requested.cancelled() => None,
-            // It comes again, and must not stand in the way of that.
-            () = self.pipeline.taken_away(&opened) => {
-                self.hold();
-                return;
-            }
-            slot = slot => Some(slot),
-        };
-        match slot {
-            None => {
-                self.hold();
-                self.pipeline.hand_back(opened).await;
-            }
-            Some(slot) => {
-                let fate = self.pipeline.handle(opened, slot).await;
+        match self.wait(&mut taken, &mut turn).await {
+            Wait::Over(slot) => {
+                let fate = self.pipeline.handle(taken, slot).await;
                 if !fate.has_ended() {
                     self.hold();
                 }
                 self.status.record(name, &fate);
                 fate::log(name, &fate);
             }
+            Wait::Stopped => {
+                self.hold();
+                self.pipeline.hand_back(taken).await;
+            }
+            // It comes again, and must not stand in the way of that.
+            Wait::TakenAway => self.hold(),
         }
     }
+
+    /// Waits for the event's turn, and for the right to run.
+    async fn wait(&self, taken: &mut Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
+        let mut slot = pin!(async {
+            if let Some(turn) = turn {
+                turn.granted().await;
+            }
+            Slot::take(&self.slots).await
+        });
+        loop {
+            tokio::select! {
+                biased;
+                () = self.pipeline.stop.requested.cancelled() => return Wait::Stopped,
+                () = self.pipeline.taken_away(taken) => return Wait::TakenAway,
+                slot = &mut slot => return Wait::Over(slot),
+                () = sleep(NOTE_AFTER) => self.pipeline.note_waiting(taken).await,
+            }
+        }
+    }
+}
+
+/// What an event's wait to be begun has come to.
+enum Wait {
+    /// It may run.
+    Over(Slot),
+    /// The process is asked to stop.
+    Stopped,
+    /// The broker may have given it to somebody else.
+    TakenAway,
 }

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod decide;
 pub mod decode;
 pub mod event;
+pub mod gate;
 pub mod headers;
 pub mod history;
 pub mod id;

@@ -231,6 +231,12 @@ pub fn handed_back(arrival: &Arrival) -> Marker {
     open(arrival, deliveries, arrival.attempt.preceding(), arrival.history.clone(), Next::Attempt(0))
 }
 
+/// The marker for an event whose next attempt begins although it was noted that it did not: this delivery counts
+/// again if it ends without a result.
+pub fn begun(arrival: &Arrival) -> Marker {
+    open(arrival, arrival.unresolved, arrival.attempt.preceding(), arrival.history.clone(), Next::Attempt(0))
+}
+
 fn open(arrival: &Arrival, deliveries: u32, attempts: u32, history: History, next: Next) -> Marker {
     let History { errors, dropped } = history;
     Marker::Open(Progress { message: arrival.position.name(), deliveries, attempts, errors, dropped, next })

@@ -6,6 +6,7 @@ pub mod nats;
 use std::future::Future;
 use std::time::Duration;
 
+use bytes::Bytes;
 use thiserror::Error;
 use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::decide::Refusal;
@@ -52,6 +53,26 @@ pub trait Broker: Send + Sync + 'static {
         revision: u64,
     ) -> impl Future<Output = Result<u64, MarkerError>> + Send;
 
+    /// Reads a record that instances share; revision 0 where there is none. May be a little behind.
+    fn read_record(&self, key: &str) -> impl Future<Output = Result<Stored, MarkerError>> + Send;
+
+    /// Replaces a record that instances share, if its revision is still `revision`, and returns the new one.
+    fn replace_record(
+        &self,
+        key: &str,
+        value: Bytes,
+        lifetime: Duration,
+        revision: u64,
+    ) -> impl Future<Output = Result<u64, MarkerError>> + Send;
+
+    /// Has the broker itself keep back what `consumers` (each a stream and a name) would deliver, until a time in
+    /// milliseconds since the Unix epoch, or not any more. Where it cannot, this does nothing.
+    fn pause(
+        &self,
+        consumers: &[(String, String)],
+        until_ms: Option<u64>,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+
     /// How retries wait for their time on this broker.
     fn retry_clock(&self) -> RetryClock;
 
@@ -81,7 +102,16 @@ pub struct Recalled {
     pub revision: u64,
 }
 
-/// Why a marker was not read or written.
+/// A record that instances share.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stored {
+    /// What it says, where there is one.
+    pub value: Option<Bytes>,
+    /// Its revision; 0 where there is none.
+    pub revision: u64,
+}
+
+/// Why a marker or a record was not read or written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MarkerError {
     /// Somebody else has replaced it.

@@ -1,6 +1,7 @@
 //! `tidemill explain`: what a handler's policy comes to, with every default filled in.
 
 mod contract;
+mod gate;
 mod latest;
 mod order;
 mod schedule;
@@ -57,6 +58,7 @@ struct Explanation {
     outputs: &'static str,
     retry: Retry,
     schedule: Schedule,
+    gate: gate::Explanation,
     dead_letter: DeadLetter,
     config: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
@@ -165,6 +167,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             on: names(&retry.on),
         },
         schedule: schedule(retry, limits.budget.timeout),
+        gate: gate::explain(handler),
         dead_letter: DeadLetter {
             subject: handler.dead_letter.subject.clone(),
             stream: dead_letter_stream(prefix),
@@ -247,6 +250,9 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),
+        ("breaker", gate::breaker_text(handler)),
+        ("outage brake", gate::brake_text(handler)),
+        ("rate limit", gate::rate_text(handler)),
         (
             "dead letters",
             format!(

@@ -1,6 +1,7 @@
 //! The command line: arguments, and one module for each command. What a command finds out is a value; how it
 //! is shown, as text or as JSON, is settled here.
 
+mod breaker;
 mod check;
 mod dev;
 mod dlq;
@@ -98,6 +99,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Show how the events of all handlers stand: waiting, running, to be retried, given up on
     Status(status::Arguments),
+    /// Show the circuit breakers, open and close them by hand
+    Breaker(breaker::Arguments),
     /// Show the retries that wait, bring them forward, drop them
     Retry(retry::Arguments),
     /// Show dead letters, replay them, discard them
@@ -153,6 +156,7 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(global, &arguments),
             Command::Explain(arguments) => explain::run(global, &arguments),
             Command::Status(arguments) => status::run(global, &arguments).await,
+            Command::Breaker(arguments) => breaker::run(global, &arguments).await,
             Command::Retry(arguments) => retry::run(global, &arguments).await,
             Command::Dlq(arguments) => dlq::run(global, &arguments).await,
             Command::Schema(arguments) => {

@@ -9,7 +9,7 @@ use tidemill::broker::nats::shelf::Reads;
 use tidemill::operate::overview::{self, Overview, Retries};
 
 use super::queues::{READS_MAX, Session, coarse, start, timestamp, unanswered, when};
-use super::{Done, Global, output};
+use super::{Done, Global, breaker, output};
 
 const EXAMPLES: &str = "\
 Waiting and in flight are what the handler's consumers say of its input stream. Retries are in the retry stream,
@@ -37,6 +37,8 @@ struct Row {
     /// `None` in broadcast mode: retries wait in the instances.
     retries: Option<RetriesShown>,
     dead_letters: LettersShown,
+    /// `None` in broadcast mode, which has none.
+    breaker: Option<breaker::Shown>,
     #[serde(skip)]
     shown: [String; 6],
 }
@@ -59,11 +61,18 @@ struct LettersShown {
 
 /// Shows how all handlers stand.
 pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
-    let session = Session::open(global, start(global)?, "status").await?;
+    let mut session = Session::open(global, start(global)?, "status").await?;
+    let prefix = session.prefix().to_owned();
+    session.nats.look_at_own(&prefix).await?;
     let reads = Reads::up_to(READS_MAX);
     let all = overview::overview(&session.nats, &session.file.manifest, &reads, session.now_ms).await;
-    let rows: Vec<_> =
+    let mut rows: Vec<_> =
         all.map_err(unanswered)?.into_iter().map(|(name, one)| row(name, &one, session.now_ms)).collect();
+    for breaker in breaker::all(&session).await? {
+        if let Some(row) = rows.iter_mut().find(|row| breaker.is_of(&row.handler)) {
+            row.breaker = Some(breaker);
+        }
+    }
     global.out().show(&rows, || text(&rows));
     Ok(())
 }
@@ -95,6 +104,7 @@ fn row(handler: String, one: &Overview, now_ms: u64) -> Row {
             complete: retries.complete,
         }),
         dead_letters: LettersShown { count: one.letters.count, newest: timestamp(one.letters.newest_ms) },
+        breaker: None,
         shown,
     }
 }
@@ -125,6 +135,10 @@ fn text(rows: &[Row]) -> String {
     let mut text = output::columns(titles, &cells);
     if rows.iter().any(|row| row.retries.as_ref().is_some_and(|retries| !retries.complete)) {
         let _ = writeln!(text, "(*) there are more than the {READS_MAX} retries that were read for their times");
+    }
+    for breaker in rows.iter().filter_map(|row| row.breaker.as_ref()).filter(|breaker| !breaker.is_closed()) {
+        let [handler, state, since, reason] = &breaker.text;
+        let _ = writeln!(text, "{handler}: the circuit breaker is {state}, since {since}: {reason}");
     }
     for row in rows.iter().filter(|row| row.waiting.is_none()) {
         let why = match &row.stream {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::pull;
@@ -37,9 +38,12 @@ impl<I: Invoker + Clone> Candidate<I> {
         let pipeline = self.pipeline.with_stop(stop.clone());
         let worker = Worker::new(pipeline, Arc::clone(&self.status), in_flight.clone(), Some(Arc::clone(&turns)));
         let consumers = TaskTracker::new();
+        // What is in flight must come into hand before anything begins, so it is not for the gate to say how much is.
+        let everything = watch::channel(u32::MAX).1;
         for spec in &self.specs {
             let turns = spec.turns.as_ref().map(|_| Arc::clone(&turns));
-            consumers.spawn(pull(&self.nats, Spec { turns, ..spec.clone() }, &stop, &worker));
+            let spec = Spec { turns, ..spec.clone() };
+            consumers.spawn(pull(&self.nats, spec, everything.clone(), &stop, &worker));
         }
         consumers.close();
         consumers.wait().await;

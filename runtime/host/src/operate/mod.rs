@@ -3,6 +3,7 @@
 //! All of it is done on the streams, so no instance needs to run. What a message says, and what it becomes, is
 //! policy's business (`tidemill_policy::replay`).
 
+pub mod breakers;
 pub mod letters;
 pub mod overview;
 pub mod retries;
@@ -32,6 +33,9 @@ pub enum OperateError {
         /// What is wrong with it.
         why: Unreplayable,
     },
+    /// A breaker could not be read or set.
+    #[error("the circuit breaker: {0}")]
+    Breaker(String),
     /// There is nothing to publish retries into.
     #[error("stream {0} does not exist yet; it is made when an instance starts: tidemill run")]
     NoRetryStream(String),

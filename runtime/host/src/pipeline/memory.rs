@@ -71,6 +71,12 @@ impl Memory {
         self.look = Look::Again;
     }
 
+    /// Lets others in this process work on the event, and has what is remembered looked at again when it is taken up.
+    pub(super) fn put_down(&mut self) {
+        self.turn = None;
+        self.look = if self.exists { Look::Again } else { Look::First };
+    }
+
     /// Has what is remembered looked at before the next attempt: another instance may hold the event too by then.
     pub(super) fn look_again(&mut self, handler: &Handler) {
         if handler.dedup.is_some() {

@@ -15,7 +15,7 @@ use tidemill_policy::publication::RetryClock;
 mod latest;
 
 use super::*;
-use crate::broker::{MarkerError, Recalled};
+use crate::broker::{MarkerError, Recalled, Stored};
 
 /// What the broker was told, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +84,18 @@ impl Broker for ScriptedBroker {
         std::future::pending().await
     }
 
+    async fn read_record(&self, _: &str) -> Result<Stored, MarkerError> {
+        Ok(Stored::default())
+    }
+
+    async fn replace_record(&self, _: &str, _: bytes::Bytes, _: Duration, _: u64) -> Result<u64, MarkerError> {
+        Err(MarkerError::Conflict)
+    }
+
+    async fn pause(&self, _: &[(String, String)], _: Option<u64>) -> Result<(), String> {
+        Ok(())
+    }
+
     fn retry_clock(&self) -> RetryClock {
         RetryClock::Schedules
     }
@@ -121,8 +133,11 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
     let source = ManifestSource { path: "tidemill.toml", text: &text };
     let mut parsed = manifest::parse(source, &[], &|_| None).expect("a valid manifest").manifest;
     let broker = ScriptedBroker { refusals: Mutex::new(refusals.into()), ..ScriptedBroker::default() };
+    let handler = Arc::new(parsed.handlers.remove("h").expect("handler h"));
+    let clock = Clock::Tokio { start_ms: START_MS, start: Instant::now() };
     let pipeline = Pipeline {
-        handler: Arc::new(parsed.handlers.remove("h").expect("handler h")),
+        gate: Gate::new(Arc::clone(&handler), clock),
+        handler,
         invoker: ScriptedInvoker {
             outcomes: Mutex::new(outcomes.into()),
             seen: Mutex::default(),
@@ -133,7 +148,7 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
         prefix: "tidemill".into(),
         instance: "i1".into(),
         component: "digest".into(),
-        clock: Clock::Tokio { start_ms: START_MS, start: Instant::now() },
+        clock,
         stop: Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() },
         recent: Arc::default(),
     };
@@ -145,9 +160,9 @@ impl Scene {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        let opened = self.pipeline.open(Delivery { message, position, source, receipt: () });
+        let taken = self.pipeline.take(Delivery { message, position, source, receipt: () });
         let slot = Slot::take(&Arc::new(Semaphore::new(1))).await;
-        self.pipeline.handle(opened, slot).await;
+        self.pipeline.handle(taken, slot).await;
         self.told()
     }
 
@@ -459,8 +474,8 @@ async fn a_delivery_that_is_handed_back_costs_no_attempt() {
     for delivered in 1..4 {
         let message = Message { subject: "in.x".into(), headers: vec![], payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        let opened = scene.pipeline.open(Delivery { message, position, source: Source::Input, receipt: () });
-        scene.pipeline.hand_back(opened).await;
+        let taken = scene.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });
+        scene.pipeline.hand_back(taken).await;
     }
     scene.deliver(&[], Source::Input, 4).await;
     assert_eq!(scene.invocations(), 1);
@@ -492,6 +507,7 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     };
     set(Marker::Claimed { instance: "other".into() });
     let other = Pipeline {
+        gate: Arc::clone(&scene.pipeline.gate),
         recent: Arc::default(),
         broker: Arc::clone(&scene.pipeline.broker),
         invoker: ScriptedInvoker { outcomes: Mutex::default(), seen: Mutex::default(), takes: Duration::ZERO },
@@ -540,4 +556,46 @@ async fn an_event_whose_atomic_outputs_are_stored_is_not_given_up() {
         check(&scene.deliver(&[], Source::Input, 2).await, expected);
         assert_eq!(scene.invocations(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_at_the_gate_costs_no_attempt_even_if_the_process_is_killed() {
+    let completed = || Outcome::Completed(Vec::new());
+    let scene = scene("rate_limit = { rate = '1/h', burst = 1 }", vec![completed(), completed()], vec![]);
+    scene.deliver(&[], Source::Input, 1).await;
+    let killed = tokio::time::timeout(Duration::from_secs(10), scene.deliver(&[], Source::Input, 1)).await;
+    assert!(killed.is_err() && scene.invocations() == 1, "it waits");
+    let noted = |told: &Told| match told {
+        Told::Remember(Marker::Open(progress)) => Some((progress.deliveries, progress.attempts)),
+        _ => None,
+    };
+    assert_eq!(scene.told().iter().filter_map(noted).collect::<Vec<_>>(), [(1, 0)]);
+    // Delivered again, it is still its first attempt, which counts from when it begins.
+    let told = scene.deliver(&[], Source::Input, 2).await;
+    assert_eq!(told.iter().filter_map(noted).collect::<Vec<_>>(), [(1, 0), (2, 0), (1, 0)]);
+    let seen = scene.pipeline.invoker.seen.lock().expect("not poisoned").clone();
+    assert_eq!(seen.iter().map(|event| event.attempt.get()).collect::<Vec<_>>(), [1, 1]);
+    assert!(told.last() == Some(&Told::Settle(Settlement::Ack)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_become_too_old_while_it_waited_is_not_run() {
+    let outcomes = vec![Outcome::Completed(Vec::new()), Outcome::Completed(Vec::new())];
+    let scene = scene("rate_limit = { rate = '1/h', burst = 1 }\nmax_age = '20min'", outcomes, vec![]);
+    let fresh = |sequence| Position {
+        stream: "IN".into(),
+        stream_created_unix: 1,
+        sequence,
+        stored_ms: START_MS,
+        delivered: 1,
+    };
+    for sequence in [1, 2] {
+        let message = Message { subject: "in.x".into(), headers: Vec::new(), payload: "p".into(), damage: None };
+        let delivery = Delivery { message, position: fresh(sequence), source: Source::Input, receipt: () };
+        let slot = Slot::take(&Arc::new(Semaphore::new(1))).await;
+        let fate = scene.pipeline.handle(scene.pipeline.take(delivery), slot).await;
+        let is_expired = matches!(&fate.what, What::DeadLettered { error } if error.kind == Kind::Expired);
+        assert_eq!(is_expired, sequence == 2, "{:?}", fate.what);
+    }
+    assert_eq!(scene.invocations(), 1);
 }

@@ -84,6 +84,9 @@ pub(crate) fn entry() -> Handler {
             in_memory: Duration::ZERO,
             on: Vec::new(),
         },
+        circuit_breaker: None,
+        outage_brake: true,
+        rate_limit: None,
         dead_letter: DeadLetterPolicy { subject: "tidemill.deadletter.unruly".into(), max_age: EVER, on: Vec::new() },
         allow: Allow::default(),
     }

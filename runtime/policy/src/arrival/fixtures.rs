@@ -95,6 +95,9 @@ pub(crate) fn handler() -> Handler {
             in_memory: Duration::ZERO,
             on: Vec::new(),
         },
+        circuit_breaker: None,
+        outage_brake: true,
+        rate_limit: None,
         dead_letter: DeadLetterPolicy { subject: "dead.mail".into(), max_age: Duration::from_hours(1), on: Vec::new() },
         allow: Allow { publish: vec!["sent.>".into()] },
     }

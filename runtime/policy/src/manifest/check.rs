@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::contract;
+use super::gate;
 use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, Span, quoted};
@@ -45,6 +46,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     dedup(handler, layers, report);
     contract::check(handler, layers, report);
     order::check(handler, layers, report);
+    gate::check(handler, layers, report);
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
     publish(layers, prefix, report);

@@ -74,6 +74,8 @@ pub(super) enum Text {
     OrderKey,
     /// When an event happened.
     OrderTime,
+    /// How many in which time.
+    Rate,
     /// One of these.
     Choice(&'static [&'static str]),
     /// A duration within bounds.
@@ -209,6 +211,7 @@ impl Text {
             Text::SchemaBy => "\"dataschema\" or \"header:<name>\"".to_owned(),
             Text::OrderKey => "\"subject:<n>\", \"header:<name>\" or \"json:<pointer>\"".to_owned(),
             Text::OrderTime => "\"event\", \"json:<pointer>\" or \"header:<name>\"".to_owned(),
+            Text::Rate => "a number for each s, min, h or d, as in \"100/s\"".to_owned(),
             Text::Choice(names) => {
                 format!("one of {}", quoted(names.iter().copied()))
             }

@@ -13,6 +13,7 @@ mod macros;
 mod check;
 mod contract;
 mod expand;
+mod gate;
 mod keys;
 mod latest;
 mod layers;
@@ -34,11 +35,11 @@ pub use latest::{Latest, OnMissing, OnStale, OrderTime};
 pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, Outputs, RetryPolicy, Runtime, SecretRef, Tls,
+    AckMode, Across, Allow, Auth, Backoff, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format, Handler,
+    Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime, SecretRef, Tls, Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
-pub use units::{show_duration, show_size};
+pub use units::{parse_duration, show_duration, show_size};
 
 use toml::de::DeTable;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check;
 use super::contract;
+use super::gate;
 use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, nearest};
@@ -133,6 +134,9 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         limits,
         outputs: layers.choice("outputs", Outputs::ALL, Outputs::name),
         retry: retry(layers),
+        circuit_breaker: gate::circuit_breaker(layers),
+        outage_brake: layers.flag("outage_brake"),
+        rate_limit: gate::rate_limit(layers),
         dead_letter: DeadLetterPolicy {
             subject: layers.text("dead_letter.subject").unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),
             max_age: layers.duration("dead_letter.max_age"),

@@ -152,6 +152,12 @@ pub struct Handler {
     pub outputs: Outputs,
     /// What to do about failures.
     pub retry: RetryPolicy,
+    /// When to stop taking events because too many fail.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Whether events wait while nearly every attempt fails in a way that may pass.
+    pub outage_brake: bool,
+    /// How many attempts may begin over time.
+    pub rate_limit: Option<RateLimit>,
     /// Where events go that are given up on.
     pub dead_letter: DeadLetterPolicy,
     /// What the handler may reach.
@@ -296,6 +302,91 @@ choice! {
         Linear = "linear",
         /// `initial` times `multiplier` to the power of the failures before.
         Exponential = "exponential",
+    }
+}
+
+/// `circuit_breaker`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CircuitBreaker {
+    /// When it opens.
+    pub trigger: Trigger,
+    /// For how long it opens the first time.
+    pub open_for: Duration,
+    /// The longest that it opens for; `open_for` where that is longer.
+    pub open_max: Duration,
+    /// How many events must succeed, tried one at a time, for it to close; at least 1.
+    pub successes: u32,
+}
+
+/// `circuit_breaker.failures`, or `ratio` with `window` and `min_events`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Trigger {
+    /// So many failures in a row.
+    InARow {
+        /// How many; at least 1.
+        failures: u32,
+    },
+    /// Such a share of failures.
+    Ratio {
+        /// The share, above 0 and up to 1.
+        ratio: f64,
+        /// Over how long.
+        window: Duration,
+        /// The fewest attempts of which the share means something.
+        events_min: u32,
+    },
+}
+
+/// `rate_limit`: attempts that may begin over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// How many begin in `per`; at least 1.
+    pub count: u32,
+    /// In which time.
+    pub per: Duration,
+    /// How many may begin at once after a rest; at least 1.
+    pub burst: u32,
+    /// Whom the limit holds for.
+    pub across: Across,
+}
+
+impl RateLimit {
+    /// Reads a rate as the manifest says it, such as `100/s` or `10/min`: how many, in which time.
+    pub fn parse_rate(text: &str) -> Option<(u32, Duration)> {
+        const COUNT_MAX: u32 = 1_000_000;
+        let (count, unit) = text.split_once('/')?;
+        let seconds = match unit {
+            "s" => 1,
+            "min" => 60,
+            "h" => 3600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        let digits = count.bytes().all(|byte| byte.is_ascii_digit());
+        let count = count.parse().ok().filter(|count| digits && (1..=COUNT_MAX).contains(count))?;
+        Some((count, Duration::from_secs(seconds)))
+    }
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            1 => "s",
+            60 => "min",
+            3600 => "h",
+            _ => "d",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+choice! {
+    /// `rate_limit.across`.
+    Across {
+        /// Each instance may begin so many.
+        Instance = "instance",
+        /// All instances together may.
+        Instances = "instances",
     }
 }
 

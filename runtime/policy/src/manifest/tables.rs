@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
 use super::latest::{OnMissing, OnStale};
 use super::order::{self, OnFailure};
-use super::resolved::{AckMode, Backoff, Format, Isolation, Mode, Outputs};
+use super::resolved::{AckMode, Across, Backoff, Format, Isolation, Mode, Outputs};
 use crate::history;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -170,6 +170,15 @@ pub(super) const HANDLER: &[Key] = &[
     )
     .default("'each'"),
     key("retry", Kind::Table(RETRY), "what to do about failures").default("{}"),
+    key("circuit_breaker", Kind::Table(CIRCUIT_BREAKER), "when to stop taking events because too many fail")
+        .default("{}"),
+    key(
+        "outage_brake",
+        Kind::Bool,
+        "whether events wait, and a few are tried, while nearly every attempt ends in `retry` or `timeout`",
+    )
+    .default("true"),
+    key("rate_limit", Kind::Table(RATE_LIMIT), "how many attempts may begin over time").default("{}"),
     key("dead_letter", Kind::Table(DEAD_LETTER), "where events go that are given up on").default("{}"),
     key("allow", Kind::Table(ALLOW), "what the handler may reach").default("{}"),
 ];
@@ -281,6 +290,41 @@ const RETRY: &[Key] = &[
     )
     .default("'250ms'"),
     key("on", KINDS, "kinds of failure to attempt again though they go to the dead letters otherwise").default("[]"),
+];
+
+const CIRCUIT_BREAKER: &[Key] = &[
+    key(
+        "failures",
+        integer(1, 100_000),
+        "after how many failures in a row, counted by each instance, it opens for all",
+    )
+    .example("10"),
+    key("ratio", Kind::Number { min: 0.01, max: 1.0 }, "at what share of failures within `window` it opens instead")
+        .example("0.5"),
+    key("window", duration(Duration::from_secs(1), HOUR), "over how long the share is counted").default("'30s'"),
+    key("min_events", integer(1, 1_000_000), "how many attempts within `window` the share needs to mean something")
+        .default("20"),
+    key(
+        "open_for",
+        duration(Duration::from_secs(1), DAY),
+        "for how long no event is taken; then they are tried one at a time",
+    )
+    .default("'30s'"),
+    key(
+        "open_max",
+        duration(Duration::from_secs(1), DAY),
+        "where the first one tried fails, `open_for` doubles up to this",
+    )
+    .default("'10m'"),
+    key("successes", integer(1, 1000), "how many of those that are tried must succeed for it to close").default("1"),
+];
+
+const RATE_LIMIT: &[Key] = &[
+    key("rate", Kind::Text(Text::Rate), "how many attempts may begin in which time").example("'100/s'"),
+    key("burst", integer(1, 1_000_000), "how many may begin at once after a rest")
+        .derived("what `rate` lets begin in a tenth of a second, at least 1", "20"),
+    key("across", choice(Across::NAMES), "whether the limit is for each instance, or for all of them together")
+        .default("'instance'"),
 ];
 
 /// The kinds of failure that an attempt can end in.

@@ -11,7 +11,7 @@ use super::latest::OrderTime;
 use super::order::OrderKey;
 use super::problem::{Complaint, nearest};
 use super::read::Value;
-use super::resolved::SecretRef;
+use super::resolved::{RateLimit, SecretRef};
 use super::units;
 use crate::headers;
 use crate::subject::{self, SubjectError};
@@ -23,6 +23,8 @@ const JETSTREAM_NAME_BYTES_MAX: usize = 255;
 const PREFIX_BYTES_MAX: usize = 32;
 /// The longest name of a handler or a policy, in bytes.
 const NAME_BYTES_MAX: usize = 64;
+
+const RATE_HINT: &str = "write a whole number from 1 to 1000000, \"/\" and a unit, as in \"10/min\"";
 
 /// Reads `text` as what `form` says.
 pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
@@ -44,6 +46,10 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::SchemaBy => held(text == "dataschema" || text.strip_prefix("header:").is_some_and(is_header)),
         Text::OrderKey => ordered_by(form, text, OrderKey::parse(text).is_some()).map(Value::Text),
         Text::OrderTime => ordered_by(form, text, OrderTime::parse(text).is_some()).map(Value::Text),
+        Text::Rate => match RateLimit::parse_rate(text) {
+            Some(_) => Ok(Value::Text(text.to_owned())),
+            None => Err(must_be(form).hint(RATE_HINT)),
+        },
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),

@@ -60,6 +60,17 @@ pub(super) fn duration(text: &str) -> Result<Duration, Complaint> {
     }
 }
 
+/// Reads a duration as the manifest writes it, for those who write it elsewhere.
+///
+/// # Errors
+/// What is wrong with it, and what was probably meant.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|Complaint { message, hint, .. }| match hint {
+        Some(hint) => format!("{message}: {hint}"),
+        None => message,
+    })
+}
+
 /// The complaint about `text`, a number without a unit among others, where a duration is expected.
 pub(super) fn not_a_duration(text: &str) -> Complaint {
     let (number, unit) = split_number(text);

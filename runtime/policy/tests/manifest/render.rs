@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Order, OrderForm, Runtime, SecretRef, Tls};
+use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Order, OrderForm, Runtime, SecretRef, Tls, Trigger};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
     let handlers: Map<String, Value> =
@@ -128,6 +128,26 @@ fn handler(handler: &Handler) -> Value {
     }
     table["schema_versions"] = map(&schema.versions, |file| path(file));
     table["schema_out"] = map(&schema.outputs, |file| path(file));
+    table["outage_brake"] = json!(handler.outage_brake);
+    if let Some(breaker) = &handler.circuit_breaker {
+        let mut text = json!({
+            "open_for": duration(breaker.open_for),
+            "open_max": duration(breaker.open_max),
+            "successes": breaker.successes,
+        });
+        match breaker.trigger {
+            Trigger::InARow { failures } => text["failures"] = json!(failures),
+            Trigger::Ratio { ratio, window, events_min } => {
+                text["ratio"] = json!(ratio);
+                text["window"] = json!(duration(window));
+                text["min_events"] = json!(events_min);
+            }
+        }
+        table["circuit_breaker"] = text;
+    }
+    if let Some(limit) = &handler.rate_limit {
+        table["rate_limit"] = json!({ "rate": limit.to_string(), "burst": limit.burst, "across": limit.across.name() });
+    }
     if let Some(dedup) = &handler.dedup {
         let window = duration(dedup.window);
         table["dedup"] = json!({ "key": dedup.key.to_string(), "window": window, "claim": dedup.claim });

@@ -9,9 +9,10 @@ use proptest::{collection, option, sample};
 use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, KeyOrder, Latest,
-    Limits, Manifest, Mode, Nats, OnFailure, OnMissing, OnStale, Order, OrderForm, OrderKey, OrderTime, Outputs,
-    Parsed, Problems, RetryPolicy, Runtime, SchemaBy, SchemaPolicy, SecretRef, Source, Tls, parse,
+    AckMode, Across, Allow, Auth, Backoff, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format, Handler,
+    Isolation, KeyOrder, Latest, Limits, Manifest, Mode, Nats, OnFailure, OnMissing, OnStale, Order, OrderForm,
+    OrderKey, OrderTime, Outputs, Parsed, Problems, RateLimit, RetryPolicy, Runtime, SchemaBy, SchemaPolicy, SecretRef,
+    Source, Tls, Trigger, parse,
 };
 
 use crate::render::render;
@@ -205,6 +206,26 @@ fn course() -> impl Strategy<Value = Course> {
     )
 }
 
+fn gate() -> impl Strategy<Value = (Option<CircuitBreaker>, bool, Option<RateLimit>)> {
+    let trigger = prop_oneof![
+        (1..=100_000_u32).prop_map(|failures| Trigger::InARow { failures }),
+        (0.01..=1.0, millis(1000..=3_600_000), 1..=1_000_000_u32)
+            .prop_map(|(ratio, window, events_min)| Trigger::Ratio { ratio, window, events_min }),
+    ];
+    let day_ms = 86_400_000;
+    let breaker = (trigger, millis(1000..=day_ms), millis(1000..=day_ms), 1..=1000_u32);
+    let breaker = breaker.prop_map(|(trigger, one, other, successes)| CircuitBreaker {
+        trigger,
+        open_for: one.min(other),
+        open_max: one.max(other),
+        successes,
+    });
+    let per = sample::select(&[1_u64, 60, 3600, 86_400][..]).prop_map(Duration::from_secs);
+    let rate = (1..=1_000_000_u32, per, 1..=1_000_000_u32, sample::select(Across::ALL));
+    let rate = rate.prop_map(|(count, per, burst, across)| RateLimit { count, per, burst, across });
+    (option::of(breaker), any::<bool>(), option::of(rate))
+}
+
 fn handler() -> impl Strategy<Value = Handler> {
     let modes = (
         sample::select(Mode::ALL),
@@ -219,7 +240,7 @@ fn handler() -> impl Strategy<Value = Handler> {
         collection::vec("p[a-z]{1,5}(\\.\\*|\\.>)?", 0..3),
     );
     let policies = (limits(), retry(), millis(1000..=86_400_000_000));
-    (identity(), modes, maps, policies, course()).prop_map(|(identity, modes, maps, policies, course)| {
+    (identity(), modes, maps, policies, course(), gate()).prop_map(|(identity, modes, maps, policies, course, gate)| {
         let (mode, format, isolation, create, concurrency) = modes;
         let (config, secrets, publish) = maps;
         let (limits, mut retry, max_age) = policies;
@@ -247,6 +268,9 @@ fn handler() -> impl Strategy<Value = Handler> {
             outputs: if create && limits.budget.outputs <= 1000 { Outputs::Atomic } else { Outputs::Each },
             limits,
             retry,
+            circuit_breaker: gate.0.filter(|_| mode == Mode::Queue),
+            outage_brake: gate.1,
+            rate_limit: gate.2.filter(|limit| mode == Mode::Queue || limit.across == Across::Instance),
             dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },
             allow: Allow { publish },
         }

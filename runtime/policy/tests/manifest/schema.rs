@@ -77,6 +77,13 @@ const INCOMPLETE_ALONE: &[&str] = &[
     "handler.mail.order.window",
     "handler.mail.dedup.claim",
     "handler.mail.order.key",
+    "handler.mail.circuit_breaker.window",
+    "handler.mail.circuit_breaker.min_events",
+    "handler.mail.circuit_breaker.open_for",
+    "handler.mail.circuit_breaker.open_max",
+    "handler.mail.circuit_breaker.successes",
+    "handler.mail.rate_limit.burst",
+    "handler.mail.rate_limit.across",
 ];
 
 #[test]
@@ -117,7 +124,8 @@ fn a_default_changes_nothing_when_it_is_written_out() {
     };
     let mut written = serde_json::json!({});
     for Leaf { path, sample, has_default } in leaves() {
-        if !has_default || path[0] != "handler" {
+        let needs_another = INCOMPLETE_ALONE.contains(&path.join(".").as_str());
+        if !has_default || path[0] != "handler" || needs_another {
             continue;
         }
         let mut table = &mut written;

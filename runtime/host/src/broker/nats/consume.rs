@@ -16,7 +16,7 @@ use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
 use futures::StreamExt;
 use tidemill_policy::arrival::{Message, Position};
 use time::OffsetDateTime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -79,10 +79,11 @@ pub struct Spec {
 }
 
 /// Pulls and hands over until `stop`; whatever fails is tried again. Deliveries in flight are kept alive until
-/// `settled`.
+/// `settled`. No more is asked for than `intake` says may be in hand; what was asked for before it fell still arrives.
 pub async fn run(
     nats: Arc<Nats>,
     spec: Spec,
+    intake: watch::Receiver<u32>,
     stop: CancellationToken,
     settled: CancellationToken,
     hand_over: impl Fn(Delivery<Lease>),
@@ -91,10 +92,36 @@ pub async fn run(
     tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.is_ordered, settled));
     let trouble = format!("consumer {}", spec.name);
     let hand_over = &hand_over;
+    let credit = Arc::new(Semaphore::new(spec.credit as usize));
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
     let last = AtomicU64::new(0);
     let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over, trouble, created: None, stop, last };
-    tokio::join!(consumer.pull_until_stopped(), surety);
+    let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety) };
+    tokio::select! {
+        () = restrain(&credit, intake) => {}
+        _ = pull => {}
+    }
+}
+
+/// Takes as much credit away as there may not be in hand, and gives it back. Credit is granted in the order in which it
+/// is asked for, so whatever comes back while too much is in hand comes here, and nothing is pulled with it.
+async fn restrain(credit: &Arc<Semaphore>, mut intake: watch::Receiver<u32>) {
+    let total = credit.available_permits();
+    let Ok(mut taken) = Arc::clone(credit).acquire_many_owned(0).await else { return };
+    loop {
+        let left = (*intake.borrow_and_update() as usize).min(total);
+        let (has, wanted) = (taken.num_permits(), total - left);
+        if has > wanted {
+            drop(taken.split(has - wanted));
+        }
+        let more = u32::try_from(wanted.saturating_sub(has)).unwrap_or(u32::MAX);
+        tokio::select! {
+            changed = intake.changed() => if changed.is_err() {
+                return std::future::pending().await;
+            },
+            Ok(more) = Arc::clone(credit).acquire_many_owned(more), if more > 0 => taken.merge(more),
+        }
+    }
 }
 
 struct Consumer<'a, H> {
@@ -122,9 +149,8 @@ enum Interruption {
 }
 
 impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
-    async fn pull_until_stopped(mut self) {
+    async fn pull_until_stopped(mut self, credit: &Arc<Semaphore>) {
         let stop = self.stop.clone();
-        let credit = Arc::new(Semaphore::new(self.spec.credit as usize));
         let mut delay = RECOVERY_DELAYS.0;
         let mut unacknowledged = false;
         let mut server = None;
@@ -141,7 +167,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             // What an earlier connection or process stumbled over must not be pulled again.
             let end = match stop.run_until_cancelled(self.recover(unacknowledged)).await {
                 None => return,
-                Some(Ok(())) => self.pull(&credit).await,
+                Some(Ok(())) => self.pull(credit).await,
                 Some(Err(end)) => end,
             };
             if since.elapsed() > SILENCE_MAX * 2 {

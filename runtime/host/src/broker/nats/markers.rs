@@ -8,11 +8,12 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{RequestErrorKind, StatusCode};
+use bytes::Bytes;
 use tidemill_policy::marker::Marker;
 use tokio::time::{Instant, timeout};
 
 use super::{CONFIRM_TIMEOUT, Nats, streams};
-use crate::broker::{MarkerError, Recalled};
+use crate::broker::{MarkerError, Recalled, Stored};
 use crate::troubles::Effect;
 
 /// The shortest time to live that the server knows.
@@ -42,8 +43,12 @@ pub fn subject(bucket: &str, key: &str) -> String {
 /// # Errors
 /// Where the server does not answer.
 pub async fn recall(nats: &Nats, key: &str) -> Result<Recalled, MarkerError> {
-    let recalled = ask(nats, key).await;
-    tell(nats, recalled).await
+    let Stored { value, revision } = read(nats, key).await?;
+    let marker = value.and_then(|value| {
+        let unreadable = |error| tracing::error!(key, %error, "a marker cannot be read, and is taken for none");
+        serde_json::from_slice(&value).map_err(unreadable).ok()
+    });
+    Ok(Recalled { marker, revision })
 }
 
 /// Writes a marker if its revision is still `revision`, and returns the new one. That markers cannot be reached is
@@ -58,7 +63,31 @@ pub async fn remember(
     lifetime: Duration,
     revision: u64,
 ) -> Result<u64, MarkerError> {
-    let written = write(nats, key, marker, lifetime, revision).await;
+    let value = serde_json::to_vec(marker).map_err(|error| MarkerError::Unavailable(error.to_string()))?;
+    replace(nats, key, value.into(), lifetime, revision).await
+}
+
+/// Reads what is kept under a key of the bucket, from any replica.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn read(nats: &Nats, key: &str) -> Result<Stored, MarkerError> {
+    let stored = ask(nats, key).await;
+    tell(nats, stored).await
+}
+
+/// Replaces what is kept under a key of the bucket if its revision is still `revision`, and returns the new one.
+///
+/// # Errors
+/// Where the revision is another one, or the server does not confirm.
+pub async fn replace(
+    nats: &Nats,
+    key: &str,
+    value: Bytes,
+    lifetime: Duration,
+    revision: u64,
+) -> Result<u64, MarkerError> {
+    let written = write(nats, key, value, lifetime, revision).await;
     tell(nats, written).await
 }
 
@@ -95,7 +124,7 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
     Err(MarkerError::Unavailable(why))
 }
 
-async fn ask(nats: &Nats, key: &str) -> Result<Recalled, Fault> {
+async fn ask(nats: &Nats, key: &str) -> Result<Stored, Fault> {
     let bucket = &nats.bucket;
     let subject = format!("$JS.API.DIRECT.GET.{}.{}", stream_of(bucket), subject(bucket, key));
     if let Some(why) = nats.link.denied(&subject) {
@@ -109,7 +138,7 @@ async fn ask(nats: &Nats, key: &str) -> Result<Recalled, Fault> {
     })?;
     match answer.status {
         None | Some(StatusCode::OK) => {}
-        Some(StatusCode::NOT_FOUND) => return Ok(Recalled::default()),
+        Some(StatusCode::NOT_FOUND) => return Ok(Stored::default()),
         Some(status) => {
             let description = answer.description.unwrap_or_default();
             return Err(Fault::Unavailable(format!("status {status} {description}")));
@@ -119,18 +148,12 @@ async fn ask(nats: &Nats, key: &str) -> Result<Recalled, Fault> {
     let revision = header("Nats-Sequence").and_then(|text| text.as_str().parse().ok());
     let revision = revision.ok_or_else(|| Fault::Unavailable("an answer without a sequence".into()))?;
     // A key that somebody deleted by hand has a message that says so.
-    if header("KV-Operation").is_some() {
-        return Ok(Recalled { marker: None, revision });
-    }
-    let marker = serde_json::from_slice(&answer.payload).map_err(|error| {
-        tracing::error!(bucket, key, %error, "a marker cannot be read, and is taken for none");
-    });
-    Ok(Recalled { marker: marker.ok(), revision })
+    let is_there = header("KV-Operation").is_none();
+    Ok(Stored { value: is_there.then_some(answer.payload), revision })
 }
 
-async fn write(nats: &Nats, key: &str, marker: &Marker, lifetime: Duration, revision: u64) -> Result<u64, Fault> {
-    let value = serde_json::to_vec(marker).map_err(|error| Fault::Unavailable(error.to_string()))?;
-    let mut message = PublishMessage::build().payload(value.into()).expected_last_subject_sequence(revision);
+async fn write(nats: &Nats, key: &str, value: Bytes, lifetime: Duration, revision: u64) -> Result<u64, Fault> {
+    let mut message = PublishMessage::build().payload(value).expected_last_subject_sequence(revision);
     if nats.features.message_ttl {
         let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
         message = message.ttl(Duration::from_secs(seconds).max(LIFETIME_MIN));

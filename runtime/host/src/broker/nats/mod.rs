@@ -7,6 +7,7 @@
 //! - [`markers`]: what is remembered of events.
 //! - [`partitions`]: the streams that keep events in order by a part of their subjects.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
+//! - [`pause`]: consumers that the server itself holds back.
 //! - [`preflight`]: what the manifest asks for against what the server is set to.
 //! - [`batch`]: publishing several messages at one moment.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
@@ -23,6 +24,7 @@ pub mod durable;
 pub mod lease;
 pub mod markers;
 pub mod partitions;
+pub mod pause;
 pub mod preflight;
 pub mod publish;
 pub mod quarantine;
@@ -42,7 +44,7 @@ use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::{Publication, RetryClock};
 
-use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement};
+use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement, Stored};
 use connect::Link;
 use lease::Lease;
 use routes::Routes;
@@ -164,6 +166,24 @@ impl Broker for Nats {
         revision: u64,
     ) -> Result<u64, MarkerError> {
         markers::remember(self, key, marker, lifetime, revision).await
+    }
+
+    async fn read_record(&self, key: &str) -> Result<Stored, MarkerError> {
+        markers::read(self, key).await
+    }
+
+    async fn replace_record(
+        &self,
+        key: &str,
+        value: bytes::Bytes,
+        lifetime: Duration,
+        revision: u64,
+    ) -> Result<u64, MarkerError> {
+        markers::replace(self, key, value, lifetime, revision).await
+    }
+
+    async fn pause(&self, consumers: &[(String, String)], until_ms: Option<u64>) -> Result<(), String> {
+        pause::pause(self, consumers, until_ms).await
     }
 
     fn retry_clock(&self) -> RetryClock {

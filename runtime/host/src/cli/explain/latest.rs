@@ -19,7 +19,7 @@ pub(super) struct LatestShown {
 
 impl LatestShown {
     pub(super) fn of(handler: &Handler) -> Option<LatestShown> {
-        let Order::Latest(latest) = handler.order.as_ref()?;
+        let Some(Order::Latest(latest)) = &handler.order else { return None };
         let stale = match latest.on_stale {
             OnStale::Discard => "discarded and counted",
             OnStale::DeadLetter => "dead-lettered",

@@ -24,6 +24,7 @@ impl Scene {
             clock: self.pipeline.clock,
             stop: self.pipeline.stop.clone(),
             recent: Arc::default(),
+            gate: Gate::new(Arc::clone(&self.pipeline.handler), self.pipeline.clock),
         };
         Scene { pipeline }
     }
@@ -35,9 +36,9 @@ impl Scene {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
-        let opened = self.pipeline.open(Delivery { message, position, source: Source::Input, receipt: () });
+        let taken = self.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });
         let slot = Slot::take(&Arc::new(Semaphore::new(1))).await;
-        let fate = self.pipeline.handle(opened, slot).await;
+        let fate = self.pipeline.handle(taken, slot).await;
         (summary(&self.told()[before..]), fate)
     }
 

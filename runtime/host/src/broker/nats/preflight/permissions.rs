@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::super::connect::acknowledgements;
 use super::super::routes::LIST_SUBJECT;
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
-use super::super::{Nats, markers, partitions};
+use super::super::{Nats, markers, partitions, pause};
 use super::Findings;
 
 /// The subject that tells what the user may do.
@@ -147,6 +147,7 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
             let filter = retry_due_subject(prefix, name);
             let consumer = retry_consumer(prefix, name);
             needs.extend(of_consumer(name, &retry_stream(prefix), &consumer, &[filter]));
+            needs.extend(of_breaker(handler, &retry_stream(prefix), &consumer));
         }
         if let Some(count) = handler.partitions() {
             needs.extend(of_partitions(handler, prefix, count));
@@ -191,6 +192,7 @@ pub(super) fn of_input(handler: &Handler, stream: &str) -> Vec<Need> {
     if handler.partitions().is_none() {
         needs.extend(of_consumer(name, stream, consumer, &handler.subjects));
     }
+    needs.extend(of_breaker(handler, stream, consumer));
     if broadcast {
         needs.push(needed(format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"), "to remove its consumer"));
     }
@@ -229,6 +231,14 @@ fn of_consumer(handler: &str, stream: &str, consumer: &str, filters: &[String]) 
     .into_iter()
     .map(|(subject, what)| Need::publish(subject, format!("handler.{handler} needs it {what}")))
     .collect()
+}
+
+/// What a circuit breaker needs of a consumer. Without one, a handler can be stopped by hand all the same: then its
+/// instances stop pulling.
+fn of_breaker(handler: &Handler, stream: &str, consumer: &str) -> Option<Need> {
+    handler.circuit_breaker?;
+    let why = format!("handler.{} needs it for circuit_breaker", handler.name);
+    Some(Need::publish(pause::subject(stream, consumer), why))
 }
 
 #[cfg(test)]
