@@ -178,7 +178,7 @@ fn manifest(order: &str) -> String {
 }
 
 const PARTITIONS: &str = "{ by = 'key', key = 'subject:2', partitions = 16 }";
-const QUEUES: &str = "{ by = 'key', key = 'json:/key', window = 512 }";
+const QUEUES: &str = "{ by = 'key', key = 'json:/key', in_flight = 512 }";
 
 async fn world() -> World {
     let world = World::start().await;
@@ -460,4 +460,50 @@ async fn a_stream_that_forgets_what_is_read_has_no_partitions() {
     send(&world, "a", 1).await;
     running.wait_for_calls(1).await;
     running.drain().await.expect("drains");
+}
+
+/// The events behind one that was given up on wait until it was replayed with success, or discarded.
+#[tokio::test]
+async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = world().await;
+        let text =
+            manifest(&order.replace(" }", ", on_failure = 'park' }")).replace("concurrency = 32", "concurrency = 1");
+        let is_mended = Arc::new(AtomicBool::new(false));
+        let mended = Arc::clone(&is_mended);
+        let script = move |event: &Event| {
+            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            if is_first && !mended.load(Ordering::SeqCst) { reject("broken") } else { completed(&[]) }
+        };
+        let running = world.run(&text, script).ready().await;
+        let desk = crate::cli::Desk::with(&format!("{text}[nats]\nurl = '{}'\n", world.server.url));
+        for (key, number) in [("a", 1), ("a", 2), ("b", 1), ("a", 3), ("b", 2)] {
+            send(&world, key, number).await;
+        }
+        world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        assert_eq!(calls(&running, 3).await, ["a1.1", "b1.1", "b2.1"], "{order}");
+        // Another failure holds it up further.
+        desk.run(&["dlq", "replay", "--all", "--handler", "h"]).succeeds();
+        assert_eq!(calls(&running, 4).await[3], "a1.1", "{order}");
+        world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        // Neither an instance that takes over nor time lets the others go first.
+        running.drain().await.expect("drains");
+        let mended = Arc::clone(&is_mended);
+        let script = move |event: &Event| {
+            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            if is_first && !mended.load(Ordering::SeqCst) { reject("broken") } else { completed(&[]) }
+        };
+        let running = world.run(&text, script).ready().await;
+        is_mended.store(true, Ordering::SeqCst);
+        desk.run(&["dlq", "replay", "--all", "--handler", "h"]).succeeds();
+        assert_eq!(calls(&running, 3).await, ["a1.1", "a2.1", "a3.1"], "{order}");
+        // Discarded, it lets them go as well.
+        is_mended.store(false, Ordering::SeqCst);
+        send(&world, "a", 1).await;
+        send(&world, "a", 4).await;
+        world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        desk.run(&["dlq", "discard", "--all", "--handler", "h", "--yes"]).succeeds();
+        assert_eq!(calls(&running, 5).await[3..], ["a1.1", "a4.1"], "{order}");
+        running.drain().await.expect("drains");
+    }
 }

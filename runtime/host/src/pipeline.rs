@@ -7,15 +7,16 @@
 //! 1. decode the message;
 //! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
 //! 3. admit it;
-//! 4. wait at the gate: breaker, brake and rate limit;
-//! 5. look whether a newer event of its key was processed, where `order.by` is `latest`;
-//! 6. claim it, where `dedup.claim` says so;
-//! 7. invoke the handler;
-//! 8. decide what follows;
-//! 9. record a failure before anything follows from it;
-//! 10. publish the outputs, the retry or the dead letter, and wait for every confirmation;
-//! 11. mark the event as done or dead;
-//! 12. settle.
+//! 4. wait while its key is held up, where `order.on_failure` is `park`;
+//! 5. wait at the gate: breaker, brake and rate limit;
+//! 6. look whether a newer event of its key was processed, where `order.by` is `latest`;
+//! 7. claim it, where `dedup.claim` says so;
+//! 8. invoke the handler;
+//! 9. decide what follows;
+//! 10. record a failure before anything follows from it;
+//! 11. publish the outputs, the retry or the dead letter, and wait for every confirmation;
+//! 12. mark the event as done or dead;
+//! 13. settle.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use crate::invoker::{Invoker, Report};
 mod latest;
 mod memory;
 mod outputs;
+mod park;
 mod wait;
 
 use latest::{Standing as Latest, Unstored};
@@ -292,6 +294,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn pass(&self, work: &mut Work) -> Step {
         match self.recall(work).await {
             None => return Step::release(),
+            Some(Standing::Superseded) if !self.unpark(work).await => return Step::release(),
             Some(Standing::Superseded) => return Step::Settle(Settlement::Ack, What::Duplicate),
             Some(Standing::Claimed) => return self.wait_for_claim(work).await,
             Some(Standing::Failed(error, next)) => return self.follow(work, error, next, None).await,
@@ -299,6 +302,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
         if let Err(failure) = self.admit(work) {
             return self.fail(work, Setback::DeadLetter(failure), None).await;
+        }
+        if let Some(step) = self.wait_while_parked(work).await {
+            return step;
         }
         let pass = match self.wait_at_gate(work).await {
             Ok(pass) => pass,
@@ -462,6 +468,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             seed: data_encoding::HEXLOWER.encode(&report.seed),
             clock_ms: report.clock_ms,
         });
+        if !self.park(work).await {
+            return Step::release();
+        }
         let ttl = self.broker.message_ttl();
         let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl);
         if let Err(fault) = self.store(&[letter]).await {
@@ -477,7 +486,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Marks the event as ended, and settles. Where another instance was faster, that is as good: what we have stored has
     /// the same ids.
     async fn end(&self, work: &mut Work, marker: Marker, settlement: Settlement, what: What) -> Step {
+        let is_done = marker == Marker::Done;
         match self.conclude(work, marker).await {
+            Remembered::Stored | Remembered::Overtaken if is_done && !self.unpark(work).await => Step::release(),
             Remembered::Stored | Remembered::Overtaken => Step::Settle(settlement, what),
             Remembered::Unreachable => Step::release(),
         }

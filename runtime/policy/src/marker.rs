@@ -15,7 +15,7 @@ use crate::decide::{Failure, Stamp};
 use crate::history::{AttemptError, History, Kind, millis};
 use crate::id::{self, Identity};
 use crate::latest::{self, Newest};
-use crate::manifest::Handler;
+use crate::manifest::{Handler, OnFailure};
 use crate::retry;
 
 /// What is known of an event.
@@ -35,6 +35,11 @@ pub enum Marker {
     Open(Progress),
     /// Nobody has what this is about any more, see [`leader`].
     Released,
+    /// Of a key of `order` and not of an event: an event that was given up on holds it up.
+    Parked {
+        /// The event's id.
+        event: String,
+    },
     /// Of a key of `order` and not of an event: its newest event.
     Newest(Newest),
 }
@@ -107,11 +112,17 @@ pub fn leader(handler: &Handler) -> String {
     id::marker(Identity { source: None, id: "" }, &handler.name, "leader", 0)
 }
 
+/// The name of the marker that says which event holds a key up, see [`crate::manifest::OnFailure::Park`].
+pub fn parked(handler: &Handler, key: &str) -> String {
+    id::marker(Identity { source: None, id: key }, &handler.name, "parked", 0)
+}
+
 /// How long the broker keeps a marker.
 pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
     let window = handler.dedup.as_ref().map_or(OPEN_AGE_MIN, |dedup| dedup.window);
     match marker {
         Marker::Done | Marker::Dead => window,
+        Marker::Parked { .. } => handler.dead_letter.max_age,
         Marker::Claimed { .. } | Marker::Released => handler.ack_wait * CLAIM_ACK_WAITS,
         Marker::Newest(_) => latest::policy(handler).map_or(OPEN_AGE_MIN, |latest| latest.window),
         Marker::Open(progress) => {
@@ -129,6 +140,8 @@ pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration
     let needed = |handler: &Handler| {
         let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
         let order = latest::policy(handler).map_or(Duration::ZERO, |latest| latest.window);
+        let parks = handler.key_order().is_some_and(|order| order.on_failure == OnFailure::Park);
+        let window = if parks { window.max(handler.dead_letter.max_age) } else { window };
         retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window).max(order)
     };
     handlers.map(needed).max().unwrap_or(OPEN_AGE_MIN)
@@ -147,7 +160,7 @@ pub fn is_wanted(handler: &Handler, arrival: &Arrival) -> bool {
 pub fn may_replace(arrival: &Arrival, new: &Marker, present: Option<&Marker>, is_own_claim: bool) -> bool {
     let is_end = matches!(new, Marker::Done | Marker::Dead);
     match present {
-        None | Some(Marker::Released) => true,
+        None | Some(Marker::Released | Marker::Parked { .. }) => true,
         Some(Marker::Claimed { .. }) => is_own_claim,
         Some(Marker::Open(progress)) => is_end || follows(arrival, progress),
         Some(Marker::Done | Marker::Dead | Marker::Newest(_)) => false,
@@ -171,7 +184,7 @@ pub fn keeps(handler: &Handler) -> bool {
 /// died in the handler.
 pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, now_ms: u64) -> Standing {
     let progress = match marker {
-        None | Some(Marker::Released | Marker::Newest(_)) => {
+        None | Some(Marker::Released | Marker::Newest(_) | Marker::Parked { .. }) => {
             charge_once(handler, arrival, now_ms);
             return Standing::Due;
         }

@@ -5,7 +5,7 @@ pub mod lanes;
 use crate::arrival::Arrival;
 use crate::event::Event;
 use crate::headers;
-use crate::manifest::{Handler, KeyOrder, OrderKey};
+use crate::manifest::{Handler, KeyOrder, OnFailure, OrderKey};
 use crate::publication::retry_due_subject;
 
 /// The tokens of a partitioned subject before the original one: prefix, `order`, handler, partition.
@@ -60,6 +60,8 @@ pub fn partitioned_subject(prefix: &str, handler: &str, number: u32, subject: &s
 pub fn return_subject(prefix: &str, name: &str, handler: Option<&Handler>, subject: &str) -> String {
     let placed = handler.and_then(|handler| Some((handler.key_order()?, handler.partitions()?)));
     match placed {
+        // Its partition is held up until it has come back.
+        Some((KeyOrder { on_failure: OnFailure::Park, .. }, _)) => retry_due_subject(prefix, name),
         Some((KeyOrder { key: OrderKey::Subject(number), .. }, count)) => {
             let key = subject.split('.').nth(number - 1).unwrap_or_default();
             partitioned_subject(prefix, name, partition(key, count), subject)

@@ -237,8 +237,8 @@ async fn discard(global: &Global, session: &Session, selection: &Selection) -> D
     let shelves = letters::shelves(&places);
     let mut changed = Vec::new();
     for entry in select::select(&places, selection).await? {
-        let deleted = shelf_of(&shelves, &entry)?.delete(entry.sequence).await;
-        let there = deleted.map_err(|error| failure(&error.into(), changed.len(), "were discarded"))?;
+        let deleted = letters::discard(shelf_of(&shelves, &entry)?, &session.file.manifest, &entry).await;
+        let there = deleted.map_err(|error| failure(&error, changed.len(), "were discarded"))?;
         changed.push(Changed::of(entry, if there { Change::Discarded } else { Change::Gone }));
     }
     global.out().show(&changed, || Changed::text(&changed));

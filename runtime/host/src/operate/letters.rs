@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use tidemill_policy::arrival::Arrival;
 use tidemill_policy::arrival::Message;
-use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::decode::decode;
+use tidemill_policy::manifest::{Handler, KeyOrder, Manifest, OnFailure};
+use tidemill_policy::marker::{self, Marker};
+use tidemill_policy::order;
 use tidemill_policy::replay::{self, Letter};
 use tidemill_policy::subject;
 
@@ -12,6 +16,7 @@ use crate::broker::nats::ask::{AskError, ask};
 use crate::broker::nats::shelf::{Found, Kept, Reads, Shelf};
 use crate::broker::nats::streams::dead_letter_stream;
 use crate::broker::nats::{Nats, publish};
+use crate::broker::{Broker, MarkerError};
 
 /// Subjects of dead letters and the stream that keeps them.
 #[derive(Debug)]
@@ -179,6 +184,42 @@ pub async fn replay(
         retries::delete(shelf, entry.sequence).await?;
     }
     Ok(if repeated { Replayed::Repeated } else { Replayed::Sent })
+}
+
+/// Deletes a dead letter for good, and lets the key go on that its event may have held up. Returns whether it was still
+/// there.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub async fn discard(shelf: &Shelf<'_>, manifest: &Manifest, entry: &Entry) -> Result<bool, OperateError> {
+    let kept = shelf.at(entry.sequence).await?;
+    let was_there = shelf.delete(entry.sequence).await?;
+    if let (Some(kept), Some(handler)) = (kept, manifest.handlers.get(&entry.handler)) {
+        let arrival = replay::letter(kept.message, kept.position).arrival;
+        unpark(shelf.nats, handler, &arrival).await?;
+    }
+    Ok(was_there)
+}
+
+/// Lets the key of an event go on, if that event holds it up.
+async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival) -> Result<(), OperateError> {
+    let parks = |order: &&KeyOrder| order.on_failure == OnFailure::Park;
+    let Some(order) = handler.key_order().filter(parks) else { return Ok(()) };
+    let event = decode(arrival, handler).ok();
+    let name = marker::parked(handler, &order::key(order, arrival, event.as_ref()));
+    let id = event.map_or_else(|| event_id(arrival), |event| event.id);
+    loop {
+        let recalled = nats.recall(&name).await?;
+        if !matches!(&recalled.marker, Some(Marker::Parked { event }) if *event == id) {
+            return Ok(());
+        }
+        let lifetime = marker::lifetime(handler, &Marker::Released, 0);
+        match nats.remember(&name, &Marker::Released, lifetime, recalled.revision).await {
+            Ok(_) => return Ok(()),
+            Err(MarkerError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The shelves of some places, by the names of their streams.

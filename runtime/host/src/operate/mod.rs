@@ -11,8 +11,8 @@ pub mod retries;
 use thiserror::Error;
 use tidemill_policy::replay::Unreplayable;
 
-use crate::broker::PublishError;
 use crate::broker::nats::ask::AskError;
+use crate::broker::{MarkerError, PublishError};
 
 /// Why something could not be done.
 #[derive(Debug, Error)]
@@ -23,6 +23,9 @@ pub enum OperateError {
     /// The event could not be sent on its way.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// What holds a key up cannot be read or replaced.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
     /// The dead letter is damaged.
     #[error("dead letter {sequence} in {stream} cannot be replayed: {why}; it stays where it is")]
     Unreplayable {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tidemill_policy::manifest::Handler;
 use tidemill_policy::marker::{self, Marker, Standing};
 use tokio::sync::OwnedMutexGuard;
@@ -86,6 +87,16 @@ impl Memory {
 }
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
+    /// Takes the right to work on the event in this process. Returns false where somebody else has it.
+    pub(super) fn take_turn_if_free(&self, work: &mut Work) -> bool {
+        if self.handler.dedup.is_none() || work.memory.turn.is_some() {
+            return true;
+        }
+        let key = self.key(work);
+        work.memory.turn = Recent::turn(&self.recent, &key).now_or_never();
+        work.memory.turn.is_some()
+    }
+
     /// Says where the event stands, from what is remembered of it where that must be looked at. Returns nothing if
     /// the process stops before that is known.
     pub(super) async fn recall(&self, work: &mut Work) -> Option<Standing> {

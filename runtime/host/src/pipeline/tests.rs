@@ -207,6 +207,7 @@ fn summary(told: &[Told]) -> String {
             Told::Remember(Marker::Done) => "done".into(),
             Told::Remember(Marker::Dead) => "dead".into(),
             Told::Remember(Marker::Released) => "released".to_owned(),
+            Told::Remember(Marker::Parked { .. }) => "park".to_owned(),
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),
             Told::Remember(Marker::Newest(newest)) if newest.entered.is_some() => "enter".into(),

@@ -43,6 +43,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if work.is_noted || !self.gate.holds_back() || self.too_early(&work.arrival).is_some() {
             return;
         }
+        // Whoever works on the event may be waiting for a slot that comes to this one, which is not taken meanwhile.
+        if !self.take_turn_if_free(work) {
+            return;
+        }
         if matches!(self.recall(work).await, Some(Standing::Due)) {
             work.is_noted = self.note(work, marker::handed_back(&work.arrival)).await.is_ok();
         }
@@ -77,7 +81,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         Step::release()
     }
 
-    async fn note(&self, work: &mut Work, marker: Marker) -> Result<(), Step> {
+    pub(super) async fn note(&self, work: &mut Work, marker: Marker) -> Result<(), Step> {
         match self.record(work, marker).await {
             Remembered::Stored => Ok(()),
             Remembered::Overtaken => Err(Step::Again),

@@ -176,10 +176,11 @@ fn given_for_nothing(layers: &Layers, report: &mut Report) {
     const OF_BOTH: &[&str] = &["order.key"];
     const OF_KEY: &[&str] = &["order.form", "order.partitions", "order.in_flight", "order.on_failure"];
     const OF_LATEST: &[&str] = &["order.time", "order.on_stale", "order.on_missing", "order.window"];
-    if !layers.sound(&["order.by"]) {
+    let by = layers.text("order.by").unwrap_or_default();
+    // What is without effect beside "none" is said elsewhere.
+    if !layers.sound(&["order.by"]) || (by == "none" && layers.find("order.by").is_some()) {
         return;
     }
-    let by = layers.text("order.by").unwrap_or_default();
     let foreign: Vec<_> = match by.as_str() {
         "key" => OF_LATEST.to_vec(),
         "latest" => OF_KEY.to_vec(),
