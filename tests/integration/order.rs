@@ -194,9 +194,9 @@ async fn publish(world: &World, keys: u64, numbers: std::ops::RangeInclusive<u64
     for number in numbers {
         for key in 0..keys {
             let nth = number * keys + key;
-            let fails = if nth % 41 == 0 { 1 } else { 0 };
+            let fails = u64::from(nth.is_multiple_of(41));
             let task = serde_json::json!({
-                "key": format!("k{key}"), "number": number, "fails": fails, "reject": nth % 97 == 0,
+                "key": format!("k{key}"), "number": number, "fails": fails, "reject": nth.is_multiple_of(97),
             });
             let sent = world.context.publish(format!("in.k{key}"), task.to_string().into()).await;
             confirmations.push(sent.expect("sent"));
@@ -252,7 +252,7 @@ async fn keys_stay_in_order_while_instances_are_killed(order: &str) {
         let last = *numbers.end();
         eventually("the wave has ended", || async {
             let ledger = ledger.lock().expect("not poisoned");
-            let all = ledger.ended.len() == KEYS as usize && ledger.ended.values().all(|number| *number == last);
+            let all = ledger.ended.len() as u64 == KEYS && ledger.ended.values().all(|number| *number == last);
             (all || !ledger.violations.is_empty()).then_some(())
         })
         .await;
@@ -481,7 +481,8 @@ async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
             send(&world, key, number).await;
         }
         world.wait_for("TIDEMILL_DEADLETTER", 1).await;
-        assert_eq!(calls(&running, 3).await, ["a1.1", "b1.1", "b2.1"], "{order}");
+        let first: HashSet<_> = calls(&running, 3).await.into_iter().collect();
+        assert_eq!(first, ["a1.1", "b1.1", "b2.1"].map(str::to_owned).into(), "{order}");
         // Another failure holds it up further.
         desk.run(&["dlq", "replay", "--all", "--handler", "h"]).succeeds();
         assert_eq!(calls(&running, 4).await[3], "a1.1", "{order}");

@@ -40,7 +40,7 @@ impl Bench for Simulated {
 
     async fn next(&mut self, wait: Duration) -> Option<Delivery<Receipt>> {
         match tokio::time::timeout(wait, self.process.next()).await.ok()?? {
-            Next::Delivery(delivery) => Some(delivery),
+            Next::Delivery(delivery) => Some(*delivery),
             Next::Lost => None,
         }
     }

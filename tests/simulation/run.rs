@@ -295,7 +295,7 @@ async fn consume(
             biased;
             () = stop.cancelled() => return,
             next = process.next() => match next {
-                Some(Next::Delivery(delivery)) => Worker::start(&worker, delivery),
+                Some(Next::Delivery(delivery)) => Worker::start(&worker, *delivery),
                 Some(Next::Lost) => turns.iter().for_each(|turns| turns.hold()),
                 None => return,
             },

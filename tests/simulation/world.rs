@@ -57,7 +57,7 @@ pub(crate) struct Process {
 
 /// What a process gets from the server.
 pub(crate) enum Next {
-    Delivery(Delivery<Receipt>),
+    Delivery(Box<Delivery<Receipt>>),
     /// The next number shows that a delivery did not arrive.
     Lost,
 }
@@ -217,7 +217,12 @@ impl Process {
         self.world.note(state, &text);
         state.earlier.push((chosen, Arc::clone(&lease)));
         let receipt = Receipt { ticket: handed.ticket, lease };
-        Some(Next::Delivery(Delivery { message: handed.message, position: handed.position, source: chosen.0, receipt }))
+        Some(Next::Delivery(Box::new(Delivery {
+            message: handed.message,
+            position: handed.position,
+            source: chosen.0,
+            receipt,
+        })))
     }
 
     /// A request to the server with everything that can happen to it: `apply` is what the server does.

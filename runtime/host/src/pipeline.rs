@@ -189,6 +189,7 @@ impl Step {
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// The same pipeline with another time to stop.
+    #[must_use]
     pub fn with_stop(&self, stop: Stop) -> Pipeline<B, I>
     where
         I: Clone,
@@ -213,14 +214,15 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let started = Instant::now();
         let Taken { mut work, receipt } = taken;
         work.slot = Some(slot);
-        let (settlement, what) = match self.too_early(&work.arrival) {
-            Some(delay) => (Settlement::Nak { delay }, What::TooEarly),
-            None => tokio::select! {
+        let (settlement, what) = if let Some(delay) = self.too_early(&work.arrival) {
+            (Settlement::Nak { delay }, What::TooEarly)
+        } else {
+            tokio::select! {
                 biased;
                 // Somebody else may be about to run it.
                 () = self.lapsed(&receipt) => (Settlement::Nothing, What::Released),
                 end = self.go_through(&mut work) => end,
-            },
+            }
         };
         self.broker.settle(receipt, settlement, self.handler.ack).await;
         let Work { arrival, retried_in_memory, .. } = work;

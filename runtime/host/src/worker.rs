@@ -3,7 +3,6 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use tidemill_policy::manifest::OnFailure;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
@@ -49,7 +48,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         let taken = worker.pipeline.take(delivery);
         let (key, is_input, sequence) = taken.place(order);
         // The events of a key that is held up wait for what comes back, and one of them has the turn.
-        let waits = is_input || order.on_failure != OnFailure::Park;
+        let waits = is_input || !worker.pipeline.handler.parks();
         let turn = waits.then(|| turns.enter(key, is_input, sequence));
         worker.in_flight.spawn(async move { task.work(taken, turn).await });
     }

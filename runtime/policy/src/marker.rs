@@ -15,7 +15,7 @@ use crate::decide::{Failure, Stamp};
 use crate::history::{AttemptError, History, Kind, millis};
 use crate::id::{self, Identity};
 use crate::latest::{self, Newest};
-use crate::manifest::{Handler, OnFailure};
+use crate::manifest::Handler;
 use crate::retry;
 
 /// What is known of an event.
@@ -140,8 +140,7 @@ pub fn lifetime_max<'a>(handlers: impl Iterator<Item = &'a Handler>) -> Duration
     let needed = |handler: &Handler| {
         let window = handler.dedup.as_ref().map_or(Duration::ZERO, |dedup| dedup.window);
         let order = latest::policy(handler).map_or(Duration::ZERO, |latest| latest.window);
-        let parks = handler.key_order().is_some_and(|order| order.on_failure == OnFailure::Park);
-        let window = if parks { window.max(handler.dead_letter.max_age) } else { window };
+        let window = if handler.parks() { window.max(handler.dead_letter.max_age) } else { window };
         retry::longest_delay(&handler.retry).saturating_add(OPEN_AGE_MIN).max(window).max(order)
     };
     handlers.map(needed).max().unwrap_or(OPEN_AGE_MIN)

@@ -120,7 +120,11 @@ enum Change {
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let file = start(global)?;
     check(&file, &arguments.action)?;
-    let session = Session::open(global, file, "dlq").await?;
+    let mut session = Session::open(global, file, "dlq").await?;
+    if session.file.manifest.handlers.values().any(tidemill_policy::manifest::Handler::parks) {
+        let prefix = session.prefix().to_owned();
+        session.nats.look_at_own(&prefix).await?;
+    }
     match &arguments.action {
         Action::List { handler, limit } => list(global, &session, handler.as_deref(), *limit as usize).await,
         Action::Show { which } => show::run(global, &session, which).await,

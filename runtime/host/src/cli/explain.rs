@@ -21,7 +21,7 @@ use tidemill_policy::subject;
 
 use super::{Done, Global, find_handler, output};
 use contract::Contract;
-use latest::{LatestShown, keeps_stale};
+use latest::keeps_stale;
 use schedule::{Schedule, schedule};
 
 /// The largest payload that a NATS server takes unless it is told otherwise.
@@ -53,7 +53,6 @@ struct Explanation {
     schema: Option<Contract>,
     dedup: Option<Dedup>,
     order: Option<order::Order>,
-    latest: Option<LatestShown>,
     limits: Limits,
     outputs: &'static str,
     retry: Retry,
@@ -145,7 +144,6 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             claim: dedup.claim,
         }),
         order: order::order(handler),
-        latest: LatestShown::of(handler),
         limits: Limits {
             timeout_ms: millis(limits.budget.timeout),
             fuel: limits.budget.fuel,
@@ -246,7 +244,7 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ("format", explanation.format.to_owned()),
         ("schema", explanation.schema.as_ref().map_or_else(String::new, Contract::text)),
         ("dedup", dedup_text(handler)),
-        ("order", explanation.latest.as_ref().map_or_else(|| order::text(handler, prefix), LatestShown::text)),
+        ("order", order::text(explanation.order.as_ref(), handler, prefix)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
         ("retry", retry_text(handler)),

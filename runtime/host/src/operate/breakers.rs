@@ -8,7 +8,7 @@ use tidemill_policy::publication::retries_through_stream;
 use super::OperateError;
 use super::letters::stream_of;
 use crate::broker::nats::streams::{retry_consumer, retry_stream};
-use crate::broker::nats::{Nats, markers};
+use crate::broker::nats::{Nats, markers, partitions};
 use crate::broker::{Broker, MarkerError};
 use crate::gate::keeper::{breaker_key, held_until, lifetime};
 
@@ -74,7 +74,13 @@ async fn consumers(nats: &Nats, manifest: &Manifest, handler: &Handler) -> Resul
         Some(stream) => Some(stream.clone()),
         None => stream_of(nats, &handler.subjects[0]).await?,
     };
-    let mut consumers: Vec<_> = stream.into_iter().map(|stream| (stream, handler.durable.clone())).collect();
+    let mut consumers: Vec<_> = match handler.partitions() {
+        Some(count) => {
+            let of = partitions::stream(prefix, &handler.name);
+            (0..count).map(|number| (of.clone(), partitions::consumer(handler, number))).collect()
+        }
+        None => stream.into_iter().map(|stream| (stream, handler.durable.clone())).collect(),
+    };
     if retries_through_stream(handler) {
         consumers.push((retry_stream(prefix), retry_consumer(prefix, &handler.name)));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidemill_policy::arrival::Arrival;
 use tidemill_policy::arrival::Message;
 use tidemill_policy::decode::decode;
-use tidemill_policy::manifest::{Handler, KeyOrder, Manifest, OnFailure};
+use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::marker::{self, Marker};
 use tidemill_policy::order;
 use tidemill_policy::replay::{self, Letter};
@@ -203,8 +203,7 @@ pub async fn discard(shelf: &Shelf<'_>, manifest: &Manifest, entry: &Entry) -> R
 
 /// Lets the key of an event go on, if that event holds it up.
 async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival) -> Result<(), OperateError> {
-    let parks = |order: &&KeyOrder| order.on_failure == OnFailure::Park;
-    let Some(order) = handler.key_order().filter(parks) else { return Ok(()) };
+    let Some(order) = handler.key_order().filter(|_| handler.parks()) else { return Ok(()) };
     let event = decode(arrival, handler).ok();
     let name = marker::parked(handler, &order::key(order, arrival, event.as_ref()));
     let id = event.map_or_else(|| event_id(arrival), |event| event.id);

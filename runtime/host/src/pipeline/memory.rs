@@ -169,10 +169,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Marks the event as done or dead, with `dedup` or where something is remembered of it already.
     pub(super) async fn conclude(&self, work: &mut Work, marker: Marker) -> Remembered {
-        let written = match self.handler.dedup.is_some() || work.memory.exists {
-            true => self.write(work, marker).await,
-            false => Remembered::Stored,
-        };
+        let is_kept = self.handler.dedup.is_some() || work.memory.exists;
+        let written = if is_kept { self.write(work, marker).await } else { Remembered::Stored };
         let known_for = match &self.handler.dedup {
             Some(dedup) => Some(dedup.window),
             None => self.handler.key_order().map(|_| ORDERED_KNOWN),

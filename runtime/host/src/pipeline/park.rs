@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use tidemill_policy::manifest::OnFailure;
 use tidemill_policy::marker::{self, Marker};
 use tidemill_policy::order;
 
@@ -76,7 +75,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// The name of the marker of the event's key; nothing where keys are not held up.
     fn parking_key(&self, work: &Work) -> Option<String> {
-        let order = self.handler.key_order().filter(|order| order.on_failure == OnFailure::Park)?;
+        let order = self.handler.key_order().filter(|_| self.handler.parks())?;
         let key = order::key(order, &work.arrival, work.event.as_ref().ok());
         Some(marker::parked(&self.handler, &key))
     }

@@ -81,7 +81,7 @@ impl Broker for ScriptedBroker {
     }
 
     async fn lapsed(&self, (): &()) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn read_record(&self, _: &str) -> Result<Stored, MarkerError> {
@@ -489,7 +489,7 @@ async fn two_copies_of_an_event_do_not_run_at_once() {
     let both = async {
         tokio::join!(scene.deliver(&message_id, Source::Input, 1), scene.deliver(&message_id, Source::Input, 1))
     };
-    tokio::time::timeout(Duration::from_secs(5), both).await.expect_err("the handler hangs");
+    Box::pin(tokio::time::timeout(Duration::from_secs(5), both)).await.expect_err("the handler hangs");
     assert_eq!(scene.invocations(), 1);
 }
 

@@ -99,6 +99,11 @@ impl Handler {
         }
     }
 
+    /// Whether an event that is given up on holds up its key.
+    pub fn parks(&self) -> bool {
+        self.key_order().is_some_and(|order| order.on_failure == OnFailure::Park)
+    }
+
     /// The number of partitions; nothing where the handler has none.
     pub fn partitions(&self) -> Option<u32> {
         match self.key_order()?.form {

@@ -40,7 +40,7 @@ const FIRST_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How long the server may take to say that it denies an acknowledgement, after it has answered a later request.
 const DENIAL_DELAY_MAX: Duration = Duration::from_millis(250);
 /// How long to wait for what the server has sent before pulling was interrupted.
-const DRAIN_MAX: Duration = Duration::from_secs(1);
+const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long to wait before a consumer that fails is looked at again: from the first to the second.
 const RECOVERY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 

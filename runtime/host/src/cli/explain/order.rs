@@ -6,9 +6,19 @@ use tidemill::leader;
 use tidemill_policy::history::millis;
 use tidemill_policy::manifest::{Handler, OnFailure, OrderForm, show_duration};
 
+use super::latest::LatestShown;
+
+/// `order`, where it is not `none`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Order {
+    Key(KeyShown),
+    Latest(LatestShown),
+}
+
 /// What is promised, and what it costs.
 #[derive(Debug, Serialize)]
-pub(super) struct Order {
+pub(super) struct KeyShown {
     by: &'static str,
     key: String,
     form: &'static str,
@@ -22,13 +32,17 @@ pub(super) struct Order {
 }
 
 pub(super) fn order(handler: &Handler) -> Option<Order> {
+    by_key(handler).map(Order::Key).or_else(|| LatestShown::of(handler).map(Order::Latest))
+}
+
+fn by_key(handler: &Handler) -> Option<KeyShown> {
     let order = handler.key_order()?;
     let (form, parallelism) = match order.form {
         // An instance has as many slots for all of them together.
         OrderForm::Partitions(_) => ("partitions", handler.partitions()),
         OrderForm::Queues { .. } => ("queues", Some(handler.concurrency)),
     };
-    Some(Order {
+    Some(KeyShown {
         by: "key",
         key: order.key.to_string(),
         form,
@@ -40,8 +54,11 @@ pub(super) fn order(handler: &Handler) -> Option<Order> {
     })
 }
 
-pub(super) fn text(handler: &Handler, prefix: &str) -> String {
-    let Some(order) = handler.key_order() else { return "none is promised".to_owned() };
+pub(super) fn text(shown: Option<&Order>, handler: &Handler, prefix: &str) -> String {
+    if let Some(Order::Latest(latest)) = shown {
+        return latest.text();
+    }
+    let Some(order) = handler.key_order() else { return String::new() };
     let fail_over = show_duration(leader::fail_over(handler));
     let form = match order.form {
         OrderForm::Partitions(count) => format!(

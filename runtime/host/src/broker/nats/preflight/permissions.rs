@@ -191,8 +191,8 @@ pub(super) fn of_input(handler: &Handler, stream: &str) -> Vec<Need> {
     ];
     if handler.partitions().is_none() {
         needs.extend(of_consumer(name, stream, consumer, &handler.subjects));
+        needs.extend(of_breaker(handler, stream, consumer));
     }
-    needs.extend(of_breaker(handler, stream, consumer));
     if broadcast {
         needs.push(needed(format!("$JS.API.CONSUMER.DELETE.{stream}.{consumer}"), "to remove its consumer"));
     }
@@ -212,7 +212,9 @@ fn of_partitions(handler: &Handler, prefix: &str, count: u32) -> Vec<Need> {
     ];
     for number in 0..count {
         let filter = order::partition_filter(prefix, name, number);
-        needs.extend(of_consumer(name, &stream, &partitions::consumer(handler, number), &[filter]));
+        let consumer = partitions::consumer(handler, number);
+        needs.extend(of_consumer(name, &stream, &consumer, &[filter]));
+        needs.extend(of_breaker(handler, &stream, &consumer));
     }
     needs
 }
