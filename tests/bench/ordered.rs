@@ -7,6 +7,7 @@
 #[path = "../integration/support.rs"]
 mod support;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -36,11 +37,17 @@ async fn measure(order: &str) -> f64 {
     let world = World::start().await;
     world.stream("IN", &["in.>"]).await;
     world.stream("OUT", &["out.>"]).await;
-    let mut confirmations = Vec::new();
+    let mut confirmations: VecDeque<async_nats::jetstream::context::PublishAckFuture> = VecDeque::new();
     for number in 0..EVENTS {
+        // The client holds back publishers that leave too many confirmations waiting.
+        if confirmations.len() >= 1_000
+            && let Some(oldest) = confirmations.pop_front()
+        {
+            oldest.await.expect("confirmed");
+        }
         let payload = format!("{{\"key\":\"k{}\",\"rest\":\"{:0>220}\"}}", number % KEYS, number);
         let sent = world.context.publish(format!("in.k{}", number % KEYS), payload.into()).await;
-        confirmations.push(sent.expect("sent"));
+        confirmations.push_back(sent.expect("sent"));
     }
     for confirmation in confirmations {
         confirmation.await.expect("confirmed");
