@@ -113,12 +113,20 @@ pub(crate) struct Lease {
     prolonged: Mutex<Instant>,
     /// Cancelled when the process sees that the server was started anew.
     pub(crate) end: CancellationToken,
+    /// Whether what the process says about this delivery does not arrive, as against all others.
+    pub(crate) is_unheard: AtomicBool,
 }
 
 impl Lease {
     pub(crate) fn new(reachable: &Arc<AtomicBool>) -> Arc<Lease> {
         let (held, prolonged) = (AtomicBool::new(true), Mutex::new(Instant::now()));
-        Arc::new(Lease { held, reachable: Arc::clone(reachable), prolonged, end: CancellationToken::new() })
+        Arc::new(Lease {
+            held,
+            reachable: Arc::clone(reachable),
+            prolonged,
+            end: CancellationToken::new(),
+            is_unheard: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn is_of(&self, reachable: &Arc<AtomicBool>) -> bool {
@@ -134,7 +142,10 @@ impl Lease {
     }
 
     fn is_kept_alive(&self) -> bool {
-        self.held.load(Ordering::Relaxed) && self.reachable.load(Ordering::Relaxed) && !self.end.is_cancelled()
+        self.held.load(Ordering::Relaxed)
+            && self.reachable.load(Ordering::Relaxed)
+            && !self.end.is_cancelled()
+            && !self.is_unheard.load(Ordering::Relaxed)
     }
 }
 

@@ -202,6 +202,9 @@ impl Process {
             self.world.note(state, &format!("{}: {:?} #{} is lost on its way", self.name, chosen.0, chosen.1));
             return Some(Next::Lost);
         }
+        if self.world.plan.flow != Flow::Free && state.rng.chance(per_mille) {
+            lease.is_unheard.store(true, Ordering::Relaxed);
+        }
         let handed = state.server.deliver(chosen, &lease, &state.earlier, self.world.ack_wait());
         let event = state.server.event_of(handed.ticket).expect("a message has an event");
         if handed.overlaps {
