@@ -34,9 +34,7 @@ async fn main() {
 }
 
 async fn measure(order: &str) -> f64 {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
+    let world = World::in_and_out().await;
     let mut confirmations: VecDeque<async_nats::jetstream::context::PublishAckFuture> = VecDeque::new();
     for number in 0..EVENTS {
         // The client holds back publishers that leave too many confirmations waiting.

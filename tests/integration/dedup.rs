@@ -16,20 +16,13 @@ retry = { max_attempts = 3, initial = "10ms", max = "20ms" }
 dedup = { key = "json:/order", window = "1h" }
 "#;
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 fn duplicates(report: &StatusReport) -> u64 {
     report.handlers["h"].counts.duplicates
 }
 
 #[tokio::test]
 async fn an_event_that_is_sent_again_is_handled_once_whatever_else_its_message_says() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(DEDUP, |event| completed(&[output("out.a", &event.id)])).ready().await;
     for (id, payload) in [("m1", r#"{"order": 7}"#), ("m2", r#"{"x": 1, "order": 7}"#), ("m3", r#"{"order": "7"}"#)] {
         world.publish("in.x", &[(headers::MSG_ID, id)], payload).await;
@@ -49,7 +42,7 @@ async fn an_event_that_is_sent_again_is_handled_once_whatever_else_its_message_s
 
 #[tokio::test]
 async fn an_event_without_its_key_is_dead_lettered_and_says_so() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(DEDUP, |_| completed(&[])).ready().await;
     for payload in [r#"{"no": 1}"#, "no JSON", r#"{"order": null}"#, r#"{"order": [1]}"#] {
         world.publish("in.x", &[], payload).await;
@@ -64,7 +57,7 @@ async fn an_event_without_its_key_is_dead_lettered_and_says_so() {
 
 #[tokio::test]
 async fn a_failed_attempt_does_not_keep_its_own_retry_from_running_and_its_end_is_remembered() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     for claim in ["", ", claim = true"] {
         let manifest = DEDUP.replace("\"1h\"", &format!("\"1h\"{claim}"));
         let script = |event: &tidemill_policy::event::Event| match event.attempt.get() {
@@ -88,7 +81,7 @@ async fn a_failed_attempt_does_not_keep_its_own_retry_from_running_and_its_end_i
 
 #[tokio::test]
 async fn what_is_claimed_by_one_instance_is_waited_for_by_another() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     if world.client.server_info().version.as_str() < "2.11" {
         return;
     }
@@ -118,7 +111,7 @@ async fn what_is_claimed_by_one_instance_is_waited_for_by_another() {
 #[tokio::test]
 async fn what_a_killed_server_delivers_again_is_not_run_again() {
     const EVENTS: usize = 300;
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = format!("{DEDUP}ack = \"confirmed\"\nack_wait = \"2s\"\n");
     let running = world.run(&manifest, |event| completed(&[output("out.a", &event.id)])).ready().await;
     for order in 0..EVENTS {
@@ -144,7 +137,7 @@ async fn what_a_killed_server_delivers_again_is_not_run_again() {
 
 #[tokio::test]
 async fn what_is_handed_back_at_a_shutdown_costs_no_attempt() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = "handler.h = { subject = 'in.>', stream = 'IN', concurrency = 1, retry.max_attempts = 1 }";
     let running = world.run(manifest, |_| completed(&[])).ready().await;
     running.close_gate().await;
@@ -170,7 +163,7 @@ async fn what_is_handed_back_at_a_shutdown_costs_no_attempt() {
 
 #[tokio::test]
 async fn an_event_that_is_too_old_is_dead_lettered_instead_of_being_run_late() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = "handler.h = { subject = 'in.>', stream = 'IN', max_age = '2s', \
                     retry = { initial = '1500ms', max = '1500ms', jitter = 0.0, max_attempts = 100 } }";
     let running = world.run(manifest, |_| retry("not yet")).ready().await;
@@ -185,7 +178,7 @@ async fn an_event_that_is_too_old_is_dead_lettered_instead_of_being_run_late() {
 
 #[tokio::test]
 async fn a_marker_outlives_nothing_but_its_window() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     if world.client.server_info().version.as_str() < "2.11" {
         return;
     }

@@ -24,16 +24,9 @@ fn history(letter: &Stored) -> Vec<AttemptError> {
     serde_json::from_str(&letter.headers[headers::ERRORS]).expect("a valid history")
 }
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 #[tokio::test]
 async fn outputs_are_stored_once_even_if_the_event_is_delivered_again() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running =
         world.run(MANIFEST, |event| completed(&[output("out.a", &event.id), output("out.b", "2")])).ready().await;
     world.publish("in.x", &[(headers::MSG_ID, "e1"), ("X-Own", "1"), ("traceparent", "00-a-b-01")], "payload").await;
@@ -60,7 +53,7 @@ async fn outputs_are_stored_once_even_if_the_event_is_delivered_again() {
 
 #[tokio::test]
 async fn a_failing_event_is_retried_with_its_history_and_then_handled() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world
         .run(MANIFEST, |event| match event.attempt.get() {
             1 | 2 => retry("not yet"),
@@ -89,7 +82,7 @@ async fn a_failing_event_is_retried_with_its_history_and_then_handled() {
 
 #[tokio::test]
 async fn an_event_that_goes_on_failing_is_kept_with_its_whole_history_and_its_payload() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| retry(&format!("failure {}", event.attempt))).ready().await;
     world.publish("in.x", &[("X-Own", "kept")], b"\x00\xffraw".as_slice()).await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
@@ -116,7 +109,7 @@ async fn an_event_that_goes_on_failing_is_kept_with_its_whole_history_and_its_pa
 
 #[tokio::test]
 async fn a_rejected_event_goes_to_the_handlers_own_dead_letter_subject_at_once() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = format!("{MANIFEST}dead_letter = {{ subject = \"failed.h\", max_age = \"1h\" }}\n");
     let running = world.run(&manifest, |_| reject("no")).ready().await;
     world.publish("in.x", &[], "p").await;
@@ -130,7 +123,7 @@ async fn a_rejected_event_goes_to_the_handlers_own_dead_letter_subject_at_once()
 
 #[tokio::test]
 async fn an_output_that_no_stream_stores_ends_in_the_dead_letters_and_stores_no_other_output() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = MANIFEST.replace("\"out.>\"", "\"out.>\", \"nowhere\"");
     let running = world.run(&manifest, |_| completed(&[output("out.a", "1"), output("nowhere", "2")])).ready().await;
     world.publish("in.x", &[], "p").await;
@@ -170,7 +163,7 @@ async fn a_publication_that_the_server_denies_is_dead_lettered_at_once_and_says_
 
 #[tokio::test]
 async fn a_deleted_consumer_is_made_anew_and_nothing_is_lost() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
     world.publish("in.1", &[], "p").await;
     world.wait_for("OUT", 1).await;
@@ -186,7 +179,7 @@ async fn a_deleted_consumer_is_made_anew_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn events_survive_a_restart_of_the_server_and_are_handled_after_it() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
     let World { server, folder, .. } = world;
     let port = server.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
@@ -229,7 +222,7 @@ async fn publish_raw(world: &World, header: &[u8]) {
 
 #[tokio::test]
 async fn a_message_that_makes_the_client_panic_is_dead_lettered_and_others_go_on() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
     publish_raw(&world, b"NATS/1.0\r\nX-Bad: a\rb\r\n\r\n").await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
@@ -244,7 +237,7 @@ async fn a_message_that_makes_the_client_panic_is_dead_lettered_and_others_go_on
 
 #[tokio::test]
 async fn a_message_that_the_client_cannot_parse_is_dead_lettered_and_others_go_on() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
     publish_raw(&world, b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n").await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
@@ -264,7 +257,7 @@ async fn a_message_that_the_client_cannot_parse_is_dead_lettered_and_others_go_o
 
 #[tokio::test]
 async fn a_flood_of_headers_is_bounded_in_the_dead_letter_and_said() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |_| reject("no")).ready().await;
     let big = "v".repeat(1000);
     let names: Vec<_> = (0..62).map(|n| format!("X-Flood-{n}")).collect();
@@ -279,7 +272,7 @@ async fn a_flood_of_headers_is_bounded_in_the_dead_letter_and_said() {
 
 #[tokio::test]
 async fn reserved_headers_of_the_input_do_not_reach_retries_and_dead_letters() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |_| reject("no")).ready().await;
     let forged = [("Nats-Expected-Last-Sequence", "0"), ("Tidemill-Attempt", "99"), ("Tidemill-Errors", "[]")];
     world.publish("in.x", &forged, "p").await;
@@ -292,7 +285,7 @@ async fn reserved_headers_of_the_input_do_not_reach_retries_and_dead_letters() {
 
 #[tokio::test]
 async fn in_queue_mode_one_instance_gets_an_event_and_in_broadcast_mode_all_do() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     world.stream("ALL", &["all.>"]).await;
     let broadcast = "[handler.b]\nsubject = \"all.>\"\nstream = \"ALL\"\nmode = \"broadcast\"\n";
     let manifest = format!("{MANIFEST}{broadcast}");
@@ -318,7 +311,7 @@ async fn in_queue_mode_one_instance_gets_an_event_and_in_broadcast_mode_all_do()
 
 #[tokio::test]
 async fn draining_finishes_what_runs_and_hands_back_what_does_not_end_in_time() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = format!("[runtime]\ndrain = \"100ms\"\n{MANIFEST}concurrency = 1\n");
     let running = world.run(&manifest, |_| completed(&[])).ready().await;
     running.close_gate().await;
@@ -335,7 +328,7 @@ async fn draining_finishes_what_runs_and_hands_back_what_does_not_end_in_time() 
 
 #[tokio::test]
 async fn no_more_than_concurrency_events_run_at_once() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(&format!("{MANIFEST}concurrency = 2\n"), |_| completed(&[])).ready().await;
     running.close_gate().await;
     for n in 0..10 {
@@ -370,7 +363,7 @@ async fn a_handler_without_its_stream_does_not_start_and_says_how_to_make_it() {
 
 #[tokio::test]
 async fn a_delivery_is_kept_alive_for_as_long_as_it_is_worked_on() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let (nats, spec) = world.consumer(Duration::from_secs(1)).await;
     let mut prolongations = world.client.subscribe("$JS.ACK.IN.>").await.expect("subscribed");
     let (stop, settled) = (CancellationToken::new(), CancellationToken::new());
@@ -404,7 +397,7 @@ async fn a_delivery_is_kept_alive_for_as_long_as_it_is_worked_on() {
 
 #[tokio::test]
 async fn the_consumer_lets_the_host_and_not_the_server_limit_attempts() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |_| completed(&[])).ready().await;
     let stream = world.context.get_stream("IN").await.expect("stream");
     let info = stream.consumer_info("tidemill-h").await.expect("info");

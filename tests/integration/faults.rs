@@ -84,13 +84,6 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 /// An instance whose outputs tell their events' payloads.
 async fn forwarding(world: &World, manifest: &str) -> Running {
     world.run(manifest, |event| completed(&[output("out.a", &text(&event.payload))])).ready().await
@@ -167,7 +160,7 @@ async fn limit(world: &World, name: &str, max_messages: i64) {
 #[tokio::test]
 async fn a_stream_that_was_deleted_is_a_trouble_until_it_is_made_anew() {
     let (log, _guard) = Log::start();
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = forwarding(&world, MANIFEST).await;
     world.publish("in.x", &[], "1").await;
     outputs(&world, 1).await;
@@ -190,7 +183,7 @@ async fn a_stream_that_was_deleted_is_a_trouble_until_it_is_made_anew() {
 
 #[tokio::test]
 async fn what_is_in_flight_of_a_deleted_stream_settles_nothing_of_the_new_one() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = forwarding(&world, &format!("{MANIFEST}concurrency = 1\n")).await;
     running.close_gate().await;
     world.publish("in.x", &[], "1").await;
@@ -213,7 +206,7 @@ async fn what_is_in_flight_of_a_deleted_stream_settles_nothing_of_the_new_one() 
 #[tokio::test]
 async fn streams_that_are_ours_to_make_are_made_again() {
     let (log, _guard) = Log::start();
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = format!("{MANIFEST}create_stream = true\n");
     let script = |event: &tidemill_policy::event::Event| match event.subject.as_str() {
         "in.bad" => reject("no"),
@@ -244,7 +237,7 @@ async fn streams_that_are_ours_to_make_are_made_again() {
 #[tokio::test]
 async fn a_full_stream_holds_events_and_is_said_once() {
     let (log, _guard) = Log::start();
-    let world = world().await;
+    let world = World::in_and_out().await;
     limit(&world, "OUT", 1).await;
     let running = forwarding(&world, MANIFEST).await;
     for n in 1..=20 {
@@ -267,7 +260,7 @@ async fn a_full_stream_holds_events_and_is_said_once() {
 #[tokio::test]
 async fn events_whose_dead_letters_find_no_room_are_held() {
     let (log, _guard) = Log::start();
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |_| retry("not yet")).ready().await;
     limit(&world, "TIDEMILL_DEADLETTER", 1).await;
     for n in 1..=20 {
@@ -286,7 +279,7 @@ async fn events_whose_dead_letters_find_no_room_are_held() {
 #[tokio::test]
 async fn an_outage_loses_and_repeats_nothing_and_is_said_once() {
     let (log, _guard) = Log::start();
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = forwarding(&world, MANIFEST).await;
     running.close_gate().await;
     for n in 1..=40 {

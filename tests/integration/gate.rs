@@ -50,13 +50,6 @@ impl Downstream {
     }
 }
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 fn gate(running: &Running) -> GateReport {
     running.status.report().handlers["h"].gate.clone().expect("a gate")
 }
@@ -85,7 +78,7 @@ const CONSUMERS: [(&str, &str); 2] = [("IN", "tidemill-h"), ("TIDEMILL_RETRY", "
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_breaker_opens_for_a_while_tries_one_event_and_closes_when_that_succeeds() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let downstream = Downstream::down();
     let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nconcurrency = 1\nallow.publish = ['out.>']\n\
                     outage_brake = false\nretry = { initial = '10ms', max = '20ms', in_memory = '0s' }\n\
@@ -123,7 +116,7 @@ async fn a_breaker_opens_for_a_while_tries_one_event_and_closes_when_that_succee
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_breaker_holds_for_other_instances_and_restarts_until_it_is_closed_by_hand() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let downstream = Downstream::down();
     let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nallow.publish = ['out.>']\nconcurrency = 4\n\
                     retry = { initial = '10ms', max = '20ms', in_memory = '0s' }\n\
@@ -166,7 +159,7 @@ async fn an_open_breaker_holds_for_other_instances_and_restarts_until_it_is_clos
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_without_a_breaker_can_be_stopped_by_hand() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nallow.publish = ['out.>']\n";
     let desk = Desk::with(&format!("{manifest}\n[nats]\nurl = '{}'\n", world.server.url));
     let running = world.run(manifest, Downstream::default().script()).ready().await;
@@ -195,7 +188,7 @@ const EVENTS: usize = 5_000;
 
 /// An outage far longer than all retries take: 5,000 events arrive, and nothing can be done about any of them.
 async fn outage(brake: bool) -> (World, Downstream, Running) {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = format!(
         "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nallow.publish = ['out.>']\noutage_brake = {brake}\n\
          retry = {{ initial = '10ms', max = '20ms' }}"
@@ -242,7 +235,7 @@ async fn without_the_brake_the_same_outage_fills_the_dead_letters() {
 async fn a_rate_limit_holds_over_all_instances_and_leaves_events_with_the_broker() {
     const RATE: f64 = 40.0;
     const BURST: u32 = 5;
-    let world = world().await;
+    let world = World::in_and_out().await;
     for across in ["instance", "instances"] {
         let manifest = format!(
             "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nallow.publish = ['out.>']\nconcurrency = 100\n\

@@ -15,13 +15,6 @@ retry = { max_attempts = 3, initial = "10ms", max = "20ms", in_memory = "0s" }
 order = { by = "latest", key = "json:/user", time = "json:/at" }
 "#;
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 async fn publish(world: &World, id: &str, user: u32, at: &str) {
     world.publish("in.x", &[(headers::MSG_ID, id)], format!(r#"{{"user": {user}, "at": {at}}}"#)).await;
 }
@@ -36,7 +29,7 @@ fn texts(messages: &[Stored]) -> Vec<String> {
 
 #[tokio::test]
 async fn only_the_latest_of_each_key_takes_effect_over_restarts() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let run = || world.run(LATEST, |event| completed(&[output("out.a", &event.id)]));
     let running = run().ready().await;
     for (id, user, at) in [
@@ -65,7 +58,7 @@ async fn only_the_latest_of_each_key_takes_effect_over_restarts() {
 
 #[tokio::test]
 async fn a_retry_that_was_overtaken_is_dropped_and_one_that_fails_overtakes_nobody() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let script = |event: &tidemill_policy::event::Event| match (event.id.as_str(), event.attempt.get()) {
         ("first", 1) | ("never", _) => retry("not yet"),
         _ => completed(&[output("out.a", &event.id)]),
@@ -86,7 +79,7 @@ async fn a_retry_that_was_overtaken_is_dropped_and_one_that_fails_overtakes_nobo
 
 #[tokio::test]
 async fn of_two_instances_the_one_with_the_older_event_does_not_win() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let run = || world.run(LATEST, |event| completed(&[output("out.a", &event.id)]));
     let (slow, quick) = (run().ready().await, run().ready().await);
     // Whoever gets the old one is held up in it, and the other handles the new one.
@@ -124,7 +117,7 @@ async fn of_two_instances_the_one_with_the_older_event_does_not_win() {
 
 #[tokio::test]
 async fn a_stale_event_can_be_kept_and_stays_stale_when_it_is_replayed() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let manifest = LATEST.replace("time = ", "on_stale = \"dead-letter\", time = ");
     let running = world.run(&manifest, |event| completed(&[output("out.a", &event.id)])).ready().await;
     publish(&world, "new", 1, "2").await;

@@ -180,13 +180,6 @@ fn manifest(order: &str) -> String {
 const PARTITIONS: &str = "{ by = 'key', key = 'subject:2', partitions = 16 }";
 const QUEUES: &str = "{ by = 'key', key = 'json:/key', in_flight = 512 }";
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 /// Publishes events of `keys` keys in turn, from `first` to `last` of each. Some fail before they are handled, some
 /// are given up.
 async fn publish(world: &World, keys: u64, numbers: std::ops::RangeInclusive<u64>) {
@@ -225,7 +218,7 @@ async fn check_outputs(world: &World) -> usize {
 /// 20,000 events of 1,000 keys, two instances, of which the one that works is killed again and again.
 async fn keys_stay_in_order_while_instances_are_killed(order: &str) {
     const KEYS: u64 = 1000;
-    let world = world().await;
+    let world = World::in_and_out().await;
     let ledger = Arc::default();
     let text = manifest(order);
     let mut instances = vec![
@@ -277,7 +270,7 @@ async fn with_queues_keys_stay_in_order_while_the_active_instance_is_killed() {
 
 #[tokio::test]
 async fn a_partitioned_event_is_the_one_that_was_published() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let running = world.run(&manifest(PARTITIONS), |event| completed(&[output("out.a", &event.id)])).ready().await;
     for key in ["a", "b", "k17"] {
         world.publish(&format!("in.{key}"), &[("X-Own", key), (headers::ATTEMPT, "9")], "payload").await;
@@ -326,7 +319,7 @@ fn stubborn(event: &Event) -> Outcome {
 #[tokio::test]
 async fn a_failing_event_holds_back_its_own_key_only() {
     for order in [PARTITIONS, QUEUES] {
-        let world = world().await;
+        let world = World::in_and_out().await;
         // One slot: whoever waits for the next attempt does not keep it.
         let text = manifest(order)
             .replace("concurrency = 32", "concurrency = 1")
@@ -350,7 +343,7 @@ async fn a_failing_event_holds_back_its_own_key_only() {
 #[tokio::test]
 async fn attempts_of_an_event_that_waits_in_place_survive_its_instance() {
     for order in [PARTITIONS, QUEUES] {
-        let world = world().await;
+        let world = World::in_and_out().await;
         let text = manifest(order).replace("initial = '5ms', max = '20ms'", "initial = '1h', max = '1h'");
         let running = world.run(&text, |_| retry("first")).ready().await;
         send(&world, "a", 1).await;
@@ -375,7 +368,7 @@ async fn attempts_of_an_event_that_waits_in_place_survive_its_instance() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_stops_hands_over_in_order() {
     for order in [PARTITIONS, QUEUES] {
-        let world = world().await;
+        let world = World::in_and_out().await;
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let text = manifest(order).replace("ack_wait = '2s'", "ack_wait = '60s'");
         let first = Instance::start(&world, &text, &ledger, 0).ready().await;
@@ -401,7 +394,7 @@ async fn an_instance_that_stops_hands_over_in_order() {
 #[tokio::test]
 async fn a_replayed_dead_letter_comes_back_to_its_key() {
     for order in [PARTITIONS, QUEUES] {
-        let world = world().await;
+        let world = World::in_and_out().await;
         let script = |event: &Event| {
             let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
             if is_first && event.headers.is_empty() {
@@ -428,7 +421,7 @@ async fn a_replayed_dead_letter_comes_back_to_its_key() {
 
 #[tokio::test]
 async fn partitions_are_not_changed_behind_the_back_of_events_that_wait_in_them() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     world.run(&manifest(PARTITIONS), |_| completed(&[])).ready().await.drain().await.expect("drains");
     let more = manifest(&PARTITIONS.replace("16", "32"));
     let error = world.run(&more, |_| completed(&[])).end().await.expect_err("refused").to_string();
@@ -466,7 +459,7 @@ async fn a_stream_that_forgets_what_is_read_has_no_partitions() {
 #[tokio::test]
 async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
     for order in [PARTITIONS, QUEUES] {
-        let world = world().await;
+        let world = World::in_and_out().await;
         let text =
             manifest(&order.replace(" }", ", on_failure = 'park' }")).replace("concurrency = 32", "concurrency = 1");
         let is_mended = Arc::new(AtomicBool::new(false));

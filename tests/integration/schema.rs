@@ -29,16 +29,9 @@ fn history(letter: &Stored) -> Vec<AttemptError> {
     serde_json::from_str(&letter.headers[headers::ERRORS]).expect("a history")
 }
 
-async fn world() -> World {
-    let world = World::start().await;
-    world.stream("IN", &["in.>"]).await;
-    world.stream("OUT", &["out.>"]).await;
-    world
-}
-
 #[tokio::test]
 async fn what_does_not_fit_is_dead_lettered_unrun_and_replayed_once_the_schema_is_corrected() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let files = folder(&[("a.json", r#"{ "properties": { "id": { "type": "string" } }, "required": ["id"] }"#)]);
     let manifest = manifest(files.path(), "schema = 'FOLDER/a.json'");
     let running = world.run(&manifest, |event| completed(&[output("out.a", &event.id)])).ready().await;
@@ -69,7 +62,7 @@ async fn what_does_not_fit_is_dead_lettered_unrun_and_replayed_once_the_schema_i
 
 #[tokio::test]
 async fn versions_are_told_apart_and_outputs_are_checked() {
-    let world = world().await;
+    let world = World::in_and_out().await;
     let files = folder(&[
         ("v1.json", r#"{ "type": "object" }"#),
         ("v2.json", r#"{ "type": "array" }"#),

@@ -63,6 +63,14 @@ impl World {
         World::start_with("").await
     }
 
+    /// Starts a server with a stream `IN` for `in.>` and a stream `OUT` for `out.>`.
+    pub(crate) async fn in_and_out() -> World {
+        let world = World::start().await;
+        world.stream("IN", &["in.>"]).await;
+        world.stream("OUT", &["out.>"]).await;
+        world
+    }
+
     /// Starts a server with additional configuration.
     pub(crate) async fn start_with(extra: &str) -> World {
         let folder = tempfile::tempdir().expect("a temporary folder");
