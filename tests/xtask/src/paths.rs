@@ -35,4 +35,14 @@ mod tests {
     fn the_root_is_the_checkout() {
         assert!(super::root().join("wit/handler.wit").is_file());
     }
+
+    /// Code with such lines does not compile; texts do.
+    #[test]
+    fn no_text_has_leftovers_of_a_merge() {
+        for name in ["README.md", "runtime/ARCHITECTURE.md", "sdk/rust/README.md"] {
+            let text = std::fs::read_to_string(super::root().join(name)).expect("the text is there");
+            let is_leftover = |line: &str| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> ");
+            assert_eq!(text.lines().find(|line| is_leftover(line)), None, "in {name}");
+        }
+    }
 }
