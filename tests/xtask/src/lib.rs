@@ -4,6 +4,7 @@
 //! the same guests as `cargo xtask test`. It writes below `target/` only; the one exception is a
 //! toolchain for WebAssembly, which rustup or the system's package manager installs where it always does.
 
+pub mod bench;
 pub mod chaos;
 pub mod demo;
 pub mod guests;

@@ -1,10 +1,11 @@
 //! `cargo xtask`: sets up, builds the guests, runs the tests and the demo.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{chaos, demo, guests, matrix, suite, tools};
+use xtask::{bench, chaos, demo, guests, matrix, suite, tools};
 
 /// The project's own tool: sets up what is needed, builds the guests, runs the tests and the demo.
 #[derive(Parser)]
@@ -24,6 +25,12 @@ enum Task {
     Demo,
     /// Kill tidemill and restart NATS under load, and check that no event is lost or doubled
     Chaos(chaos::Options),
+    /// Measure tidemill beside a hand-written consumer, in the release profile; results are in target/bench
+    Bench {
+        /// Passed on to the benchmark, such as --rounds 3, --only rows,latency, or --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Run the integration tests against every NATS server that is supported, from 2.10 on
     Matrix,
     /// Set up, build the guests, check format and lints, run all tests, then the chaos run
@@ -50,6 +57,7 @@ fn run(task: Task) -> Result<()> {
         Task::Guests => guests::build().map(|dir| println!("guests are in {}", dir.display())),
         Task::Demo => demo::run(),
         Task::Chaos(options) => chaos::run(&options),
+        Task::Bench { args } => bench::run(&args),
         Task::Matrix => matrix::run(),
         Task::Test { args } => suite::run(&args),
     }

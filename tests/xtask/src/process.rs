@@ -76,8 +76,21 @@ pub fn cargo() -> Command {
 ///
 /// If they cannot be built.
 pub fn build(executables: &[&str]) -> Result<()> {
+    build_with(&[], executables)
+}
+
+/// The same, optimised.
+///
+/// # Errors
+///
+/// If they cannot be built.
+pub fn build_release(executables: &[&str]) -> Result<()> {
+    build_with(&["--release"], executables)
+}
+
+fn build_with(args: &[&str], executables: &[&str]) -> Result<()> {
     let mut command = cargo();
-    command.current_dir(paths::root()).args(["build", "--workspace", "--jobs", "2"]);
+    command.current_dir(paths::root()).args(["build", "--workspace", "--jobs", "2"]).args(args);
     for executable in executables {
         command.args(["--bin", executable]);
     }

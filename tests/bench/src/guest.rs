@@ -1,0 +1,74 @@
+//! What one call of a guest costs, without NATS: in this process, one after the other.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use tidemill::invoker::Invoker;
+use tidemill::invoker::wasm::{Engine, EngineOptions, WasmHandler};
+use tidemill_policy::attempt::Attempt;
+use tidemill_policy::event::Event;
+use tidemill_policy::manifest;
+use tidemill_policy::outcome::Outcome;
+
+use crate::stats::Spread;
+use crate::subject::guest;
+use crate::work::Work;
+
+/// What a call costs, in microseconds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Call {
+    pub(crate) guest: &'static str,
+    pub(crate) reused_us: Spread,
+    pub(crate) fresh_us: Spread,
+}
+
+/// Measures all guests.
+pub(crate) async fn calls(rounds: u32, count: u32) -> Result<Vec<Call>> {
+    let engine = Engine::new(&EngineOptions::default())?;
+    let mut all = Vec::new();
+    for (name, work, share) in [("echo", Work::Echo, 1), ("totals", Work::Totals, 1), ("echo-js", Work::Echo, 10)] {
+        let reused_us = cost(&engine, name, work, "handler", rounds, count / share).await?;
+        let fresh_us = cost(&engine, name, work, "event", rounds, count / share / 2).await?;
+        all.push(Call { guest: name, reused_us, fresh_us });
+    }
+    Ok(all)
+}
+
+async fn cost(engine: &Engine, name: &str, work: Work, isolation: &str, rounds: u32, count: u32) -> Result<Spread> {
+    let text = format!("[handler.h]\nsubject = 'in.a'\nisolation = '{isolation}'\nallow = {{ publish = ['out.>'] }}\n");
+    let source = manifest::Source { path: "tidemill.toml", text: &text };
+    let parsed = manifest::parse(source, &[], &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let handler = parsed.manifest.handlers.get("h").context("the handler is there")?;
+    let handler = WasmHandler::from_bytes(engine, &guest(name)?, handler, BTreeMap::new())?;
+    let event = event(work);
+    let mut all = Vec::new();
+    for _ in 0..rounds {
+        let since = Instant::now();
+        for _ in 0..count {
+            let report = handler.invoke(event.clone()).await;
+            let Outcome::Completed(_) = report.outcome else { bail!("the guest fails: {:?}", report.outcome) };
+        }
+        all.push(since.elapsed().as_secs_f64() * 1e6 / f64::from(count));
+    }
+    Ok(Spread::of(all))
+}
+
+fn event(work: Work) -> Event {
+    Event {
+        id: "bench".to_owned(),
+        subject: "in.a".to_owned(),
+        kind: None,
+        source: None,
+        time_ms: Some(1_700_000_000_000),
+        content_type: None,
+        data_schema: None,
+        correlation_id: "bench".to_owned(),
+        causation_id: None,
+        attempt: Attempt::FIRST,
+        max_attempts: 5,
+        headers: Vec::new(),
+        payload: work.payload(1, 256, 0).into(),
+    }
+}
