@@ -30,7 +30,7 @@ use tidemill_policy::decode::decode;
 use tidemill_policy::event::{Event, Output};
 use tidemill_policy::gate;
 use tidemill_policy::history::{AttemptError, Kind, millis};
-use tidemill_policy::latest::Stale;
+use tidemill_policy::latest::{self, Stale};
 use tidemill_policy::manifest::{Handler, KeyOrder};
 use tidemill_policy::marker::{self, Marker, Next, Standing};
 use tidemill_policy::order;
@@ -48,15 +48,15 @@ use crate::fate::{self, Fate, What};
 use crate::gate::Gate;
 use crate::invoker::{Invoker, Report};
 
-mod latest;
 mod memory;
+mod newest;
 mod outputs;
 mod park;
 mod wait;
 
-use latest::{Standing as Latest, Unstored};
 pub use memory::Recent;
 use memory::{Memory, Remembered};
+use newest::{Standing as Latest, Unstored};
 pub use wait::NOTE_AFTER;
 
 /// How long a publication that is not confirmed waits before it is tried again: from the first to the second.
@@ -160,6 +160,12 @@ impl Slot {
         let mut slot = Slot { slots: Arc::clone(slots), permit: None };
         slot.take_again().await;
         slot
+    }
+
+    /// Takes it if it can be had at once.
+    pub fn take_if_free(slots: &Arc<Semaphore>) -> Option<Slot> {
+        let permit = Arc::clone(slots).try_acquire_owned().ok()?;
+        Some(Slot { slots: Arc::clone(slots), permit: Some(permit) })
     }
 
     fn give_up(&mut self) {
@@ -296,24 +302,28 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn pass(&self, work: &mut Work) -> Step {
         match self.recall(work).await {
             None => return Step::release(),
-            Some(Standing::Superseded) if !self.unpark(work).await => return Step::release(),
+            Some(Standing::Superseded) if !Box::pin(self.unpark(work)).await => return Step::release(),
             Some(Standing::Superseded) => return Step::Settle(Settlement::Ack, What::Duplicate),
             Some(Standing::Claimed) => return self.wait_for_claim(work).await,
-            Some(Standing::Failed(error, next)) => return self.follow(work, error, next, None).await,
+            Some(Standing::Failed(error, next)) => return Box::pin(self.follow(work, error, next, None)).await,
             Some(Standing::Due) => {}
         }
         if let Err(failure) = self.admit(work) {
-            return self.fail(work, Setback::DeadLetter(failure), None).await;
+            return Box::pin(self.fail(work, Setback::DeadLetter(failure), None)).await;
         }
-        if let Some(step) = self.wait_while_parked(work).await {
+        if self.handler.parks()
+            && let Some(step) = Box::pin(self.wait_while_parked(work)).await
+        {
             return step;
         }
         let pass = match self.wait_at_gate(work).await {
             Ok(pass) => pass,
             Err(step) => return step,
         };
-        if let Err(unstored) = self.look_for_newer(work).await {
-            return self.unpublished(work, unstored, None).await;
+        if latest::policy(&self.handler).is_some()
+            && let Err(unstored) = Box::pin(self.look_for_newer(work)).await
+        {
+            return Box::pin(self.unpublished(work, unstored, None)).await;
         }
         match self.claim(work).await {
             Remembered::Stored => {}
@@ -333,7 +343,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
         match decide(&self.handler, event, self.schemas.screen(outcome)) {
             Decision::Publish(outputs) => self.publish(work, outputs, report).await,
-            Decision::Fail(setback) => self.fail(work, setback, Some(report)).await,
+            Decision::Fail(setback) => Box::pin(self.fail(work, setback, Some(report))).await,
         }
     }
 
@@ -355,7 +365,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let count = outputs.len();
         let batch = publication::outputs(&self.handler, event, outputs);
         if let Err(unstored) = self.store_outputs(work, &batch).await {
-            return self.unpublished(work, unstored, Some(report)).await;
+            return Box::pin(self.unpublished(work, unstored, Some(report))).await;
         }
         self.end(work, Marker::Done, Settlement::Ack, What::Handled { outputs: count }).await
     }
@@ -490,7 +500,11 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn end(&self, work: &mut Work, marker: Marker, settlement: Settlement, what: What) -> Step {
         let is_done = marker == Marker::Done;
         match self.conclude(work, marker).await {
-            Remembered::Stored | Remembered::Overtaken if is_done && !self.unpark(work).await => Step::release(),
+            Remembered::Stored | Remembered::Overtaken
+                if is_done && self.handler.parks() && !Box::pin(self.unpark(work)).await =>
+            {
+                Step::release()
+            }
             Remembered::Stored | Remembered::Overtaken => Step::Settle(settlement, what),
             Remembered::Unreachable => Step::release(),
         }

@@ -74,7 +74,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
             }
             Wait::Stopped => {
                 self.hold();
-                self.pipeline.hand_back(taken).await;
+                Box::pin(self.pipeline.hand_back(taken)).await;
             }
             // It comes again, and must not stand in the way of that.
             Wait::TakenAway => self.hold(),
@@ -83,6 +83,16 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
 
     /// Waits for the event's turn, and for the right to run.
     async fn wait(&self, taken: &mut Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
+        if turn.is_none()
+            && !self.pipeline.stop.requested.is_cancelled()
+            && let Some(slot) = Slot::take_if_free(&self.slots)
+        {
+            return Wait::Over(slot);
+        }
+        Box::pin(self.wait_long(taken, turn)).await
+    }
+
+    async fn wait_long(&self, taken: &mut Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
         let mut slot = pin!(async {
             if let Some(turn) = turn {
                 turn.granted().await;
@@ -109,4 +119,27 @@ enum Wait {
     Stopped,
     /// The broker may have given it to somebody else.
     TakenAway,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::nats::Nats;
+    use crate::invoker::wasm::WasmHandler;
+
+    /// The size of what `make` would return. It is not called.
+    fn size_of_result<T>(_: impl FnOnce() -> T) -> usize {
+        size_of::<T>()
+    }
+
+    /// A task is allocated, filled, and moved for each event; what happens rarely is boxed.
+    #[test]
+    #[allow(unreachable_code, clippy::diverging_sub_expression, reason = "only its type is looked at")]
+    fn the_task_of_an_event_stays_small() {
+        let bytes = size_of_result(|| {
+            let worker: &'static Worker<Nats, Arc<WasmHandler>> = unreachable!("not called");
+            worker.work(unreachable!("not called"), None)
+        });
+        assert!(bytes <= 8 * 1024, "{bytes} bytes");
+    }
 }

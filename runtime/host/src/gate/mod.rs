@@ -121,6 +121,17 @@ impl Gate {
         self.intake.subscribe()
     }
 
+    /// Passes at once, where nothing keeps attempts back and nobody waits.
+    pub fn pass_freely(self: &Arc<Self>) -> Option<Pass> {
+        let mut state = self.lock();
+        if self.handler.rate_limit.is_some() || !state.is_quiet() {
+            return None;
+        }
+        state.brake.began();
+        drop(state);
+        Some(Pass { gate: Arc::clone(self), probe: None, since: Instant::now(), verdict: None })
+    }
+
     /// Gets in line with an attempt.
     pub fn line_up(self: &Arc<Self>, attempt: Attempt) -> Ticket {
         let mut state = self.lock();
@@ -195,6 +206,7 @@ impl Gate {
     fn ended(&self, probe: Option<&breaker::Probe>, verdict: Option<Verdict>) {
         let now_ms = self.clock.now_ms();
         let mut state = self.lock();
+        let was_quiet = state.is_quiet();
         if self.handler.outage_brake {
             let change = state.brake.ended(&self.handler.retry, self.handler.concurrency, verdict, now_ms);
             self.log_brake(change);
@@ -212,7 +224,9 @@ impl Gate {
             self.adopt(&mut state, record);
             state.news.push_back(News::Open { reason });
         }
-        self.let_others_go_on(&state);
+        if !was_quiet || !state.is_quiet() {
+            self.let_others_go_on(&state);
+        }
     }
 
     /// Has whoever is first in line, and the keeper, look at what has changed.
@@ -295,6 +309,12 @@ impl Gate {
 }
 
 impl State {
+    /// Whether nothing keeps attempts back, nobody waits, and there is nothing to tell.
+    fn is_quiet(&self) -> bool {
+        let is_closed = matches!(self.record.state, Breaker::Closed);
+        is_closed && self.brake.hold().is_none() && self.waiting.is_empty() && self.news.is_empty()
+    }
+
     /// Who goes next: whoever came first; but where only few are tried, an event that has most of its attempts left, so
     /// that no single one uses up its own.
     fn first(&self) -> Option<u64> {

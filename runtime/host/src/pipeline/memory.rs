@@ -114,6 +114,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if !is_wanted {
             return Some(marker::stand(&self.handler, &mut work.arrival, None, now_ms));
         }
+        Box::pin(self.look_and_stand(work, now_ms)).await
+    }
+
+    async fn look_and_stand(&self, work: &mut Work, now_ms: u64) -> Option<Standing> {
         let key = self.key(work);
         if self.handler.dedup.is_some() && work.memory.turn.is_none() {
             // Whoever has the turn may be waiting for a slot.
@@ -144,7 +148,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if !self.handler.dedup.as_ref().is_some_and(|dedup| dedup.claim) {
             return Remembered::Stored;
         }
-        self.write(work, Marker::Claimed { instance: self.instance.clone() }).await
+        Box::pin(self.write(work, Marker::Claimed { instance: self.instance.clone() })).await
     }
 
     /// Waits a while for an event that another instance has claimed.
@@ -170,7 +174,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Marks the event as done or dead, with `dedup` or where something is remembered of it already.
     pub(super) async fn conclude(&self, work: &mut Work, marker: Marker) -> Remembered {
         let is_kept = self.handler.dedup.is_some() || work.memory.exists;
-        let written = if is_kept { self.write(work, marker).await } else { Remembered::Stored };
+        let written = if is_kept { Box::pin(self.write(work, marker)).await } else { Remembered::Stored };
         let known_for = match &self.handler.dedup {
             Some(dedup) => Some(dedup.window),
             None => self.handler.key_order().map(|_| ORDERED_KNOWN),

@@ -11,7 +11,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Sends the outputs, once.
     pub(super) async fn send_outputs(&self, batch: &[Publication]) -> Result<(), PublishError> {
         match self.handler.outputs {
-            Outputs::Atomic if batch.len() > 1 => self.broker.publish_together(batch).await,
+            Outputs::Atomic if batch.len() > 1 => Box::pin(self.broker.publish_together(batch)).await,
             // One message is stored at one moment anyway.
             Outputs::Atomic | Outputs::Each => self.broker.publish(batch).await,
         }

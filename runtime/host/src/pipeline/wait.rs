@@ -18,6 +18,18 @@ pub const NOTE_AFTER: Duration = Duration::from_secs(1);
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Waits until the attempt that is due may begin.
     pub(super) async fn wait_at_gate(&self, work: &mut Work) -> Result<Pass, Step> {
+        let pass = match self.gate.pass_freely() {
+            Some(pass) => pass,
+            None => Box::pin(self.wait_in_line(work)).await?,
+        };
+        if work.is_noted {
+            Box::pin(self.note(work, marker::begun(&work.arrival))).await?;
+            work.is_noted = false;
+        }
+        Ok(pass)
+    }
+
+    async fn wait_in_line(&self, work: &mut Work) -> Result<Pass, Step> {
         let ticket = self.gate.line_up(work.arrival.attempt);
         let passed = tokio::select! {
             biased;
@@ -25,15 +37,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             () = self.stop.requested.cancelled() => return Err(self.give_up_waiting(work).await),
             () = sleep(NOTE_AFTER) => None,
         };
-        let pass = match passed {
-            Some(pass) => pass,
-            None => self.wait_longer(work, &ticket).await?,
-        };
-        if work.is_noted {
-            self.note(work, marker::begun(&work.arrival)).await?;
-            work.is_noted = false;
+        match passed {
+            Some(pass) => Ok(pass),
+            None => self.wait_longer(work, &ticket).await,
         }
-        Ok(pass)
     }
 
     /// Notes that an event that waits for its turn to be handled was not begun, where what it waits for is the gate: it

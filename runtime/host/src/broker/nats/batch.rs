@@ -19,7 +19,8 @@ use tidemill_policy::publication::Publication;
 use tidemill_policy::{headers, together};
 use tokio::time::{Instant, timeout};
 
-use super::publish::{check, refusal, refused, send, server_code, unstored, well};
+use super::confirm::Unconfirmed;
+use super::publish::{check, refusal, refused, send, unstored, well};
 use super::{CONFIRM_TIMEOUT, Nats, headers_from, headers_into, routes};
 use crate::broker::PublishError;
 
@@ -203,22 +204,15 @@ async fn sequences(nats: &Nats, batch: &[Publication]) -> Result<Vec<Option<u64>
     for message in batch {
         let id = headers::get(&message.headers, headers::MSG_ID).unwrap_or_default();
         let question = question(&message.subject, id);
-        let since = Instant::now();
-        asked.push((message.subject.as_str(), since, send(nats, &question).await?));
+        asked.push((message.subject.as_str(), send(nats, &question).await?));
     }
     let mut sequences = Vec::with_capacity(batch.len());
-    for (subject, since, answer) in asked {
-        let answer = tokio::select! {
-            answer = answer => answer,
-            why = nats.link.until_denied(subject, since) => {
-                return Err(PublishError::Denied { subject: subject.to_owned(), why });
-            }
-        };
-        sequences.push(match answer {
+    for (subject, answer) in asked {
+        sequences.push(match answer.stored().await {
             Ok(stored) if stored.duplicate => Some(stored.sequence),
             Ok(_) => return Err(unavailable(subject, "the server stored what was only a question".into())),
-            Err(error) if server_code(&error) == Some(ErrorCode::STREAM_ROLLUP_FAILED) => None,
-            Err(error) => return Err(refusal(nats, subject, &error).await),
+            Err(Unconfirmed::Refused(ErrorCode::STREAM_ROLLUP_FAILED, _)) => None,
+            Err(why) => return Err(refusal(nats, subject, why).await),
         });
     }
     Ok(sequences)

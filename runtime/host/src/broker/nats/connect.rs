@@ -85,6 +85,16 @@ impl Link {
         counts.then(|| why.clone())
     }
 
+    /// What the server said when it denied a subject after `since`.
+    pub fn denied_after(&self, subject: &str, since: Instant) -> Option<String> {
+        self.denied_since(subject, Some(since))
+    }
+
+    /// Waits until the server denies anything, from now on.
+    pub async fn denies(&self) {
+        self.denied.notified().await;
+    }
+
     /// Waits until the server denies a subject; a denial before `since` does not count.
     pub async fn until_denied(&self, subject: &str, since: Instant) -> String {
         loop {

@@ -5,13 +5,12 @@
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::{RequestErrorKind, StatusCode};
+use async_nats::{HeaderMap, HeaderValue, RequestErrorKind, StatusCode, header};
 use bytes::Bytes;
 use tidemill_policy::marker::Marker;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::confirm::{self, Unconfirmed};
 use super::{CONFIRM_TIMEOUT, Nats, streams};
 use crate::broker::{MarkerError, Recalled, Stored};
 use crate::troubles::Effect;
@@ -153,30 +152,25 @@ async fn ask(nats: &Nats, key: &str) -> Result<Stored, Fault> {
 }
 
 async fn write(nats: &Nats, key: &str, value: Bytes, lifetime: Duration, revision: u64) -> Result<u64, Fault> {
-    let mut message = PublishMessage::build().payload(value).expected_last_subject_sequence(revision);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(revision));
     if nats.features.message_ttl {
+        let lifetime = lifetime.max(LIFETIME_MIN);
         let seconds = lifetime.as_secs() + u64::from(lifetime.subsec_nanos() > 0);
-        message = message.ttl(Duration::from_secs(seconds).max(LIFETIME_MIN));
+        headers.insert(header::NATS_MESSAGE_TTL, HeaderValue::from(seconds));
     }
     let target = subject(&nats.bucket, key);
     if let Some(why) = nats.link.denied(&target) {
         return Err(Fault::Unavailable(why));
     }
-    let since = Instant::now();
-    let confirmation = nats.context.send_publish(target.clone(), message).await.map_err(|error| fault(&error))?;
-    tokio::select! {
-        result = confirmation => result.map(|stored| stored.sequence).map_err(|error| fault(&error)),
-        why = nats.link.until_denied(&target, since) => Err(Fault::Unavailable(why)),
-    }
+    let confirmation = confirm::send(nats, &target, headers, value).await.map_err(fault)?;
+    confirmation.stored().await.map(|stored| stored.sequence).map_err(fault)
 }
 
-fn fault(error: &PublishError) -> Fault {
-    match error.kind() {
-        PublishErrorKind::WrongLastSequence => Fault::Conflict,
-        PublishErrorKind::StreamNotFound => Fault::Nobody("there is no such bucket".into()),
-        _ => match super::publish::server_code(error) {
-            Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE) => Fault::Conflict,
-            _ => Fault::Unavailable(error.to_string()),
-        },
+fn fault(why: Unconfirmed) -> Fault {
+    match why {
+        Unconfirmed::Refused(ErrorCode::STREAM_WRONG_LAST_SEQUENCE, _) => Fault::Conflict,
+        Unconfirmed::NoStream => Fault::Nobody("there is no such bucket".into()),
+        why => Fault::Unavailable(why.to_string()),
     }
 }

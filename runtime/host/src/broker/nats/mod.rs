@@ -1,5 +1,6 @@
 //! NATS `JetStream` as the broker: connection, streams, consumers, publishing and settling.
 //!
+//! - [`confirm`]: many confirmations at once.
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
@@ -18,6 +19,7 @@
 
 pub mod ask;
 pub mod batch;
+mod confirm;
 pub mod connect;
 pub mod consume;
 pub mod durable;
@@ -66,6 +68,7 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
+    confirmations: tokio::sync::OnceCell<confirm::Confirmations>,
     /// The batches that may still be opened at the same time.
     batches: tokio::sync::Semaphore,
     /// The bucket of markers.
@@ -101,6 +104,7 @@ impl Nats {
             link,
             features,
             routes: Routes::default(),
+            confirmations: tokio::sync::OnceCell::new(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
             bucket: String::new(),
             own: Own::default(),
@@ -142,7 +146,10 @@ impl Broker for Nats {
         drop(receipt);
         let settled = match ack {
             AckMode::Plain => self.client.publish(reply, body).await.map_err(|error| error.to_string()),
-            AckMode::Confirmed => self.client.request(reply, body).await.map(drop).map_err(|error| error.to_string()),
+            AckMode::Confirmed => {
+                let answer = Box::pin(self.client.request(reply, body)).await;
+                answer.map(drop).map_err(|error| error.to_string())
+            }
         };
         // Then the server redelivers.
         if let Err(error) = settled {

@@ -3,13 +3,10 @@
 //! Before anything of a batch is sent, every subject is compared with what the server's streams store:
 //! otherwise the first output of a batch would take effect although the second one has nowhere to go.
 
-use async_nats::jetstream::context::{PublishAckFuture, PublishError as AckError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::ErrorCode;
 use tidemill_policy::publication::Publication;
-use tokio::time::Instant;
 
+use super::confirm::{self, Confirmation, Stored, Unconfirmed};
 use super::routes::{self, Answer};
 use super::{Nats, batch, headers_into, streams};
 use crate::broker::PublishError;
@@ -29,7 +26,7 @@ pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishEr
 /// # Errors
 /// The first refusal; nothing is stored then, as far as it is one.
 pub async fn publish_together(nats: &Nats, together: &[Publication]) -> Result<(), PublishError> {
-    told(nats, batch::publish(nats, together)).await
+    told(nats, Box::pin(batch::publish(nats, together))).await
 }
 
 async fn told(nats: &Nats, work: impl Future<Output = Result<(), PublishError>>) -> Result<(), PublishError> {
@@ -38,7 +35,7 @@ async fn told(nats: &Nats, work: impl Future<Output = Result<(), PublishError>>)
     let Err(fault) = work.await else { return Ok(()) };
     // Where the connection was interrupted, that is the trouble.
     let is_news = was_up && nats.link.is_up() && before == *reconnects.borrow();
-    Err(tell(nats, fault, is_news).await)
+    Err(Box::pin(tell(nats, fault, is_news)).await)
 }
 
 fn stream_trouble(stream: &str) -> String {
@@ -93,8 +90,11 @@ pub(super) async fn check(nats: &Nats, batch: &[Publication]) -> Result<(), Publ
         if let Some(why) = nats.link.denied(subject) {
             return Err(PublishError::Denied { subject: subject.clone(), why });
         }
-        if routes::is_known_to_be_stored(nats, subject).await == Some(false) {
-            return Err(unstored(nats, subject).await);
+        if nats.routes.stores(subject) {
+            continue;
+        }
+        if Box::pin(routes::is_known_to_be_stored(nats, subject)).await == Some(false) {
+            return Err(Box::pin(unstored(nats, subject)).await);
         }
     }
     Ok(())
@@ -102,51 +102,48 @@ pub(super) async fn check(nats: &Nats, batch: &[Publication]) -> Result<(), Publ
 
 async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
     check(nats, batch).await?;
+    let [message] = batch else { return Box::pin(publish_many(nats, batch)).await };
+    let stored = confirm(nats, message, send(nats, message).await?).await?;
+    well(nats, &stored.stream, &message.subject);
+    Ok(())
+}
+
+async fn publish_many(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
     let mut sent = Vec::with_capacity(batch.len());
     for message in batch {
-        sent.push((message, Instant::now(), send(nats, message).await?));
+        sent.push((message, send(nats, message).await?));
     }
-    for (message, since, confirmation) in sent {
-        let stored = confirm(nats, message, since, confirmation).await?;
+    for (message, confirmation) in sent {
+        let stored = confirm(nats, message, confirmation).await?;
         well(nats, &stored.stream, &message.subject);
     }
     Ok(())
 }
 
-pub(super) async fn send(nats: &Nats, message: &Publication) -> Result<PublishAckFuture, PublishError> {
-    let outgoing = PublishMessage::build().payload(message.payload.clone()).headers(headers_into(&message.headers));
-    match nats.context.send_publish(message.subject.clone(), outgoing).await {
+pub(super) async fn send(nats: &Nats, message: &Publication) -> Result<Confirmation, PublishError> {
+    let headers = headers_into(&message.headers);
+    match confirm::send(nats, &message.subject, headers, message.payload.clone()).await {
         Ok(confirmation) => Ok(confirmation),
-        Err(error) => Err(refusal(nats, &message.subject, &error).await),
+        Err(why) => Err(Box::pin(refusal(nats, &message.subject, why)).await),
     }
 }
 
-/// Waits for a confirmation, or for the server to say that it denies the subject: it says so beside the
-/// request, which itself is never answered.
-async fn confirm(
-    nats: &Nats,
-    message: &Publication,
-    since: Instant,
-    confirmation: PublishAckFuture,
-) -> Result<PublishAck, PublishError> {
-    let subject = &message.subject;
-    tokio::select! {
-        result = confirmation => match result {
-            Ok(stored) => Ok(stored),
-            Err(error) => Err(refusal(nats, subject, &error).await),
-        },
-        why = nats.link.until_denied(subject, since) => Err(PublishError::Denied { subject: subject.clone(), why }),
+async fn confirm(nats: &Nats, message: &Publication, confirmation: Confirmation) -> Result<Stored, PublishError> {
+    match confirmation.stored().await {
+        Ok(stored) => Ok(stored),
+        Err(why) => Err(Box::pin(refusal(nats, &message.subject, why)).await),
     }
 }
 
 /// What a failed publication means.
-pub(super) async fn refusal(nats: &Nats, subject: &str, error: &AckError) -> PublishError {
-    match error.kind() {
-        PublishErrorKind::MaxPayloadExceeded => {
-            PublishError::TooLarge { subject: subject.to_owned(), why: error.to_string() }
-        }
-        PublishErrorKind::StreamNotFound => unstored(nats, subject).await,
-        _ => refused(subject, server_code(error), error.to_string()),
+pub(super) async fn refusal(nats: &Nats, subject: &str, why: Unconfirmed) -> PublishError {
+    let own = subject.to_owned();
+    match why {
+        Unconfirmed::TooLarge(why) => PublishError::TooLarge { subject: own, why },
+        Unconfirmed::Denied(why) => PublishError::Denied { subject: own, why },
+        Unconfirmed::NoStream => unstored(nats, subject).await,
+        Unconfirmed::Refused(code, why) => refused(subject, Some(code), why),
+        Unconfirmed::Unknown(why) => refused(subject, None, why),
     }
 }
 
@@ -176,19 +173,13 @@ pub(super) async fn unstored(nats: &Nats, subject: &str) -> PublishError {
     }
 }
 
-pub(super) fn server_code(error: &AckError) -> Option<ErrorCode> {
-    let source = std::error::Error::source(error)?;
-    source.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code)
-}
-
 /// Publishes one message for the command line, and returns the stream, the sequence it got, and whether it was
 /// there already.
 ///
 /// # Errors
 /// Where it is refused or not confirmed.
 pub async fn publish_one(nats: &Nats, message: &Publication) -> Result<(String, u64, bool), PublishError> {
-    let since = Instant::now();
     let confirmation = send(nats, message).await?;
-    let stored = confirm(nats, message, since, confirmation).await?;
+    let stored = confirm(nats, message, confirmation).await?;
     Ok((stored.stream, stored.sequence, stored.duplicate))
 }

@@ -114,6 +114,11 @@ impl Routes {
         (stored, known.since.elapsed() < age_min)
     }
 
+    /// Whether a stream is known to store a subject.
+    pub fn stores(&self, subject: &str) -> bool {
+        self.look_up(subject).0 == Some(true)
+    }
+
     /// The stream that stores a subject, as far as is known.
     pub fn stream_of(&self, subject: &str) -> Option<String> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);

@@ -57,12 +57,22 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Stores the outputs of an event that was run. Where events of its key have an order, it enters before each try and
     /// leaves when all is confirmed, or withdraws where the broker does not take them.
     pub(super) async fn store_outputs(&self, work: &mut Work, batch: &[Publication]) -> Result<(), Unstored> {
-        let Some(mut standing) = work.latest.take() else {
-            return self.patiently(|| self.send_outputs(batch)).await.map_err(|fault| match fault {
-                PublishError::Unavailable { .. } => Unstored::Unreachable,
-                fault => Unstored::Fault(fault),
-            });
-        };
+        if let Some(standing) = work.latest.take() {
+            return Box::pin(self.store_in_turn(standing, batch)).await;
+        }
+        match self.send_outputs(batch).await {
+            Ok(()) => Ok(()),
+            Err(PublishError::Unavailable { .. }) => {
+                match Box::pin(self.patiently(|| self.send_outputs(batch))).await {
+                    Err(PublishError::Unavailable { .. }) => Err(Unstored::Unreachable),
+                    stored => stored.map_err(Unstored::Fault),
+                }
+            }
+            Err(fault) => Err(Unstored::Fault(fault)),
+        }
+    }
+
+    async fn store_in_turn(&self, mut standing: Standing, batch: &[Publication]) -> Result<(), Unstored> {
         let mut delay = HOLD_DELAYS.0;
         loop {
             self.enter(&mut standing).await?;
