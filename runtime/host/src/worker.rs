@@ -1,11 +1,15 @@
 //! The deliveries of one handler, as many at once as its policy allows.
+//!
+//! A task that has taken a delivery to its end takes another one, so that tasks are neither made nor moved for each.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::sleep;
+use tokio_util::sync::WaitForCancellationFuture;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::broker::{Broker, Delivery};
 use crate::fate;
@@ -15,13 +19,21 @@ use crate::status::Status;
 use crate::turns::{Turn, Turns};
 
 /// Takes the deliveries of one handler through its pipeline.
-pub struct Worker<B, I> {
+pub struct Worker<B: Broker, I> {
     pipeline: Pipeline<B, I>,
     status: Arc<Status>,
     slots: Arc<Semaphore>,
     in_flight: TaskTracker,
+    /// Tasks that wait for a delivery, the one that had one last on top: its memory is the most likely to be in the caches.
+    idle: Mutex<Vec<oneshot::Sender<Job<B>>>>,
     /// Keeps the events of one key in order, where they arrive side by side.
     turns: Option<Arc<Turns>>,
+}
+
+/// A delivery, and the note that it is in flight.
+struct Job<B: Broker> {
+    delivery: Delivery<B::Receipt>,
+    in_flight: TaskTrackerToken,
 }
 
 impl<B: Broker, I: Invoker> Worker<B, I> {
@@ -33,24 +45,64 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         turns: Option<Arc<Turns>>,
     ) -> Arc<Worker<B, I>> {
         let slots = Arc::new(Semaphore::new(pipeline.handler.concurrency as usize));
-        Arc::new(Worker { pipeline, status, slots, in_flight, turns })
+        Arc::new(Worker { pipeline, status, slots, in_flight, idle: Mutex::default(), turns })
     }
 
     /// Starts the work on a delivery. How many are started is for the caller to bound. Of one key, they run in the
     /// order of their sequences, those that were started before.
     pub fn start(worker: &Arc<Worker<B, I>>, delivery: Delivery<B::Receipt>) {
-        let task = Arc::clone(worker);
         let ordered = worker.turns.as_ref().zip(worker.pipeline.handler.key_order());
         let Some((turns, order)) = ordered else {
-            worker.in_flight.spawn(async move { task.work(task.pipeline.take(delivery), None).await });
-            return;
+            return worker.hand_over(Job { delivery, in_flight: worker.in_flight.token() });
         };
         let taken = worker.pipeline.take(delivery);
         let (key, is_input, sequence) = taken.place(order);
         // The events of a key that is held up wait for what comes back, and one of them has the turn.
         let waits = is_input || !worker.pipeline.handler.parks();
         let turn = waits.then(|| turns.enter(key, is_input, sequence));
+        let task = Arc::clone(worker);
         worker.in_flight.spawn(async move { task.work(taken, turn).await });
+    }
+
+    /// Gives a delivery to a task that waits for one, or to a new one.
+    fn hand_over(self: &Arc<Self>, mut job: Job<B>) {
+        while let Some(task) = self.idle().pop() {
+            match task.send(job) {
+                Ok(()) => return,
+                // It has ended.
+                Err(back) => job = back,
+            }
+        }
+        tokio::spawn(Arc::clone(self).work_on(job));
+    }
+
+    /// Takes one delivery after the other to its end, until the process is asked to stop.
+    async fn work_on(self: Arc<Self>, first: Job<B>) {
+        let mut stopped = pin!(self.pipeline.stop.requested.cancelled());
+        let mut next = Some(first);
+        while let Some(Job { delivery, in_flight }) = next {
+            self.work(self.pipeline.take(delivery), None).await;
+            drop(in_flight);
+            next = self.next(stopped.as_mut()).await;
+        }
+    }
+
+    /// Waits for another delivery; nothing where the process is asked to stop.
+    async fn next(&self, stopped: Pin<&mut WaitForCancellationFuture<'_>>) -> Option<Job<B>> {
+        let (task, mut job) = oneshot::channel();
+        self.idle().push(task);
+        tokio::select! {
+            biased;
+            job = &mut job => return job.ok(),
+            () = stopped => {}
+        }
+        // One may have come in this moment.
+        job.close();
+        job.try_recv().ok()
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<oneshot::Sender<Job<B>>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An event that will be delivered again must not be overtaken by those that wait behind it.

@@ -2,6 +2,7 @@
 //! the server does not take a long-running handler for a dead one.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -75,12 +76,10 @@ impl Leases {
         credit: Option<OwnedSemaphorePermit>,
     ) -> Option<Lease> {
         let mut held = self.lock();
-        if held.contains_key(&sequence) {
-            return None;
-        }
+        let Entry::Vacant(place) = held.entry(sequence) else { return None };
         let since = Instant::now();
         let prolonged = Arc::new(Mutex::new(since));
-        held.insert(sequence, Held { reply: reply.clone(), since, prolonged: Arc::clone(&prolonged) });
+        place.insert(Held { reply: reply.clone(), since, prolonged: Arc::clone(&prolonged) });
         let generation = self.generation();
         drop(held);
         let (leases, ack_wait) = (Arc::clone(self), self.ack_wait);
