@@ -10,7 +10,7 @@ use tidemill_policy::history::{AttemptError, Kind};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Stored, World, completed, eventually, output, reject, retry, run_at, start_server};
+use crate::support::{Stored, World, completed, eventually, output, purse, reject, retry, run_at, start_server};
 
 const MANIFEST: &str = r#"
 [handler.h]
@@ -371,6 +371,7 @@ async fn a_delivery_is_kept_alive_for_as_long_as_it_is_worked_on() {
     let run = consume::run(
         nats,
         spec,
+        purse(),
         tokio::sync::watch::channel(u32::MAX).1,
         stop.clone(),
         settled.clone(),
