@@ -10,12 +10,13 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use tidemill::in_flight::BytesReport;
 use tidemill_policy::event::Event;
+use tidemill_policy::in_flight;
 use tidemill_policy::outcome::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::support::{Running, World, completed, eventually, output, run_at};
+use crate::support::{Running, World, completed, eventually, output, parse, run_at};
 
 /// A payload that begins with its event's number.
 fn payload(number: u64, bytes: usize) -> Vec<u8> {
@@ -158,11 +159,25 @@ async fn many_handlers_with_large_messages_stay_within_the_bound() {
 async fn a_bound_below_one_message_for_each_consumer_is_raised_and_stops_nobody() {
     let world = World::in_and_out().await;
     publish(&world, "in.x", 1..=20, 1_000_000).await;
-    let manifest = "[runtime]\nin_flight = \"1MiB\"\n[handler.h]\nsubject = \"in.>\"\nallow = { publish = [\"out.>\"] }\n";
+    let manifest = r#"
+[runtime]
+in_flight = "1MiB"
+
+[handler.h]
+subject = "in.x"
+allow = { publish = ["out.>"] }
+
+[handler.p]
+subject = "in.p.*"
+order = { by = "key", key = "subject:3", partitions = 4 }
+"#;
     let running = world.run(manifest, |event| forward(event, "out.x", 0));
     outputs(&world, "OUT", 20).await;
     given_back(&running).await;
-    assert_eq!(bytes(&running).bound, 2 * ((1 << 20) + tidemill_policy::in_flight::ENVELOPE_BYTES));
+    let handlers = parse(manifest).handlers;
+    let consumers: u64 = handlers.values().map(in_flight::consumers).sum();
+    let bound = consumers * ((1 << 20) + in_flight::ENVELOPE_BYTES);
+    assert_eq!((consumers, bytes(&running).bound), (2 + 5, bound));
     running.drain().await.expect("drains");
 }
 

@@ -210,16 +210,7 @@ async fn serve<I: Invoker>(
 /// Divides the bytes that may be in flight among the consumers.
 fn budget(settings: &Settings, nats: &Nats, consumers: usize) -> Arc<Budget> {
     let payload_max = nats.client.server_info().max_payload as u64;
-    let in_flight = settings.manifest.runtime.in_flight;
-    let division = in_flight::divide(in_flight, consumers as u64, payload_max);
-    if division.bound() > in_flight {
-        tracing::warn!(
-            in_flight, consumers, max_payload = payload_max, bound = division.bound(),
-            "runtime.in_flight is less than one of the server's largest messages for each consumer, so more may be in \
-             flight; raise it, or lower the server's max_payload"
-        );
-    }
-    Budget::new(division)
+    Budget::new(in_flight::divide(settings.manifest.runtime.in_flight, consumers as u64, payload_max))
 }
 
 /// Pulls from a consumer for a worker, as much as `intake` allows, until `stop`.

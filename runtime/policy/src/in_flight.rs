@@ -3,6 +3,12 @@
 //! Each consumer has a share of its own, in which any message fits: so one handler that cannot go on never starves
 //! another. What the shares leave is the pool, which any consumer may use on top. [`Ledger`] keeps the account.
 
+use crate::manifest::{Handler, Manifest, show_size};
+use crate::publication::retries_through_stream;
+
+/// What a NATS server takes as a message unless it is told otherwise, in bytes.
+pub const PAYLOAD_MAX_DEFAULT: u64 = 1 << 20;
+
 /// What a message takes beside its payload and headers: its subject, and the subject that settles it.
 pub const ENVELOPE_BYTES: u64 = 8 << 10;
 
@@ -21,6 +27,37 @@ pub struct Division {
 pub fn divide(in_flight: u64, consumers: u64, payload_max: u64) -> Division {
     let share = payload_max.saturating_add(ENVELOPE_BYTES);
     Division { consumers, share, pool: in_flight.saturating_sub(consumers.saturating_mul(share)) }
+}
+
+/// Divides what a manifest lets be in flight, on a server whose messages have up to `payload_max` bytes.
+pub fn division(manifest: &Manifest, payload_max: u64) -> Division {
+    divide(manifest.runtime.in_flight, manifest.handlers.values().map(consumers).sum(), payload_max)
+}
+
+/// What is odd about that: not every consumer could have a message without exceeding what the manifest says.
+pub fn oddity(manifest: &Manifest, payload_max: u64) -> Option<String> {
+    let division = division(manifest, payload_max);
+    (division.bound() > manifest.runtime.in_flight).then(|| {
+        format!(
+            "runtime.in_flight is {}, but each of the {} consumers must have room for one of the server's largest messages \
+             (max_payload = {payload_max}), so up to {} bytes may be in flight; raise it, or lower the server's max_payload",
+            show_size(manifest.runtime.in_flight),
+            division.consumers,
+            division.bound()
+        )
+    })
+}
+
+/// How many consumers a handler has in each process: one of its input or one of each partition, and one of its retries.
+pub fn consumers(handler: &Handler) -> u64 {
+    u64::from(handler.partitions().unwrap_or(1)) + u64::from(retries_through_stream(handler))
+}
+
+/// The most bytes that the outputs of running events have beside those in flight: what each attempt may have, times
+/// `concurrency`.
+pub fn outputs_bound<'a>(handlers: impl IntoIterator<Item = &'a Handler>) -> u64 {
+    let each = |handler: &Handler| handler.limits.budget.output_bytes.saturating_mul(handler.concurrency.into());
+    handlers.into_iter().map(each).fold(0, u64::saturating_add)
 }
 
 impl Division {
