@@ -335,7 +335,11 @@ allow = { publish = ["out.>"] }
     running.wait_for_calls(4).await;
     signal(&world, "-STOP");
     running.open_gate();
-    eventually("it is not ready", || async { (!running.status.is_ready()).then_some(()) }).await;
+    eventually("neither outputs nor pull requests are answered", || async {
+        let told = running.status.report().troubles.iter().any(|trouble| trouble.what.contains("out.x"));
+        (told && !running.status.is_ready()).then_some(())
+    })
+    .await;
     let during = bytes(&running);
     assert!(during.in_hand > 0 && during.peak <= during.bound, "{during:?}");
     signal(&world, "-CONT");
