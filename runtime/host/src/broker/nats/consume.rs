@@ -35,8 +35,8 @@ const PULL_EXPIRES: Duration = Duration::from_secs(30);
 const LARGE_PULL_EXPIRES: Duration = Duration::from_secs(2);
 /// What is told of bytes where a message must come whatever its size.
 const ANY_BYTES: u64 = 1 << 30;
-/// How long an ordered handler that must have all in hand waits for bytes before it takes a message without.
-const HELD_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a message that must come waits for bytes before it comes without.
+const BYTES_PATIENCE: Duration = Duration::from_millis(100);
 /// How often the server says that an idle pull request is still known to it.
 const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long the first pull request waits at the server: its answer shows that pulling works.
@@ -467,11 +467,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         self.find_stream().await?;
         match durable::present(nats, &self.spec).await {
             Ok(Some(_)) => {
-                for (message, position, reply) in quarantine::unreadable(nats, &self.spec, self.leases).await {
-                    let bytes = (message.payload.len() + message.subject.len() + reply.len()) as u64;
-                    let room = Room { place: None, bytes: Some(self.purse.nothing().arrived(bytes)) };
-                    if let Some(lease) = self.leases.take(position.sequence, reply, room) {
-                        (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
+                for sequence in quarantine::candidates(nats, &self.spec, self.leases).await {
+                    if let Some((message, position, reply)) = quarantine::unreadable(nats, &self.spec, sequence).await {
+                        self.receive_damaged(message, position, reply).await;
                     }
                 }
             }
@@ -482,6 +480,18 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             Err(error) => return Err(format!("the server does not tell about the consumer: {error}")),
         }
         Ok(())
+    }
+
+    /// Hands over what nobody has asked for. It waits a little for bytes, and comes without where there are none.
+    async fn receive_damaged(&self, message: Message, position: Position, reply: Subject) {
+        let bytes = (message.payload.len() + message.subject.len() + reply.len()) as u64;
+        let mut claim = self.purse.claim(bytes, bytes);
+        let granted = timeout(BYTES_PATIENCE, claim.granted()).await.ok().flatten();
+        let bytes = granted.unwrap_or_else(|| self.purse.nothing()).arrived(bytes);
+        let room = Room { place: None, bytes: Some(bytes) };
+        if let Some(lease) = self.leases.take(position.sequence, reply, room) {
+            (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
+        }
     }
 
     /// Looks at the stream, makes it if it is gone and ours, and notes whether it is a new one: the ids of
@@ -544,7 +554,7 @@ async fn granted(claim: &mut Option<Claim>, turns: Option<&Turns>) -> Option<Res
     let Some(claim) = claim else { return std::future::pending().await };
     let Some(turns) = turns else { return claim.granted().await };
     loop {
-        match timeout(HELD_PATIENCE, claim.granted()).await {
+        match timeout(BYTES_PATIENCE, claim.granted()).await {
             Ok(bytes) => return bytes,
             Err(_) if turns.is_held() => return None,
             Err(_) => {}
