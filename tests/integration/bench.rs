@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::conformance::{ACK_WAIT, Bench, conformance, manifest};
-use crate::support::World;
+use crate::support::{World, purse};
 
 struct Real {
     world: World,
@@ -62,7 +62,7 @@ async fn bench() -> Real {
         };
         let never = CancellationToken::new();
         let unlimited = tokio::sync::watch::channel(u32::MAX).1;
-        tokio::spawn(consume::run(Arc::clone(&nats), spec, unlimited, never.clone(), never, hand_over));
+        tokio::spawn(consume::run(Arc::clone(&nats), spec, purse(), unlimited, never.clone(), never, hand_over));
     }
     Real { world, nats, deliveries }
 }

@@ -7,6 +7,7 @@ mod conformance;
 mod dedup;
 mod delivery;
 mod faults;
+mod flow;
 mod gate;
 mod latest;
 mod operator;

@@ -501,3 +501,27 @@ async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
         running.drain().await.expect("drains");
     }
 }
+
+/// What an instance had in flight when it died must be in hand before its successor may begin, also where that is more
+/// than the successor may have.
+#[tokio::test]
+async fn a_successor_that_may_have_less_in_flight_takes_over_in_order() {
+    let world = World::in_and_out().await;
+    let ledger = Arc::<Mutex<Ledger>>::default();
+    let with = |in_flight: &str| format!("[runtime]\nin_flight = '{in_flight}'\n{}", manifest(QUEUES));
+    let first = Instance::start(&world, &with("64MiB"), &ledger, 1).ready().await;
+    first.recorder.is_dead.store(true, Ordering::SeqCst);
+    let filler = "x".repeat(500_000);
+    for number in 1..=20_u64 {
+        let task = serde_json::json!({ "key": format!("k{}", number % 2), "number": number.div_ceil(2), "rest": filler });
+        world.publish("in.k", &[], task.to_string()).await;
+    }
+    let in_hand = |instance: &Instance| instance.status.report().in_flight_bytes.map_or(0, |bytes| bytes.in_hand);
+    eventually("all is in flight", || async { (in_hand(&first) > 10_000_000).then_some(()) }).await;
+    first.kill();
+    let second = Instance::start(&world, &with("1MiB"), &ledger, 2);
+    world.wait_for("OUT", 20).await;
+    assert_eq!(check_outputs(&world).await, 20);
+    assert!(ledger.lock().expect("not poisoned").violations.is_empty());
+    second.drain().await;
+}

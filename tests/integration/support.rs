@@ -16,11 +16,13 @@ use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::consume::Spec;
 use tidemill::broker::nats::durable;
 use tidemill::broker::nats::server::{Server, executable};
+use tidemill::in_flight::{Budget, Purse};
 use tidemill::instance::{self, Part, Settings, StartError};
 use tidemill::invoker::{Invoker, Report};
 use tidemill::status::Status;
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::{Event, Output};
+use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{self, Auth, Manifest, Source};
 use tidemill_policy::outcome::{HandlerError, Outcome};
 use tokio::task::JoinHandle;
@@ -73,7 +75,11 @@ impl World {
 
     /// Starts a server with additional configuration.
     pub(crate) async fn start_with(extra: &str) -> World {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        World::in_folder(tempfile::tempdir().expect("a temporary folder"), extra).await
+    }
+
+    /// Starts a server on what an earlier one has left.
+    pub(crate) async fn in_folder(folder: TempDir, extra: &str) -> World {
         let server = start_server(folder.path(), None, extra).await;
         let client = async_nats::connect(&server.url).await.expect("a connection");
         let context = jetstream::new(client.clone());
@@ -165,6 +171,11 @@ impl World {
     pub(crate) fn run(&self, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
         run_at(&self.server.url, manifest, script)
     }
+}
+
+/// The bytes of one consumer that is alone.
+pub(crate) fn purse() -> Purse {
+    Budget::new(in_flight::divide(16 << 20, 1, 1 << 20)).purse(0)
 }
 
 pub(crate) async fn start_server(folder: &Path, port: Option<u16>, extra: &str) -> Server {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::RetryClock;
 use tidemill_policy::schema::Schemas;
@@ -23,6 +24,7 @@ use crate::broker::nats::streams::{self, InputStream, StreamError};
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::gate::keeper::{self, Keeper};
+use crate::in_flight::{Budget, Purse};
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
 use crate::status::Status;
@@ -146,12 +148,19 @@ async fn serve<I: Invoker>(
     // Without handlers that pull all the time, this is what is waited for.
     let requested = stop.requested.clone();
     consumers.spawn(async move { requested.cancelled().await });
-    for (part, input) in parts.iter().zip(inputs) {
+    let of_handlers: Vec<_> = parts
+        .iter()
+        .zip(inputs)
+        .map(|(part, input)| specs::consumers_of(&part.handler, &input, settings, &nats, &status.name))
+        .collect();
+    let budget = budget(settings, &nats, of_handlers.iter().map(Vec::len).sum());
+    status.account(&budget);
+    let mut purses = (0..).map(|consumer| budget.purse(consumer));
+    for (part, of_handler) in parts.iter().zip(of_handlers) {
         let handler = &part.handler;
         let gate = Gate::new(Arc::clone(handler), Clock::System);
         status.watch(&handler.name, &gate);
         let pipeline = pipeline(settings, part, &nats, status, &gate, stop.clone());
-        let of_handler = specs::consumers_of(handler, &input, settings, &nats, &status.name);
         if keeper::is_shared(handler) {
             let names = of_handler.iter().map(|spec| (spec.stream.clone(), spec.name.clone())).collect();
             let keeper = Keeper::start(Arc::clone(&gate), Arc::clone(&nats), status.name.clone(), names);
@@ -163,14 +172,15 @@ async fn serve<I: Invoker>(
             ensure_consumer(&nats, spec, &handler.name, status, &stop.requested).await?;
         }
         specs.extend(of_handler.iter().cloned());
+        let of_handler: Vec<_> = of_handler.into_iter().zip(&mut purses).collect();
         if handler.window().is_some() {
             let candidate =
                 Candidate { nats: Arc::clone(&nats), status: Arc::clone(status), specs: of_handler, pipeline };
             in_flight.spawn(candidate.run());
         } else {
             let worker = Worker::new(pipeline, Arc::clone(status), in_flight.clone(), None);
-            for spec in of_handler {
-                consumers.spawn(pull(&nats, spec, gate.intake(), &stop, &worker));
+            for consumer in of_handler {
+                consumers.spawn(pull(&nats, consumer, gate.intake(), &stop, &worker));
             }
         }
         status.consuming();
@@ -197,17 +207,23 @@ async fn serve<I: Invoker>(
     Ok(())
 }
 
+/// Divides the bytes that may be in flight among the consumers.
+fn budget(settings: &Settings, nats: &Nats, consumers: usize) -> Arc<Budget> {
+    let payload_max = nats.client.server_info().max_payload as u64;
+    Budget::new(in_flight::divide(settings.manifest.runtime.in_flight, consumers as u64, payload_max))
+}
+
 /// Pulls from a consumer for a worker, as much as `intake` allows, until `stop`.
 fn pull<I: Invoker>(
     nats: &Arc<Nats>,
-    spec: Spec,
+    (spec, purse): (Spec, Purse),
     intake: watch::Receiver<u32>,
     stop: &Stop,
     worker: &Arc<Worker<Nats, I>>,
 ) -> impl Future<Output = ()> + use<I> {
     let worker = Arc::clone(worker);
     let hand_over = move |delivery| Worker::start(&worker, delivery);
-    consume::run(Arc::clone(nats), spec, intake, stop.requested.clone(), stop.overdue.clone(), hand_over)
+    consume::run(Arc::clone(nats), spec, purse, intake, stop.requested.clone(), stop.overdue.clone(), hand_over)
 }
 
 fn pipeline<I: Invoker + Clone>(

@@ -9,6 +9,7 @@ pub mod dev;
 pub mod fate;
 pub mod gate;
 pub mod http;
+pub mod in_flight;
 pub mod instance;
 pub mod invoker;
 pub mod leader;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::broker::nats::connect::Link;
 use crate::fate::{Counters, Counts, Fate};
 use crate::gate::{Gate, GateReport};
+use crate::in_flight::{Budget, BytesReport};
 use crate::instance::Part;
 use crate::troubles::{Trouble, Troubles};
 
@@ -21,6 +22,7 @@ pub struct Status {
     pub troubles: Arc<Troubles>,
     handlers: BTreeMap<String, HandlerStatus>,
     nats: Mutex<Option<Arc<Link>>>,
+    budget: Mutex<Option<Arc<Budget>>>,
     /// How many consumers are yet to be set up.
     missing: AtomicU64,
 }
@@ -54,6 +56,8 @@ pub struct StatusReport {
     pub connected: bool,
     /// What is wrong.
     pub troubles: Vec<Trouble>,
+    /// The bytes of messages in flight; nothing before the consumers are set up.
+    pub in_flight_bytes: Option<BytesReport>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerReport>,
 }
@@ -84,6 +88,7 @@ impl Status {
             troubles: Arc::default(),
             handlers: handlers.collect(),
             nats: Mutex::default(),
+            budget: Mutex::default(),
             missing: AtomicU64::new(parts.len() as u64),
         }
     }
@@ -108,6 +113,11 @@ impl Status {
         if let Some(status) = self.handlers.get(handler) {
             *lock(&status.gate) = Some(Arc::clone(gate));
         }
+    }
+
+    /// Notes what keeps the account of the bytes in flight.
+    pub fn account(&self, budget: &Arc<Budget>) {
+        *lock(&self.budget) = Some(Arc::clone(budget));
     }
 
     /// Counts a delivery as in flight until the result is dropped.
@@ -159,6 +169,7 @@ impl Status {
             ready: self.is_ready(),
             connected: self.is_connected(),
             troubles: self.troubles.now(),
+            in_flight_bytes: lock(&self.budget).as_ref().map(|budget| budget.report()),
             handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
         }
     }

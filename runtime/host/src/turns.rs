@@ -76,6 +76,11 @@ impl Turns {
         }
     }
 
+    /// Whether nothing may begin.
+    pub fn is_held(&self) -> bool {
+        !self.holds.borrow().is_over
+    }
+
     /// Lets events begin again, unless there was another hold meanwhile.
     pub fn release(&self, number: u64) {
         let mut state = self.lock();

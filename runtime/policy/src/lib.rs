@@ -15,6 +15,7 @@ pub mod gate;
 pub mod headers;
 pub mod history;
 pub mod id;
+pub mod in_flight;
 pub mod latest;
 pub mod manifest;
 pub mod marker;

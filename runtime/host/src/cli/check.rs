@@ -6,6 +6,7 @@ use tidemill::broker::nats::preflight::{self, Findings};
 use tidemill::invoker::wasm::Inspection;
 use tidemill::load::{self, Fault, Loaded, ManifestFile};
 use tidemill::logging::Purpose;
+use tidemill_policy::in_flight::{self, PAYLOAD_MAX_DEFAULT};
 use tidemill_policy::manifest::Problems;
 
 use super::{Done, Failure, Global, output};
@@ -26,6 +27,10 @@ struct Report<'a> {
     manifest: String,
     handlers: Vec<HandlerReport>,
     faults: Vec<Fault>,
+    /// The most bytes of messages in flight, on a server with the usual `max_payload`.
+    in_flight_bytes: u64,
+    /// The most bytes of outputs beside them.
+    outputs_bytes: u64,
     warnings: &'a Problems,
     /// What is odd about the server.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -102,10 +107,19 @@ fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
         }
     }
     let manifest = file.path.display().to_string();
-    Report { ok: faults.is_empty(), manifest, handlers, faults, warnings: &file.warnings, server_warnings: Vec::new() }
+    Report {
+        ok: faults.is_empty(),
+        manifest,
+        handlers,
+        faults,
+        in_flight_bytes: in_flight::division(&file.manifest, PAYLOAD_MAX_DEFAULT).bound(),
+        outputs_bytes: in_flight::outputs_bound(file.manifest.handlers.values()),
+        warnings: &file.warnings,
+        server_warnings: Vec::new(),
+    }
 }
 
-/// One line for each handler.
+/// One line for each handler, and one for all.
 fn text(report: &Report<'_>) -> String {
     let width = report.handlers.iter().map(|handler| handler.name.len()).max().unwrap_or(0);
     let line = |handler: &HandlerReport| {
@@ -120,7 +134,12 @@ fn text(report: &Report<'_>) -> String {
         let name = &handler.name;
         format!("{mark} {name:width$}  {subjects} -> {component}{size}, may publish {grants}")
     };
-    report.handlers.iter().map(line).collect::<Vec<_>>().join("\n")
+    let memory = format!(
+        "messages in flight: up to {}, and {} of outputs beside them",
+        approximate(report.in_flight_bytes),
+        approximate(report.outputs_bytes)
+    );
+    report.handlers.iter().map(line).chain([memory]).collect::<Vec<_>>().join("\n")
 }
 
 /// A size to two digits or so, in the unit that suits it.

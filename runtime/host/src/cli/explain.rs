@@ -2,6 +2,7 @@
 
 mod contract;
 mod gate;
+mod in_flight;
 mod latest;
 mod order;
 mod schedule;
@@ -15,6 +16,7 @@ use tidemill::broker::nats::streams::{dead_letter_stream, retry_consumer, retry_
 use tidemill::load::{self, ManifestFile};
 use tidemill::logging::{Purpose, counted};
 use tidemill_policy::history::{Kind, millis};
+use tidemill_policy::in_flight::PAYLOAD_MAX_DEFAULT;
 use tidemill_policy::manifest::{AckMode, Backoff, Handler, Isolation, Mode, Outputs, show_duration, show_size};
 use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::subject;
@@ -23,9 +25,6 @@ use super::{Done, Global, find_handler, output};
 use contract::Contract;
 use latest::keeps_stale;
 use schedule::{Schedule, schedule};
-
-/// The largest payload that a NATS server takes unless it is told otherwise.
-const NATS_PAYLOAD_BYTES: u64 = 1 << 20;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  tidemill explain welcome-email\n  tidemill explain welcome-email --output json")]
@@ -58,6 +57,7 @@ struct Explanation {
     retry: Retry,
     schedule: Schedule,
     gate: gate::Explanation,
+    in_flight: in_flight::Explanation,
     dead_letter: DeadLetter,
     config: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
@@ -166,6 +166,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
         },
         schedule: schedule(retry, limits.budget.timeout),
         gate: gate::explain(handler),
+        in_flight: in_flight::explain(&file.manifest, handler),
         dead_letter: DeadLetter {
             subject: handler.dead_letter.subject.clone(),
             stream: dead_letter_stream(prefix),
@@ -213,11 +214,11 @@ fn warnings(handler: &Handler) -> Vec<String> {
     if handler.allow.publish.is_empty() {
         warnings.push("it may publish nothing: any output sends its event to the dead letters".to_owned());
     }
-    if handler.limits.payload_bytes > NATS_PAYLOAD_BYTES {
+    if handler.limits.payload_bytes > PAYLOAD_MAX_DEFAULT {
         warnings.push(format!(
             "limits.payload is {}, but a NATS server takes {} unless its max_payload is raised",
             show_size(handler.limits.payload_bytes),
-            show_size(NATS_PAYLOAD_BYTES)
+            show_size(PAYLOAD_MAX_DEFAULT)
         ));
     }
     if keeps_stale(handler) && handler.dedup.is_none() {
@@ -251,6 +252,7 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ("breaker", gate::breaker_text(handler)),
         ("outage brake", gate::brake_text(handler)),
         ("rate limit", gate::rate_text(handler)),
+        ("in flight", explanation.in_flight.text()),
         (
             "dead letters",
             format!(

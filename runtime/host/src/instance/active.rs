@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 use super::pull;
 use crate::broker::nats::Nats;
 use crate::broker::nats::consume::Spec;
+use crate::in_flight::Purse;
 use crate::invoker::Invoker;
 use crate::leader::Leader;
 use crate::pipeline::{Pipeline, Stop};
@@ -19,7 +20,7 @@ use crate::worker::Worker;
 pub(super) struct Candidate<I> {
     pub(super) nats: Arc<Nats>,
     pub(super) status: Arc<Status>,
-    pub(super) specs: Vec<Spec>,
+    pub(super) specs: Vec<(Spec, Purse)>,
     pub(super) pipeline: Pipeline<Nats, I>,
 }
 
@@ -40,10 +41,10 @@ impl<I: Invoker + Clone> Candidate<I> {
         let consumers = TaskTracker::new();
         // What is in flight must come into hand before anything begins, so it is not for the gate to say how much is.
         let everything = watch::channel(u32::MAX).1;
-        for spec in &self.specs {
+        for (spec, purse) in &self.specs {
             let turns = spec.turns.as_ref().map(|_| Arc::clone(&turns));
             let spec = Spec { turns, ..spec.clone() };
-            consumers.spawn(pull(&self.nats, spec, everything.clone(), &stop, &worker));
+            consumers.spawn(pull(&self.nats, (spec, purse.clone()), everything.clone(), &stop, &worker));
         }
         consumers.close();
         consumers.wait().await;

@@ -99,6 +99,7 @@ fn runtime(named: &Named) -> Runtime {
         plugins: layers.path("plugins").unwrap_or_default(),
         listen: layers.text("listen").filter(|listen| listen != "off"),
         drain: layers.duration("drain"),
+        in_flight: layers.integer("in_flight"),
         cache: layers.path("cache"),
     }
 }

@@ -103,6 +103,8 @@ pub struct Runtime {
     pub listen: Option<String>,
     /// How long to wait for events in flight when stopping.
     pub drain: Duration,
+    /// The most bytes of messages in flight in the process; more where that is less than one message for each consumer.
+    pub in_flight: u64,
     /// Where compiled components are kept, relative to the manifest; `None` for the user's cache folder.
     pub cache: Option<PathBuf>,
 }

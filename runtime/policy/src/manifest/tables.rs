@@ -93,6 +93,13 @@ pub(super) const RUNTIME: &[Key] = &[
         .default("'127.0.0.1:7070'"),
     key("drain", duration(Duration::ZERO, HOUR), "how long to wait for events in flight when stopping")
         .default("'30s'"),
+    key(
+        "in_flight",
+        size(MIB, 1 << 40),
+        "the most bytes of messages in flight in the process, those that are asked for included; at least one of the \
+         server's largest messages for each consumer",
+    )
+    .default("'256MiB'"),
     key("cache", PATH, "the folder of compiled components, relative to the manifest")
         .derived("a folder in the user's cache", "'cache'"),
 ];

@@ -54,6 +54,7 @@ fn runtime(runtime: &Runtime) -> Value {
         "plugins": path(&runtime.plugins),
         "listen": runtime.listen.as_deref().unwrap_or("off"),
         "drain": duration(runtime.drain),
+        "in_flight": format!("{}B", runtime.in_flight),
     });
     if let Some(cache) = &runtime.cache {
         table["cache"] = path(cache);

@@ -58,8 +58,9 @@ fn nats() -> impl Strategy<Value = Nats> {
 
 fn runtime() -> impl Strategy<Value = Runtime> {
     let listen = "(127\\.0\\.0\\.1|localhost|\\[::1\\]):[1-9][0-9]{1,3}";
-    (path(), option::of(listen), millis(0..=3_600_000), option::of(path()))
-        .prop_map(|(plugins, listen, drain, cache)| Runtime { plugins, listen, drain, cache })
+    let in_flight = (1_u64 << 20)..=(1 << 40);
+    (path(), option::of(listen), millis(0..=3_600_000), in_flight, option::of(path()))
+        .prop_map(|(plugins, listen, drain, in_flight, cache)| Runtime { plugins, listen, drain, in_flight, cache })
 }
 
 fn limits() -> impl Strategy<Value = Limits> {

@@ -3,8 +3,8 @@
 //! nothing can be pulled, it is a trouble that says why.
 //!
 //! Pull requests are sent by hand rather than through the client's message stream, because that prefetches
-//! on its own: here, every message that the server sends has its place in flight reserved before it is
-//! asked for.
+//! on its own: here, every message that the server sends has its place in flight and its bytes reserved
+//! before it is asked for.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,14 +21,22 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::acknowledgements;
-use super::lease::{Lease, Leases};
+use super::lease::{Lease, Leases, Room};
+use super::open::{Open, Request};
 use super::{Nats, durable, headers_from, quarantine, streams, surety};
 use crate::broker::{Delivery, Source};
+use crate::in_flight::{Claim, Purse, Reserved};
 use crate::troubles::Effect;
 use crate::turns::Turns;
 
 /// How long a pull request waits at the server.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// The same of a pull request that has bytes reserved which others may need.
+const LARGE_PULL_EXPIRES: Duration = Duration::from_secs(2);
+/// What is told of bytes where a message must come whatever its size.
+const ANY_BYTES: u64 = 1 << 30;
+/// How long a message that must come waits for bytes before it comes without.
+const BYTES_PATIENCE: Duration = Duration::from_millis(100);
 /// How often the server says that an idle pull request is still known to it.
 const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long the first pull request waits at the server: its answer shows that pulling works.
@@ -80,9 +88,11 @@ pub struct Spec {
 
 /// Pulls and hands over until `stop`; whatever fails is tried again. Deliveries in flight are kept alive until
 /// `settled`. No more is asked for than `intake` says may be in hand; what was asked for before it fell still arrives.
+/// Nor is more asked for than `purse` has bytes for.
 pub async fn run(
     nats: Arc<Nats>,
     spec: Spec,
+    purse: Purse,
     intake: watch::Receiver<u32>,
     stop: CancellationToken,
     settled: CancellationToken,
@@ -95,7 +105,7 @@ pub async fn run(
     let credit = Arc::new(Semaphore::new(spec.credit as usize));
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
     let last = AtomicU64::new(0);
-    let consumer = Consumer { nats: &nats, spec, leases: &leases, hand_over, trouble, created: None, stop, last };
+    let consumer = Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, created: None, stop, last };
     let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety) };
     tokio::select! {
         () = restrain(&credit, intake) => {}
@@ -127,6 +137,7 @@ async fn restrain(credit: &Arc<Semaphore>, mut intake: watch::Receiver<u32>) {
 struct Consumer<'a, H> {
     nats: &'a Nats,
     spec: Spec,
+    purse: Purse,
     leases: &'a Arc<Leases>,
     hand_over: &'a H,
     /// What is in trouble while nothing can be pulled.
@@ -191,7 +202,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     /// Pulls until something goes wrong, and says what.
     async fn pull(&self, credit: &Arc<Semaphore>) -> Interruption {
         let inbox = Subject::from(self.nats.client.new_inbox());
-        let mut messages = match self.nats.client.subscribe(inbox.clone()).await {
+        let mut messages = match self.nats.client.subscribe(format!("{inbox}.*")).await {
             Ok(messages) => messages,
             Err(error) => {
                 self.nats.link.lose();
@@ -201,15 +212,17 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         // What was on its way when pulling was interrupted comes later, after what is pulled now.
         self.hold();
         // What was asked for and has not arrived. Freed as a whole when this function returns.
-        let Ok(mut open) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
+        let Ok(nothing) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
+        let mut open = Open::new(nothing, self.purse.nothing());
         let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
         // What the server has sent by now would otherwise wait for its redelivery; so would what is handed back and
         // sent once more on a request that is still open.
         if self.nats.link.is_up() && messages.drain().await.is_ok() {
             let rest = async {
                 while let Some(message) = messages.next().await {
-                    if message.status.is_none() && open.num_permits() > 0 {
-                        self.receive(message, open.split(1));
+                    if message.status.is_none() && open.places() > 0 {
+                        let room = open.arrived(message.length as u64);
+                        self.receive(message, room);
                     }
                 }
             };
@@ -224,7 +237,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         inbox: &Subject,
         messages: &mut Subscriber,
         credit: &Arc<Semaphore>,
-        open: &mut OwnedSemaphorePermit,
+        open: &mut Open,
     ) -> Interruption {
         let link = &self.nats.link;
         let mut reconnects = link.reconnects.subscribe();
@@ -233,8 +246,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let mut heard = Instant::now();
         // Whether an answer has shown that pulling works; the first request is a small one that has one soon.
         let (mut asked, mut works) = (false, false);
+        // While there is room, and no bytes are left.
+        let mut claim: Option<Claim> = None;
         loop {
-            let wanted = if open.num_permits() == 0 { 1 } else { refill };
+            let wanted = if open.places() == 0 { 1 } else { refill };
             let silence_max = if works { SILENCE_MAX } else { FIRST_SILENCE_MAX };
             tokio::select! {
                 message = messages.next() => {
@@ -244,7 +259,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                         return usual("the client ended");
                     };
                     match message.status {
-                        None => self.receive(message, open.split(1)),
+                        None => {
+                            let room = open.arrived(message.length as u64);
+                            self.receive(message, room);
+                        }
                         Some(status) => if let Err(why) = self.answer(status, &message, open) {
                             return if works { Interruption::Usual(why) } else { Interruption::Trouble(why) };
                         }
@@ -254,25 +272,50 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                         link.troubles.end(&self.trouble);
                     }
                 }
-                more = Arc::clone(credit).acquire_many_owned(wanted), if works || !asked => {
-                    let Ok(mut more) = more else { return usual("closed") };
-                    let free = u32::try_from(credit.available_permits()).unwrap_or(u32::MAX);
-                    if let (true, Ok(rest)) = (asked, Arc::clone(credit).try_acquire_many_owned(free)) {
-                        more.merge(rest);
+                more = Arc::clone(credit).acquire_many_owned(wanted), if claim.is_none() && (works || !asked) => {
+                    let Ok(mut places) = more else { return usual("closed") };
+                    if asked {
+                        merge_free(credit, &mut places);
                     }
-                    let expires = if asked { PULL_EXPIRES } else { FIRST_PULL_EXPIRES };
-                    if let Err(error) = self.request(inbox, more.num_permits(), expires).await {
-                        return Interruption::Usual(error);
+                    let bytes_max = open.reach.is_outsized().then_some(ANY_BYTES);
+                    if bytes_max.is_some() {
+                        drop(places.split(places.num_permits() - 1));
                     }
-                    if open.num_permits() == 0 {
+                    let (least, most) = open.reach.bytes(places.num_permits() as u64, self.purse.share());
+                    let mut wait = self.purse.claim(least, most);
+                    // Room is not kept while there are no bytes: it may be taken away meanwhile.
+                    let Some(bytes) = wait.now() else {
+                        claim = Some(wait);
+                        continue;
+                    };
+                    if open.places() == 0 {
                         heard = Instant::now();
                     }
+                    if let Err(error) = self.request(inbox, places, bytes, bytes_max, asked, open).await {
+                        return Interruption::Usual(error);
+                    }
                     asked = true;
-                    open.merge(more);
                 }
-                () = sleep_until(heard + silence_max), if open.num_permits() > 0 => {
+                bytes = granted(&mut claim, self.spec.turns.as_deref()) => {
+                    claim = None;
+                    let Ok(mut places) = Arc::clone(credit).try_acquire_owned() else { continue };
+                    let bytes_max = (bytes.is_none() || open.reach.is_outsized()).then_some(ANY_BYTES);
+                    if asked && bytes_max.is_none() {
+                        merge_free(credit, &mut places);
+                    }
+                    if open.places() == 0 {
+                        heard = Instant::now();
+                    }
+                    let bytes = bytes.unwrap_or_else(|| self.purse.nothing());
+                    if let Err(error) = self.request(inbox, places, bytes, bytes_max, asked, open).await {
+                        return Interruption::Usual(error);
+                    }
+                    asked = true;
+                }
+                () = sleep_until(heard + silence_max), if open.places() > 0 => {
                     return silent(works);
                 }
+                () = until(open.overdue()) => return usual("the server does not say that a pull request has ended"),
                 _ = reconnects.changed() => return usual("the connection was made anew"),
                 end = &mut denied => return end,
                 () = self.stop.cancelled() => return usual("the process stops"),
@@ -284,10 +327,11 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     async fn until_denied(&self, inbox: &Subject, since: Instant) -> Interruption {
         let link = &self.nats.link;
         let (next, acks) = (self.next_subject(), acknowledgements(&self.spec.stream, &self.spec.name));
+        let wildcard = format!("{inbox}.*");
         tokio::select! {
             why = link.until_denied(&next, since) => Interruption::Trouble(grant("pulling", &next, &why)),
             why = link.until_denied(&acks, since) => Interruption::Unacknowledged(grant("acknowledging", &acks, &why)),
-            why = link.until_denied(inbox, since) => {
+            why = link.until_denied(&wildcard, since) => {
                 Interruption::Trouble(format!("the server denies receiving ({why}); grant subscribe on \"_INBOX.>\""))
             }
         }
@@ -297,20 +341,39 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.spec.stream, self.spec.name)
     }
 
-    async fn request(&self, inbox: &Subject, batch: usize, expires: Duration) -> Result<(), String> {
+    /// Asks for as many messages as there are places, with `bytes` together, or `bytes_max` where that is more.
+    async fn request(
+        &self,
+        inbox: &Subject,
+        places: OwnedSemaphorePermit,
+        bytes: Reserved,
+        bytes_max: Option<u64>,
+        asked: bool,
+        open: &mut Open,
+    ) -> Result<(), String> {
+        let expires = match asked {
+            false => FIRST_PULL_EXPIRES,
+            true if bytes.count() > self.purse.share() => LARGE_PULL_EXPIRES,
+            true => PULL_EXPIRES,
+        };
+        let bytes_max = bytes_max.unwrap_or(bytes.count());
         let mut body = serde_json::json!({
-            "batch": batch,
+            "batch": places.num_permits(),
+            "max_bytes": bytes_max,
             "expires": u64::try_from(expires.as_nanos()).unwrap_or(u64::MAX),
         });
         if expires > PULL_HEARTBEAT * 2 {
             body["idle_heartbeat"] = u64::try_from(PULL_HEARTBEAT.as_nanos()).unwrap_or(u64::MAX).into();
         }
-        let request = self.nats.client.publish_with_reply(self.next_subject(), inbox.clone(), body.to_string().into());
-        request.await.map_err(|error| error.to_string())
+        let reply = Subject::from(format!("{inbox}.{}", open.next()));
+        let request = self.nats.client.publish_with_reply(self.next_subject(), reply, body.to_string().into());
+        request.await.map_err(|error| error.to_string())?;
+        open.add(Request { places, bytes, bytes_max, until: Instant::now() + expires + SILENCE_MAX });
+        Ok(())
     }
 
     /// Takes the lease for a message and hands it over.
-    fn receive(&self, message: NatsMessage, credit: Option<OwnedSemaphorePermit>) {
+    fn receive(&self, message: NatsMessage, room: Room) {
         let message = jetstream::Message { message, context: self.nats.context.clone() };
         let position = match message.info() {
             Ok(info) if self.is_gap(info.consumer_sequence) => {
@@ -325,7 +388,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         };
         let NatsMessage { subject, reply, payload, headers, .. } = message.message;
         let Some(reply) = reply else { return };
-        let Some(lease) = self.leases.take(position.sequence, reply, credit) else { return };
+        let Some(lease) = self.leases.take(position.sequence, reply, room) else { return };
         let headers = headers_from(headers.as_ref());
         let message = Message { subject: subject.into_string(), headers, payload, damage: None };
         (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
@@ -345,7 +408,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     }
 
     /// Deals with a status in place of a message: gives back the credit of a pull request that has ended.
-    fn answer(&self, status: StatusCode, message: &NatsMessage, open: &mut OwnedSemaphorePermit) -> Result<(), String> {
+    fn answer(&self, status: StatusCode, message: &NatsMessage, open: &mut Open) -> Result<(), String> {
         if status == StatusCode::IDLE_HEARTBEAT {
             return Ok(());
         }
@@ -354,14 +417,21 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             // Perhaps with its stream: then what is in flight must not be settled.
             self.leases.suspend();
         }
-        let unused = message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages"));
-        match unused.and_then(|count| count.as_str().parse::<usize>().ok()) {
-            Some(count) if status == StatusCode::TIMEOUT => {
-                drop(open.split(count.min(open.num_permits())));
-                Ok(())
-            }
-            _ => Err(format!("the server answers a pull request with status {status} {description}")),
+        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+        let (Some(number), Some(places), Some(bytes)) =
+            (number, unused(message, "Nats-Pending-Messages"), unused(message, "Nats-Pending-Bytes"))
+        else {
+            return Err(format!("the server answers a pull request with status {status} {description}"));
+        };
+        if status == StatusCode::TIMEOUT {
+            open.reach.idle();
+        } else if description.eq_ignore_ascii_case("message size exceeds maxbytes") {
+            open.reach.refused(bytes, self.purse.share());
+        } else if !description.eq_ignore_ascii_case("batch completed") {
+            return Err(format!("the server answers a pull request with status {status} {description}"));
         }
+        open.ended(number, usize::try_from(places).unwrap_or(usize::MAX), bytes);
+        Ok(())
     }
 
     /// Makes the consumer again if it is gone, and its stream where that is ours to do; takes out of the way
@@ -397,9 +467,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         self.find_stream().await?;
         match durable::present(nats, &self.spec).await {
             Ok(Some(_)) => {
-                for (message, position, reply) in quarantine::unreadable(nats, &self.spec, self.leases).await {
-                    if let Some(lease) = self.leases.take(position.sequence, reply, None) {
-                        (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
+                for sequence in quarantine::candidates(nats, &self.spec, self.leases).await {
+                    if let Some((message, position, reply)) = quarantine::unreadable(nats, &self.spec, sequence).await {
+                        self.receive_damaged(message, position, reply).await;
                     }
                 }
             }
@@ -410,6 +480,18 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             Err(error) => return Err(format!("the server does not tell about the consumer: {error}")),
         }
         Ok(())
+    }
+
+    /// Hands over what nobody has asked for. It waits a little for bytes, and comes without where there are none.
+    async fn receive_damaged(&self, message: Message, position: Position, reply: Subject) {
+        let bytes = (message.payload.len() + message.subject.len() + reply.len()) as u64;
+        let mut claim = self.purse.claim(bytes, bytes);
+        let granted = timeout(BYTES_PATIENCE, claim.granted()).await.ok().flatten();
+        let bytes = granted.unwrap_or_else(|| self.purse.nothing()).arrived(bytes);
+        let room = Room { place: None, bytes: Some(bytes) };
+        if let Some(lease) = self.leases.take(position.sequence, reply, room) {
+            (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
+        }
     }
 
     /// Looks at the stream, makes it if it is gone and ours, and notes whether it is a new one: the ids of
@@ -456,6 +538,40 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let created = streams::created(self.nats, stream).await.map_err(|error| error.to_string())?;
         created.ok_or_else(|| format!("stream {stream:?} was made anew and is gone again"))
     }
+}
+
+/// Takes all the room that is free.
+fn merge_free(credit: &Arc<Semaphore>, places: &mut OwnedSemaphorePermit) {
+    let free = u32::try_from(credit.available_permits()).unwrap_or(u32::MAX);
+    if let Ok(rest) = Arc::clone(credit).try_acquire_many_owned(free) {
+        places.merge(rest);
+    }
+}
+
+/// Waits for the bytes that are claimed; for ever where none are. What must be in hand for anything to begin does not
+/// wait for long, and comes without.
+async fn granted(claim: &mut Option<Claim>, turns: Option<&Turns>) -> Option<Reserved> {
+    let Some(claim) = claim else { return std::future::pending().await };
+    let Some(turns) = turns else { return claim.granted().await };
+    loop {
+        match timeout(BYTES_PATIENCE, claim.granted()).await {
+            Ok(bytes) => return bytes,
+            Err(_) if turns.is_held() => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the server says is left of a pull request.
+fn unused(message: &NatsMessage, header: &str) -> Option<u64> {
+    message.headers.as_ref()?.get(header)?.as_str().parse().ok()
 }
 
 fn position(info: &jetstream::message::Info<'_>, stream_created_unix: i64) -> Position {

@@ -13,6 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::in_flight::Reserved;
+
 /// How many leases are prolonged at once.
 const PROLONGED_AT_ONCE: usize = 64;
 
@@ -51,8 +53,17 @@ pub struct Lease {
     ack_wait: Duration,
     prolonged: Arc<Mutex<Instant>>,
     end: CancellationToken,
-    /// A share of what the consumer may have in flight; given back with the lease.
-    _credit: Option<OwnedSemaphorePermit>,
+    /// Shares of what the consumer may have in flight; given back with the lease.
+    room: Room,
+}
+
+/// What a delivery takes of what its consumer may have in flight.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// Its place; nothing where it came without being asked for.
+    pub place: Option<OwnedSemaphorePermit>,
+    /// Its bytes.
+    pub bytes: Option<Reserved>,
 }
 
 impl Leases {
@@ -73,7 +84,7 @@ impl Leases {
         self: &Arc<Self>,
         sequence: u64,
         reply: Subject,
-        credit: Option<OwnedSemaphorePermit>,
+        room: Room,
     ) -> Option<Lease> {
         let mut held = self.lock();
         let Entry::Vacant(place) = held.entry(sequence) else { return None };
@@ -84,7 +95,7 @@ impl Leases {
         drop(held);
         let (leases, ack_wait) = (Arc::clone(self), self.ack_wait);
         let end = locked(&self.end).clone();
-        Some(Lease { leases, generation, sequence, reply, ack_wait, prolonged, end, _credit: credit })
+        Some(Lease { leases, generation, sequence, reply, ack_wait, prolonged, end, room })
     }
 
     /// Whether a message is being worked on here.
@@ -195,6 +206,11 @@ impl Lease {
         }
     }
 
+    /// Takes the bytes out of the lease, to be given back when the message is not in memory any more.
+    pub fn take_bytes(&mut self) -> Option<Reserved> {
+        self.room.bytes.take()
+    }
+
     /// Where the settlement goes; nothing where the lease has ended with its stream.
     pub fn reply(&self) -> Option<&Subject> {
         let stands = self.generation == self.leases.generation() && !self.leases.suspended.load(Ordering::SeqCst);
@@ -218,7 +234,7 @@ mod tests {
     #[test]
     fn leases_end_with_their_stream() {
         let leases = Arc::new(Leases::new(Duration::from_secs(1)));
-        let take = || leases.take(1, "reply".into(), None);
+        let take = || leases.take(1, "reply".into(), Room::default());
         let old = take().expect("free");
         assert!(take().is_none() && old.reply().is_some());
         leases.suspend();

@@ -5,6 +5,7 @@
 //! - [`streams`]: our own streams and the users' input streams.
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
+//! - `open`: what was asked for and has not arrived.
 //! - [`markers`]: what is remembered of events.
 //! - [`partitions`]: the streams that keep events in order by a part of their subjects.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
@@ -24,6 +25,7 @@ pub mod connect;
 pub mod consume;
 pub mod durable;
 pub mod lease;
+mod open;
 pub mod markers;
 pub mod partitions;
 pub mod pause;
@@ -133,7 +135,7 @@ impl Broker for Nats {
         batch::knows(self, patterns, id).await
     }
 
-    async fn settle(&self, receipt: Lease, settlement: Settlement, ack: AckMode) {
+    async fn settle(&self, mut receipt: Lease, settlement: Settlement, ack: AckMode) {
         let body: bytes::Bytes = match settlement {
             Settlement::Nothing => return,
             Settlement::Ack => "+ACK".into(),
@@ -142,6 +144,8 @@ impl Broker for Nats {
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
         let Some(reply) = receipt.reply().cloned() else { return };
+        // While the server is waited for, the message is still in memory.
+        let _bytes = receipt.take_bytes();
         // Before the server is told: what it delivers again at once must not be taken for what is still held.
         drop(receipt);
         let settled = match ack {

@@ -39,26 +39,27 @@ struct Answer {
     message: Option<Stored>,
 }
 
-/// Finds the unreadable messages among those that were delivered to the consumer and not settled, each with
-/// the subject that settles it.
-pub async fn unreadable(nats: &Nats, spec: &Spec, leases: &Leases) -> Vec<(Message, Position, Subject)> {
-    let mut found = Vec::new();
-    let Ok(stream) = nats.context.get_stream_no_info(&spec.stream).await else { return found };
-    let Ok(info) = stream.consumer_info(&spec.name).await else { return found };
+/// The sequences of messages that were delivered to the consumer, and neither settled nor are being worked on.
+pub async fn candidates(nats: &Nats, spec: &Spec, leases: &Leases) -> Vec<u64> {
+    let Ok(stream) = nats.context.get_stream_no_info(&spec.stream).await else { return Vec::new() };
+    let Ok(info) = stream.consumer_info(&spec.name).await else { return Vec::new() };
     if info.num_ack_pending == 0 {
-        return found;
+        return Vec::new();
     }
-    let candidates = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
-    for sequence in candidates.filter(|&sequence| !leases.holds(sequence)).take(LOOK_UPS_MAX) {
-        let Some(stored) = fetch(nats, &spec.stream, sequence).await else { continue };
-        let raw = data_encoding::BASE64.decode(stored.hdrs.as_bytes()).unwrap_or_default();
-        let is_ours = spec.filters.iter().any(|filter| subject::matches(filter, &stored.subject));
-        if let (true, Some(damage)) = (is_ours, fault(&raw)) {
-            tracing::warn!(stream = %spec.stream, sequence, damage, "found a message that the NATS client cannot read");
-            found.push(delivery(spec, sequence, stored, &raw, damage));
-        }
+    let delivered = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
+    delivered.filter(|&sequence| !leases.holds(sequence)).take(LOOK_UPS_MAX).collect()
+}
+
+/// The message at a sequence if it is unreadable, with the subject that settles it.
+pub async fn unreadable(nats: &Nats, spec: &Spec, sequence: u64) -> Option<(Message, Position, Subject)> {
+    let stored = fetch(nats, &spec.stream, sequence).await?;
+    let raw = data_encoding::BASE64.decode(stored.hdrs.as_bytes()).unwrap_or_default();
+    let damage = fault(&raw)?;
+    if !spec.filters.iter().any(|filter| subject::matches(filter, &stored.subject)) {
+        return None;
     }
-    found
+    tracing::warn!(stream = %spec.stream, sequence, damage, "found a message that the NATS client cannot read");
+    Some(delivery(spec, sequence, stored, &raw, damage))
 }
 
 async fn fetch(nats: &Nats, stream: &str, sequence: u64) -> Option<Stored> {

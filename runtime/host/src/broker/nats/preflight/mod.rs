@@ -9,6 +9,7 @@ use std::fmt;
 
 use async_nats::jetstream::stream::Config;
 use thiserror::Error;
+use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{Handler, Manifest, Outputs};
 use tidemill_policy::subject;
 
@@ -88,6 +89,9 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     let api = streams::api(nats).await?;
     claims(manifest, api, &nats.client.server_info().version, &mut findings);
     batches(manifest, api, &nats.client.server_info().version, &mut findings);
+    if let Some(oddity) = in_flight::oddity(manifest, nats.client.server_info().max_payload as u64) {
+        findings.warn(oddity);
+    }
     let inputs = inputs(nats, manifest, &mut findings).await?;
     for handler in manifest.handlers.values() {
         let Some(input) = inputs.get(&handler.name) else { continue };
