@@ -11,6 +11,9 @@ use super::order::Order;
 use crate::budget::Budget;
 use crate::history::Kind;
 
+/// How many events all handlers together may handle at once in one process.
+pub const CONCURRENCY_MAX: u32 = 2048;
+
 /// A whole manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
@@ -103,6 +106,8 @@ pub struct Runtime {
     pub listen: Option<String>,
     /// How long to wait for events in flight when stopping.
     pub drain: Duration,
+    /// How much linear memory all instances may have together, in bytes; `None` for half of the machine's.
+    pub memory_bytes: Option<u64>,
     /// Where compiled components are kept, relative to the manifest; `None` for the user's cache folder.
     pub cache: Option<PathBuf>,
 }

@@ -55,6 +55,9 @@ fn runtime(runtime: &Runtime) -> Value {
         "listen": runtime.listen.as_deref().unwrap_or("off"),
         "drain": duration(runtime.drain),
     });
+    if let Some(memory) = runtime.memory_bytes {
+        table["memory"] = json!(format!("{memory}B"));
+    }
     if let Some(cache) = &runtime.cache {
         table["cache"] = path(cache);
     }
