@@ -28,11 +28,15 @@ use super::link::{Settings, State};
 use super::memory::Account;
 use super::outcome;
 use super::pool::Pool;
-use super::transcript::Transcript;
+use super::transcript::{self, Transcript};
 use crate::invoker::{Invoker, Report, Seed};
 
 /// The longest deadline, which stands for none.
 const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
+
+/// A handler whose calls compute for longer than this has them in the long lane from their beginning: there it costs a few
+/// microseconds more, and elsewhere other handlers' calls would wait for as long.
+const LONG: Duration = Duration::from_millis(1);
 
 /// A component that handles events, with its limits and its idle instances. Made by [`WasmHandler::load`].
 pub struct WasmHandler {
@@ -48,7 +52,7 @@ pub struct WasmHandler {
     pub(super) slots: Arc<Semaphore>,
     pub(super) account: Arc<Account>,
     pub(super) pool: Arc<Pool>,
-    /// Whether its latest call took longer than a turn, so that the next one begins in the long lane.
+    /// Whether its latest call computed for long, so that the next one begins in the long lane.
     pub(super) takes_long: AtomicBool,
     pub(super) inspection: Inspection,
     /// What it was given of the engine's pool, behind the instances that are in there.
@@ -89,27 +93,27 @@ impl WasmHandler {
         let mut instance = self.instance(reusable, deadline);
         instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
         let watch = instance.watch();
-        let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel));
-        let Finished { mut instance, result } = self.carry_out(call, &watch, deadline).await;
+        let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
+        let finished = self.carry_out(call, &watch, deadline).await;
+        self.takes_long.store(finished.computed > LONG, Ordering::Relaxed);
 
         let usage = Usage {
             duration: started.elapsed(),
-            fuel: self.budget.fuel.saturating_sub(instance.fuel_left()),
-            memory_peak_bytes: instance.state().limiter.used() as u64,
+            fuel: self.budget.fuel.saturating_sub(finished.fuel_left),
+            memory_peak_bytes: finished.memory_bytes as u64,
         };
-        let outcome = instance.state().transcript(|transcript| {
-            transcript.end();
-            match result {
-                Some(Ok(Ok(outputs))) => outcome::of_outputs(outputs, &self.budget),
-                Some(Ok(Err(failure))) => outcome::of_failure(failure),
-                Some(Err(error)) => {
-                    let instantiated = instance.is_instantiated();
-                    outcome::of_error(&error, &self.budget, instantiated, transcript)
-                }
-                None => outcome::waited_too_long(&self.budget, transcript),
-            }
-        });
-        if reusable && matches!(outcome, Outcome::Completed(_)) && self.is_fit(&instance) {
+        let mut transcript = transcript::lock(&finished.transcript);
+        transcript.end();
+        let outcome = match finished.result {
+            Some(Ok(Ok(outputs))) => outcome::of_outputs(outputs, &self.budget),
+            Some(Ok(Err(failure))) => outcome::of_failure(failure),
+            Some(Err(error)) => outcome::of_error(&error, &self.budget, finished.is_instantiated, &transcript),
+            None => outcome::waited_too_long(&self.budget, &transcript),
+        };
+        drop(transcript);
+        if let (Outcome::Completed(_), Some(mut instance)) = (&outcome, finished.instance)
+            && self.is_fit(&instance)
+        {
             let place = instance.take_place();
             self.pool.put(instance);
             drop(place);
@@ -127,31 +131,29 @@ impl WasmHandler {
 
     /// Takes a call to its end: here as long as it does not compute for longer than a turn, else in the long lane.
     async fn carry_out(&self, mut call: Call<Finished>, watch: &Watch, deadline: Instant) -> Finished {
-        let begins_long = self.takes_long.load(Ordering::Relaxed);
-        if !begins_long {
-            let mut here = pin!(poll_fn(|context| match call.as_mut().poll(context) {
-                Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
-                polled => polled.map(Some),
-            }));
-            // Most calls end at once, and need no timer.
-            let ended = match poll_immediate(&mut here).await {
-                Some(ended) => Ok(ended),
-                None => timeout_at(deadline.into(), here).await,
-            };
-            match ended {
-                Ok(Some(finished)) => return finished,
-                Ok(None) => self.takes_long.store(true, Ordering::Relaxed),
-                Err(_) => {
-                    watch.is_overdue();
-                    return call.await;
-                }
+        if self.takes_long.load(Ordering::Relaxed) {
+            return self.carry_on(call, watch, deadline).await;
+        }
+        let mut here = pin!(poll_fn(|context| match call.as_mut().poll(context) {
+            Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
+            polled => polled.map(Some),
+        }));
+        // Most calls end at once, and need no timer.
+        let ended = match poll_immediate(&mut here).await {
+            Some(ended) => Ok(ended),
+            None => timeout_at(deadline.into(), here).await,
+        };
+        match ended {
+            Ok(Some(finished)) => finished,
+            Ok(None) => {
+                self.takes_long.store(true, Ordering::Relaxed);
+                self.carry_on(call, watch, deadline).await
+            }
+            Err(_) => {
+                watch.is_overdue();
+                call.await
             }
         }
-        let finished = self.carry_on(call, watch, deadline).await;
-        if begins_long && !watch.has_had_a_turn() {
-            self.takes_long.store(false, Ordering::Relaxed);
-        }
-        finished
     }
 
     /// Takes a call to its end in the long lane. At its deadline it is taken back and ends here, since its next turn

@@ -5,10 +5,10 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
@@ -21,6 +21,7 @@ use super::chance::Chance;
 use super::link::State;
 use super::memory::Lease;
 use super::outcome::{self, DeadlinePassed};
+use super::transcript::Transcript;
 
 /// How many ticks a turn has. The first of them may be nearly over when the turn begins, so one would be none.
 const TICKS_PER_TURN: u64 = 2;
@@ -38,9 +39,17 @@ pub(super) struct Instance {
 
 /// A call that has come to its end.
 pub(super) struct Finished {
-    pub(super) instance: Instance,
+    /// The instance, where it may be used again.
+    pub(super) instance: Option<Instance>,
     /// What the handler returned; nothing if it was still waiting in a host call when its time was over.
     pub(super) result: Option<wasmtime::Result<Result<Vec<Output>, Failure>>>,
+    /// How long it has computed.
+    pub(super) computed: Duration,
+    /// Whether the component was instantiated, rather than having failed at it.
+    pub(super) is_instantiated: bool,
+    pub(super) fuel_left: u64,
+    pub(super) memory_bytes: usize,
+    pub(super) transcript: Arc<Mutex<Transcript>>,
 }
 
 /// What a call and whoever started it tell each other.
@@ -104,18 +113,34 @@ impl Instance {
         Arc::clone(&self.store.data().watch)
     }
 
-    /// Calls the handler. After an error the instance is dead; dropped midway, it is dropped with the call.
-    pub(super) async fn call(mut self, pre: Arc<PluginPre<State>>, event: Event, fuel: u64) -> Finished {
+    /// Calls the handler. Unless it succeeds and may be `reused`, the instance is dropped here, where it ran, since giving
+    /// back much memory takes time.
+    pub(super) async fn call(mut self, pre: Arc<PluginPre<State>>, event: Event, fuel: u64, reused: bool) -> Finished {
         let watch = self.watch();
+        let mut computed = Duration::ZERO;
         let result = {
             let mut call = pin!(self.enter(&pre, &event, fuel));
-            poll_fn(|context| match call.as_mut().poll(context) {
-                Poll::Pending if watch.is_overdue.load(Ordering::Relaxed) => Poll::Ready(None),
-                polled => polled.map(Some),
+            poll_fn(|context| {
+                let begun = Instant::now();
+                let polled = call.as_mut().poll(context);
+                computed += begun.elapsed();
+                match polled {
+                    Poll::Pending if watch.is_overdue.load(Ordering::Relaxed) => Poll::Ready(None),
+                    polled => polled.map(Some),
+                }
             })
             .await
         };
-        Finished { instance: self, result }
+        let has_succeeded = matches!(result, Some(Ok(Ok(_))));
+        Finished {
+            result,
+            computed,
+            is_instantiated: self.plugin.is_some(),
+            fuel_left: self.store.get_fuel().unwrap_or_default(),
+            memory_bytes: self.state().limiter.used(),
+            transcript: Arc::clone(&self.state().transcript),
+            instance: (reused && has_succeeded).then_some(self),
+        }
     }
 
     async fn enter(
@@ -137,19 +162,9 @@ impl Instance {
         handler.call_handle(&mut self.store, guest_event(event)).await
     }
 
-    /// Whether the component was instantiated, rather than having failed at it.
-    pub(super) fn is_instantiated(&self) -> bool {
-        self.plugin.is_some()
-    }
-
     /// How often it was called.
     pub(super) fn calls(&self) -> u32 {
         self.calls
-    }
-
-    /// What is left of the last call's fuel.
-    pub(super) fn fuel_left(&self) -> u64 {
-        self.store.get_fuel().unwrap_or_default()
     }
 
     pub(super) fn state(&self) -> &State {

@@ -19,8 +19,8 @@ use tracing::dispatcher::{self, Dispatch};
 /// A call that may be run by one thread after the other.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// By how much the threads of the lane are nicer than the others: the kernel gives each of them about a third of what it gives to
-/// a thread that is not, where both want all they can get.
+/// By how much the threads of the lane are nicer than the others: where both want all they can get, the kernel gives one
+/// of them about a third of what it gives to another thread. So they still get on beside a handler that is always busy.
 const NICE: i32 = 5;
 
 /// The threads, and the calls that wait for a turn. The threads end when this is dropped, and what waits is dropped.
