@@ -3,9 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// How much memory guests may have where the machine does not say how much it has, in bytes.
+const GUESTS_WHERE_UNKNOWN: u64 = 1 << 30;
+
+/// How much memory guests may have where the manifest does not say: half of what this process may use, in bytes.
+pub fn memory_for_guests() -> u64 {
+    memory_bytes().map_or(GUESTS_WHERE_UNKNOWN, |bytes| bytes / 2)
+}
+
 /// How much memory this process may use, in bytes: the machine's, or what its control groups leave of it. `None` where
 /// nobody says.
-pub fn memory_bytes() -> Option<u64> {
+fn memory_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = limit_files(&groups).into_iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok());

@@ -169,6 +169,13 @@ pub struct Handler {
     pub allow: Allow,
 }
 
+impl Handler {
+    /// How much linear memory its instances may ask for at most, all together, in bytes.
+    pub fn memory_need_bytes(&self) -> u64 {
+        self.limits.budget.memory_bytes.saturating_mul(self.concurrency.into())
+    }
+}
+
 choice! {
     /// `mode`.
     Mode {

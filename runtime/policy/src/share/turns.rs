@@ -178,7 +178,6 @@ mod tests {
                             count.granted(call.0);
                         }
                     }
-                    Step::Grant => {}
                     Step::Again(which) if !running.is_empty() => {
                         let call: (u8, u32) = running.swap_remove(which % running.len());
                         turns.wait(call.0, call);
@@ -187,7 +186,7 @@ mod tests {
                     Step::End(which) if !running.is_empty() => {
                         running.swap_remove(which % running.len());
                     }
-                    Step::Again(_) | Step::End(_) => {}
+                    Step::Grant | Step::Again(_) | Step::End(_) => {}
                     Step::GiveUp(handler) => {
                         if turns.give_up(handler, |call| call.0 == handler).is_some() {
                             count.leaves(handler);

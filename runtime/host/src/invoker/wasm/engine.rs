@@ -19,7 +19,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::cache::Cache;
 use super::error::Problem;
-use super::instance::Finished;
+use super::handler::Ended;
 use super::lane::Lane;
 use super::limiter::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::link::{self, State};
@@ -29,9 +29,6 @@ use crate::machine;
 /// The unit of turns. A guest that computes is interrupted after two of them at the latest, to see whether its deadline
 /// has passed and to let others run.
 const TICK: Duration = Duration::from_millis(2);
-
-/// How much memory guests may have where the machine does not say how much it has.
-const MEMORY_WHERE_UNKNOWN: u64 = 1 << 30;
 
 /// The longest wasm call stack that is kept of an invocation that was cut short.
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
@@ -83,7 +80,7 @@ struct Shared {
     linker: Linker<State>,
     cache: Option<Cache>,
     memory: Memory,
-    lane: Lane<Finished>,
+    lane: Lane<Ended>,
     /// How many invocations there is still room for.
     room: AtomicU32,
     /// How many handlers there have been.
@@ -107,7 +104,7 @@ impl Engine {
             wasmtime,
             linker,
             cache: options.cache_dir.clone().and_then(Cache::open),
-            memory: Memory::new(options.memory_bytes.unwrap_or_else(memory_by_default)),
+            memory: Memory::new(options.memory_bytes.unwrap_or_else(machine::memory_for_guests)),
             lane: Lane::start(threads).map_err(EngineError::Thread)?,
             room: AtomicU32::new(options.invocations),
             handlers: AtomicU64::new(0),
@@ -131,7 +128,7 @@ impl Engine {
         &self.0.memory
     }
 
-    pub(super) fn lane(&self) -> &Lane<Finished> {
+    pub(super) fn lane(&self) -> &Lane<Ended> {
         &self.0.lane
     }
 
@@ -168,10 +165,6 @@ impl Drop for Room {
     fn drop(&mut self) {
         self.engine.0.room.fetch_add(self.concurrency, Ordering::Relaxed);
     }
-}
-
-fn memory_by_default() -> u64 {
-    machine::memory_bytes().map_or(MEMORY_WHERE_UNKNOWN, |bytes| bytes / 2)
 }
 
 fn config(options: &EngineOptions) -> Config {

@@ -38,6 +38,9 @@ const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 /// microseconds more, and elsewhere other handlers' calls would wait for as long.
 const LONG: Duration = Duration::from_millis(1);
 
+/// A call that has ended, and how long it has computed, where that is not the whole time.
+pub(super) type Ended = (Finished, Option<Duration>);
+
 /// A component that handles events, with its limits and its idle instances. Made by [`WasmHandler::load`].
 pub struct WasmHandler {
     pub(super) name: Arc<str>,
@@ -94,11 +97,12 @@ impl WasmHandler {
         instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
         let watch = instance.watch();
         let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
-        let finished = self.carry_out(call, &watch, deadline).await;
-        self.takes_long.store(finished.computed > LONG, Ordering::Relaxed);
+        let (finished, computed) = self.carry_out(call, &watch, deadline).await;
+        let duration = started.elapsed();
+        self.takes_long.store(computed.unwrap_or(duration) > LONG, Ordering::Relaxed);
 
         let usage = Usage {
-            duration: started.elapsed(),
+            duration,
             fuel: self.budget.fuel.saturating_sub(finished.fuel_left),
             memory_peak_bytes: finished.memory_bytes as u64,
         };
@@ -130,7 +134,7 @@ impl WasmHandler {
     }
 
     /// Takes a call to its end: here as long as it does not compute for longer than a turn, else in the long lane.
-    async fn carry_out(&self, mut call: Call<Finished>, watch: &Watch, deadline: Instant) -> Finished {
+    async fn carry_out(&self, mut call: Call<Finished>, watch: &Watch, deadline: Instant) -> Ended {
         if self.takes_long.load(Ordering::Relaxed) {
             return self.carry_on(call, watch, deadline).await;
         }
@@ -140,32 +144,33 @@ impl WasmHandler {
         }));
         // Most calls end at once, and need no timer.
         let ended = match poll_immediate(&mut here).await {
-            Some(ended) => Ok(ended),
+            Some(Some(finished)) => return (finished, None),
+            Some(None) => Ok(None),
             None => timeout_at(deadline.into(), here).await,
         };
         match ended {
-            Ok(Some(finished)) => finished,
+            Ok(Some(finished)) => (finished, Some(Duration::ZERO)),
             Ok(None) => {
                 self.takes_long.store(true, Ordering::Relaxed);
                 self.carry_on(call, watch, deadline).await
             }
             Err(_) => {
                 watch.is_overdue();
-                call.await
+                (call.await, Some(Duration::ZERO))
             }
         }
     }
 
     /// Takes a call to its end in the long lane. At its deadline it is taken back and ends here, since its next turn
     /// there may come late.
-    async fn carry_on(&self, call: Call<Finished>, watch: &Watch, deadline: Instant) -> Finished {
-        let mut handed = self.engine.lane().hand_over(self.room.number(), call);
-        if let Ok(finished) = timeout_at(deadline.into(), handed.ended()).await {
-            return finished;
+    async fn carry_on(&self, call: Call<Finished>, watch: &Watch, deadline: Instant) -> Ended {
+        let mut handed = self.engine.lane().hand_over(self.room.number(), Box::pin(timed(call)));
+        if let Ok(ended) = timeout_at(deadline.into(), handed.ended()).await {
+            return ended;
         }
         watch.is_overdue();
         match handed.take_back().await {
-            Taken::Ended(finished) => finished,
+            Taken::Ended(ended) => ended,
             Taken::Back(call) => call.await,
         }
     }
@@ -192,6 +197,19 @@ impl WasmHandler {
     fn is_fit(&self, instance: &Instance) -> bool {
         instance.calls() < self.reuse && !instance.state().limiter.is_nearly_full()
     }
+}
+
+/// Tells how long a call computes.
+async fn timed(mut call: Call<Finished>) -> Ended {
+    let mut computed = Duration::ZERO;
+    let finished = poll_fn(|context| {
+        let begun = Instant::now();
+        let polled = call.as_mut().poll(context);
+        computed += begun.elapsed();
+        polled
+    });
+    let finished = finished.await;
+    (finished, Some(computed))
 }
 
 fn unix_ms() -> u64 {

@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
@@ -43,8 +43,6 @@ pub(super) struct Finished {
     pub(super) instance: Option<Instance>,
     /// What the handler returned; nothing if it was still waiting in a host call when its time was over.
     pub(super) result: Option<wasmtime::Result<Result<Vec<Output>, Failure>>>,
-    /// How long it has computed.
-    pub(super) computed: Duration,
     /// Whether the component was instantiated, rather than having failed at it.
     pub(super) is_instantiated: bool,
     pub(super) fuel_left: u64,
@@ -117,24 +115,17 @@ impl Instance {
     /// back much memory takes time.
     pub(super) async fn call(mut self, pre: Arc<PluginPre<State>>, event: Event, fuel: u64, reused: bool) -> Finished {
         let watch = self.watch();
-        let mut computed = Duration::ZERO;
         let result = {
             let mut call = pin!(self.enter(&pre, &event, fuel));
-            poll_fn(|context| {
-                let begun = Instant::now();
-                let polled = call.as_mut().poll(context);
-                computed += begun.elapsed();
-                match polled {
-                    Poll::Pending if watch.is_overdue.load(Ordering::Relaxed) => Poll::Ready(None),
-                    polled => polled.map(Some),
-                }
+            poll_fn(|context| match call.as_mut().poll(context) {
+                Poll::Pending if watch.is_overdue.load(Ordering::Relaxed) => Poll::Ready(None),
+                polled => polled.map(Some),
             })
             .await
         };
         let has_succeeded = matches!(result, Some(Ok(Ok(_))));
         Finished {
             result,
-            computed,
             is_instantiated: self.plugin.is_some(),
             fuel_left: self.store.get_fuel().unwrap_or_default(),
             memory_bytes: self.state().limiter.used(),

@@ -71,7 +71,6 @@ impl WasmHandler {
         let pre = Arc::new(check_type(engine, pre)?);
         let room = engine.make_room(handler.concurrency)?;
         let pool = Arc::<Pool>::default();
-        let need = handler.limits.budget.memory_bytes.saturating_mul(handler.concurrency.into());
         Ok(WasmHandler {
             name: Arc::from(&*handler.name),
             engine: engine.clone(),
@@ -81,7 +80,7 @@ impl WasmHandler {
             isolation: handler.isolation,
             reuse: handler.limits.reuse,
             slots: Arc::new(Semaphore::new(handler.concurrency as usize)),
-            account: engine.memory().open(&handler.name, need, &pool),
+            account: engine.memory().open(&handler.name, handler.memory_need_bytes(), &pool),
             pool,
             takes_long: AtomicBool::new(false),
             inspection,

@@ -20,11 +20,11 @@ fn what_all_need_is_theirs_where_it_fits() {
 fn one_that_eats_memory_takes_nothing_of_what_another_is_sure_of() {
     let mut ledger = Ledger::new(100);
     let (eater, good) = (ledger.open("eater", 1000), ledger.open("good", 1000));
-    let mut eaten = 0;
+    let mut bytes = 0;
     while ledger.take(eater, 1).is_ok() {
-        eaten += 1;
+        bytes += 1;
     }
-    assert_eq!(eaten, 75, "what it is sure of, and all that is lent");
+    assert_eq!(bytes, 75, "what it is sure of, and all that is lent");
     ledger.take(good, 25).expect("it is sure of this");
     let shortage = ledger.take(good, 1).expect_err("nothing is left");
     assert_eq!((shortage.capacity, shortage.sure, shortage.used), (100, 25, 25));
