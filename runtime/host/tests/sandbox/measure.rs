@@ -102,7 +102,7 @@ async fn throughput(handler: &Arc<WasmHandler>) -> f64 {
 #[ignore = "a measurement"]
 async fn a_good_handler_beside_one_that_loops_and_one_that_eats_memory() {
     let (good, looping, eater) = (load("echo", |_| ()), load("looping", |_| ()), load("eater", |_| ()));
-    for round in 0..3 {
+    for round in 0..2 {
         show(&format!("round {round}: alone"), latency(&good).await);
         let alone = throughput(&good).await;
         let mut tasks = JoinSet::new();

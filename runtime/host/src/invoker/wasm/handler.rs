@@ -38,8 +38,8 @@ const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 /// microseconds more, and elsewhere other handlers' calls would wait for as long.
 const LONG: Duration = Duration::from_millis(1);
 
-/// A call that has ended, and how long it has computed, where that is not the whole time.
-pub(super) type Ended = (Finished, Option<Duration>);
+/// A call that has ended, and whether it computed for long, where its duration does not tell.
+pub(super) type Ended = (Finished, Option<bool>);
 
 /// A component that handles events, with its limits and its idle instances. Made by [`WasmHandler::load`].
 pub struct WasmHandler {
@@ -97,9 +97,9 @@ impl WasmHandler {
         instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
         let watch = instance.watch();
         let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
-        let (finished, computed) = self.carry_out(call, &watch, deadline).await;
+        let (finished, was_long) = self.carry_out(call, &watch, deadline).await;
         let duration = started.elapsed();
-        self.takes_long.store(computed.unwrap_or(duration) > LONG, Ordering::Relaxed);
+        self.takes_long.store(was_long.unwrap_or(duration > LONG), Ordering::Relaxed);
 
         let usage = Usage {
             duration,
@@ -149,14 +149,14 @@ impl WasmHandler {
             None => timeout_at(deadline.into(), here).await,
         };
         match ended {
-            Ok(Some(finished)) => (finished, Some(Duration::ZERO)),
+            Ok(Some(finished)) => (finished, Some(false)),
             Ok(None) => {
                 self.takes_long.store(true, Ordering::Relaxed);
                 self.carry_on(call, watch, deadline).await
             }
             Err(_) => {
                 watch.is_overdue();
-                (call.await, Some(Duration::ZERO))
+                (call.await, Some(false))
             }
         }
     }
@@ -169,10 +169,12 @@ impl WasmHandler {
             return ended;
         }
         watch.is_overdue();
-        match handed.take_back().await {
+        let (finished, _) = match handed.take_back().await {
             Taken::Ended(ended) => ended,
             Taken::Back(call) => call.await,
-        }
+        };
+        // It may have had no turn at all, which is no reason to let the next one hold anybody up.
+        (finished, Some(true))
     }
 
     /// An idle instance, if one may and can be reused; else a new one.
@@ -199,7 +201,7 @@ impl WasmHandler {
     }
 }
 
-/// Tells how long a call computes.
+/// Tells whether a call computes for long.
 async fn timed(mut call: Call<Finished>) -> Ended {
     let mut computed = Duration::ZERO;
     let finished = poll_fn(|context| {
@@ -209,7 +211,7 @@ async fn timed(mut call: Call<Finished>) -> Ended {
         polled
     });
     let finished = finished.await;
-    (finished, Some(computed))
+    (finished, Some(computed > LONG))
 }
 
 fn unix_ms() -> u64 {
