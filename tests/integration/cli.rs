@@ -239,7 +239,7 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn explain_shows_the_whole_policy() {
     let desk = Desk::with(
-        "[handler.mail]\nsubject = \"mail.send\"\nstream = \"MAIL\"\nsecrets = { key = \"env:MAIL_KEY\" }\n\
+        "runtime.memory = \"512MiB\"\n[handler.mail]\nsubject = \"mail.send\"\nstream = \"MAIL\"\nsecrets = { key = \"env:MAIL_KEY\" }\n\
          config = { from = \"a@example.org\" }\nallow = { publish = [\"mail.>\"] }\n\
          retry = { max_attempts = 4, initial = \"1s\", max = \"2s\", jitter = 0.5, on = [\"reject\"] }\n\
          limits = { timeout = \"2s\" }\ndedup = { key = \"header:X-Order\", claim = true }\nack = \"confirmed\"\n\
@@ -261,6 +261,8 @@ dedup         one event for each header:X-Order, remembered for 1d, claimed befo
 acks          confirmed by the server; an event is taken from an instance that is silent for 30s
 limits        2s of time, 500000000 of fuel, 64MiB of memory for each attempt
               payload up to 1MiB; up to 64 outputs, 1MiB together
+memory        256 MiB are kept for it, of the 512 MiB that all handlers have in each process (runtime.memory)
+              up to 1024 MiB while it is free; an attempt that asks for more than there is fails with memory
 retry         4 attempts, exponential: from 1s by 2 to 2s, 50 % jitter
               all wait in the retry stream
               also for reject

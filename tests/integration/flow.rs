@@ -138,12 +138,12 @@ async fn many_handlers_with_large_messages_stay_within_the_bound() {
         publish(&world, "in.a", number..=number, 100).await;
     }
     let entry = |handler: &&str| {
-        format!("[handler.{handler}]\nsubject = \"in.{handler}\"\nconcurrency = 64\nallow = {{ publish = [\"out.>\"] }}\n")
+        format!(
+            "[handler.{handler}]\nsubject = \"in.{handler}\"\nconcurrency = 64\nallow = {{ publish = [\"out.>\"] }}\n"
+        )
     };
-    let manifest = format!(
-        "[runtime]\nin_flight = \"16MiB\"\n{}",
-        handlers.iter().map(entry).collect::<Vec<_>>().concat()
-    );
+    let manifest =
+        format!("[runtime]\nin_flight = \"16MiB\"\n{}", handlers.iter().map(entry).collect::<Vec<_>>().concat());
     let running = world.run(&manifest, |event| forward(event, "out.x", 0));
     outputs(&world, "OUT", 100).await;
     for handler in handlers {

@@ -15,6 +15,7 @@ pub mod invoker;
 pub mod leader;
 pub mod load;
 pub mod logging;
+pub mod machine;
 pub mod operate;
 pub mod pipeline;
 pub mod schemas;

@@ -27,5 +27,6 @@ pub mod queue_message;
 pub mod replay;
 pub mod retry;
 pub mod schema;
+pub mod share;
 pub mod subject;
 pub mod together;

@@ -4,6 +4,7 @@ mod contract;
 mod gate;
 mod in_flight;
 mod latest;
+mod memory;
 mod order;
 mod schedule;
 
@@ -53,6 +54,7 @@ struct Explanation {
     dedup: Option<Dedup>,
     order: Option<order::Order>,
     limits: Limits,
+    memory: memory::Explanation,
     outputs: &'static str,
     retry: Retry,
     schedule: Schedule,
@@ -153,6 +155,7 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
             output_bytes: limits.budget.output_bytes,
             reuse: limits.reuse,
         },
+        memory: memory::explain(&file.manifest, handler),
         outputs: handler.outputs.name(),
         retry: Retry {
             max_attempts: retry.max_attempts,
@@ -248,6 +251,7 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ("order", order::text(explanation.order.as_ref(), handler, prefix)),
         ("acks", ack_text(handler)),
         ("limits", limits_text(handler)),
+        ("memory", memory::text(&explanation.memory)),
         ("retry", retry_text(handler)),
         ("breaker", gate::breaker_text(handler)),
         ("outage brake", gate::brake_text(handler)),

@@ -228,7 +228,8 @@ impl Global {
         let configured = file.and_then(|file| file.manifest.runtime.cache.as_deref());
         let base = file.map_or_else(|| Path::new("."), |file| &file.base);
         let cache_dir = load::cache_dir(configured, base, &|name| std::env::var(name).ok());
-        let options = EngineOptions { cache_dir, ..EngineOptions::default() };
+        let memory_bytes = file.and_then(|file| file.manifest.runtime.memory_bytes);
+        let options = EngineOptions { cache_dir, memory_bytes, ..EngineOptions::default() };
         Ok(Engine::new(&options).context("cannot run WebAssembly here")?)
     }
 }

@@ -1,14 +1,14 @@
 //! When an instance is used again, and when not. `count` says how many calls an instance has had.
 
-use std::pin::Pin;
+use std::collections::BTreeMap;
 
-use futures::FutureExt;
+use futures::future::join_all;
 use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::WasmHandler;
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::manifest::Isolation;
 
-use crate::setup::{MIB, event, output, run, unruly};
+use crate::setup::{MIB, engine, entry, event, guest, output, run, unruly};
 
 async fn count(handler: &WasmHandler) -> u32 {
     output(&run(handler, "count").await).parse().unwrap()
@@ -83,22 +83,18 @@ async fn idle_instances_can_be_dropped() {
 }
 
 #[tokio::test]
-async fn no_more_instances_are_kept_than_run_at_once() {
-    let handler = unruly(|entry| entry.concurrency = 2);
-    let calls = (0..4).map(|_| run(&handler, "sleep:20"));
-    futures::future::join_all(calls).await;
-
-    let mut running = Vec::new();
-    for idle in [2, 1, 0] {
-        let count = count(&handler).await;
-        assert_eq!(count > 1, idle > 0, "{idle} instances should be idle");
-        handler_is_busy(&mut running, handler.invoke(event("sleep:600000")));
+async fn there_are_no_more_instances_than_calls_at_once() {
+    let engine = engine(2, None);
+    let mut entry = entry();
+    entry.concurrency = 2;
+    let handler = WasmHandler::load(&engine, &guest("unruly"), &entry, BTreeMap::new()).unwrap();
+    run(&handler, "sleep:1").await;
+    let one = engine.memory_used_bytes();
+    assert!(one > 0);
+    for _ in 0..3 {
+        join_all((0..20).map(|_| run(&handler, "sleep:1"))).await;
+        assert_eq!(engine.memory_used_bytes(), 2 * one);
     }
-}
-
-/// Starts a call that does not end, and so takes an instance.
-fn handler_is_busy<'a, F: Future + 'a>(running: &mut Vec<Pin<Box<F>>>, call: F) {
-    let mut call = Box::pin(call);
-    assert!(call.as_mut().now_or_never().is_none());
-    running.push(call);
+    handler.trim();
+    assert_eq!(engine.memory_used_bytes(), 0);
 }

@@ -1,16 +1,14 @@
 //! A guest never has the thread, the process or the host's memory to itself.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
 use tidemill::invoker::Invoker;
-use tidemill::invoker::wasm::WasmHandler;
 use tidemill_policy::outcome::Outcome;
 
-use crate::setup::{engine, entry, event, guest, output, run, unruly};
+use crate::setup::{event, output, run, unruly};
 
 #[tokio::test(flavor = "current_thread")]
 async fn other_tasks_run_while_a_guest_loops() {
@@ -71,19 +69,4 @@ async fn dropped_invocations_leave_room_for_others() {
         assert!(call.now_or_never().is_none());
     }
     assert_eq!(output(&run(&handler, "echo").await), "echo");
-}
-
-#[tokio::test]
-async fn more_invocations_than_the_engine_has_room_for_wait_for_their_turn() {
-    let engine = engine(2, None);
-    let mut entry = entry();
-    entry.concurrency = 20;
-    let load = || WasmHandler::load(&engine, &guest("unruly"), &entry, BTreeMap::new()).unwrap();
-    let handlers = [load(), load()];
-    for _ in 0..3 {
-        let calls = (0..20).map(|index| run(&handlers[index % 2], "sleep:1"));
-        for report in futures::future::join_all(calls).await {
-            assert_eq!(report.outcome, Outcome::Completed(vec![]));
-        }
-    }
 }

@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cache;
+mod fairness;
 mod inputs;
 mod instances;
 mod interrupts;
 mod loading;
 mod logs;
+mod measure;
 mod outcomes;
 mod setup;
 mod wat;

@@ -27,7 +27,7 @@ pub(crate) const EVER: Duration = Duration::from_mins(10);
 pub(crate) static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(256, None));
 
 pub(crate) fn engine(invocations: u32, cache_dir: Option<PathBuf>) -> Engine {
-    let options = EngineOptions { invocations, cache_dir };
+    let options = EngineOptions { invocations, cache_dir, ..EngineOptions::default() };
     Engine::new(&options).expect("the machine has room for the engine")
 }
 

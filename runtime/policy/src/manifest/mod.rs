@@ -24,6 +24,7 @@ mod redact;
 mod resolve;
 mod resolved;
 mod schema;
+mod share;
 mod tables;
 mod texts;
 mod units;
@@ -35,8 +36,9 @@ pub use latest::{Latest, OnMissing, OnStale, OrderTime};
 pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
 pub use resolved::{
-    AckMode, Across, Allow, Auth, Backoff, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format, Handler,
-    Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime, SecretRef, Tls, Trigger,
+    AckMode, Across, Allow, Auth, Backoff, CONCURRENCY_MAX, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format,
+    Handler, Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime, SecretRef, Tls,
+    Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{parse_duration, show_duration, show_size};

@@ -14,6 +14,7 @@ use super::resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
     Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
 };
+use super::share;
 use super::tables::{HANDLER, NATS, RUNTIME};
 use crate::budget::Budget;
 use crate::history::Kind;
@@ -26,6 +27,7 @@ pub(super) fn manifest(raw: &Raw, report: &mut Report) -> Manifest {
     let mut handlers = BTreeMap::new();
     let mut durables = BTreeMap::new();
     let mut followed = BTreeSet::new();
+    let mut concurrency = Vec::new();
     for (name, named) in &raw.handlers {
         let policy = policy(raw, named, report);
         followed.extend(policy.map(|(name, _)| name));
@@ -36,8 +38,11 @@ pub(super) fn manifest(raw: &Raw, report: &mut Report) -> Manifest {
         let handler = handler(name, &layers, &nats.prefix);
         check::handler(&handler, &layers, &nats.prefix, report);
         check::durable(&handler, &layers, &mut durables, report);
+        share::memory(&handler, &layers, &runtime, report);
+        concurrency.push((handler.concurrency, layers.span("concurrency")));
         handlers.insert(name.clone(), handler);
     }
+    share::concurrency(&concurrency, report);
     check::whole(raw, &followed, report);
     Manifest { nats, runtime, handlers }
 }
@@ -100,6 +105,7 @@ fn runtime(named: &Named) -> Runtime {
         listen: layers.text("listen").filter(|listen| listen != "off"),
         drain: layers.duration("drain"),
         in_flight: layers.integer("in_flight"),
+        memory_bytes: layers.find("memory").map(|_| layers.integer("memory")),
         cache: layers.path("cache"),
     }
 }

@@ -11,6 +11,9 @@ use super::order::Order;
 use crate::budget::Budget;
 use crate::history::Kind;
 
+/// How many events all handlers together may handle at once in one process.
+pub const CONCURRENCY_MAX: u32 = 2048;
+
 /// A whole manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Manifest {
@@ -105,6 +108,8 @@ pub struct Runtime {
     pub drain: Duration,
     /// The most bytes of messages in flight in the process; more where that is less than one message for each consumer.
     pub in_flight: u64,
+    /// How much linear memory all instances may have together, in bytes; `None` for half of the machine's.
+    pub memory_bytes: Option<u64>,
     /// Where compiled components are kept, relative to the manifest; `None` for the user's cache folder.
     pub cache: Option<PathBuf>,
 }
@@ -164,6 +169,13 @@ pub struct Handler {
     pub dead_letter: DeadLetterPolicy,
     /// What the handler may reach.
     pub allow: Allow,
+}
+
+impl Handler {
+    /// How much linear memory its instances may ask for at most, all together, in bytes.
+    pub fn memory_need_bytes(&self) -> u64 {
+        self.limits.budget.memory_bytes.saturating_mul(self.concurrency.into())
+    }
 }
 
 choice! {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::keys::{Key, Kind, Place, Section, Text, Within, key};
 use super::latest::{OnMissing, OnStale};
 use super::order::{self, OnFailure};
-use super::resolved::{AckMode, Across, Backoff, Format, Isolation, Mode, Outputs};
+use super::resolved::{AckMode, Across, Backoff, CONCURRENCY_MAX, Format, Isolation, Mode, Outputs};
 use crate::history;
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -100,6 +100,12 @@ pub(super) const RUNTIME: &[Key] = &[
          server's largest messages for each consumer",
     )
     .default("'256MiB'"),
+    key(
+        "memory",
+        size(MIB, 1 << 40),
+        "linear memory of all instances of all handlers together, idle ones included; at least the `limits.memory` of each",
+    )
+    .derived("half of what the machine or its control group gives", "'2GiB'"),
     key("cache", PATH, "the folder of compiled components, relative to the manifest")
         .derived("a folder in the user's cache", "'cache'"),
 ];
@@ -130,7 +136,13 @@ pub(super) const HANDLER: &[Key] = &[
     key("policy", Kind::Text(Text::Policy), "the named policy to follow")
         .example("'patient'")
         .within(Within::NotPolicy),
-    key("concurrency", integer(1, 4096), "how many events are handled at once in one process").default("16"),
+    key(
+        "concurrency",
+        integer(1, CONCURRENCY_MAX as u64),
+        "how many events are handled at once in one process; those of all handlers \
+         add up to 2048 at most",
+    )
+    .default("16"),
     key("ack", choice(AckMode::NAMES), "`confirmed` waits until the server confirms each acknowledgement")
         .default("'plain'"),
     key(

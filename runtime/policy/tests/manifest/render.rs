@@ -56,6 +56,9 @@ fn runtime(runtime: &Runtime) -> Value {
         "drain": duration(runtime.drain),
         "in_flight": format!("{}B", runtime.in_flight),
     });
+    if let Some(memory) = runtime.memory_bytes {
+        table["memory"] = json!(format!("{memory}B"));
+    }
     if let Some(cache) = &runtime.cache {
         table["cache"] = path(cache);
     }

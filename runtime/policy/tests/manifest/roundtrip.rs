@@ -59,8 +59,18 @@ fn nats() -> impl Strategy<Value = Nats> {
 fn runtime() -> impl Strategy<Value = Runtime> {
     let listen = "(127\\.0\\.0\\.1|localhost|\\[::1\\]):[1-9][0-9]{1,3}";
     let in_flight = (1_u64 << 20)..=(1 << 40);
-    (path(), option::of(listen), millis(0..=3_600_000), in_flight, option::of(path()))
-        .prop_map(|(plugins, listen, drain, in_flight, cache)| Runtime { plugins, listen, drain, in_flight, cache })
+    // As much as the largest handler may have, or more.
+    let memory = option::of((4_u64 << 30)..=(1 << 40));
+    (path(), option::of(listen), millis(0..=3_600_000), in_flight, memory, option::of(path())).prop_map(
+        |(plugins, listen, drain, in_flight, memory_bytes, cache)| Runtime {
+            plugins,
+            listen,
+            drain,
+            in_flight,
+            memory_bytes,
+            cache,
+        },
+    )
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -233,7 +243,7 @@ fn handler() -> impl Strategy<Value = Handler> {
         sample::select(Format::ALL),
         sample::select(Isolation::ALL),
         any::<bool>(),
-        1..=4096_u32,
+        1..=512_u32,
     );
     let maps = (
         collection::btree_map("c[a-z .]{0,5}", any::<String>(), 0..3),

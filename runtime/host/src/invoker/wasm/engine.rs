@@ -1,5 +1,6 @@
-//! What all handlers of the process share: the compiler and its configuration, the memory pool, the
-//! clock that interrupts endless loops, the interfaces on offer, and the cache of compiled code.
+//! What all handlers of the process share: the compiler and its configuration, the pool of instances and the memory in
+//! it, the clock that interrupts endless loops, the lane of those that compute for long, the interfaces on offer, and
+//! the cache of compiled code.
 //!
 //! An engine knows no handler, and never runs one.
 
@@ -7,22 +8,27 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tidemill_policy::manifest::CONCURRENCY_MAX;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use super::cache::Cache;
+use super::error::Problem;
+use super::handler::Ended;
+use super::lane::Lane;
 use super::limiter::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::link::{self, State};
+use super::memory::Memory;
+use crate::machine;
 
-/// How often running guests are interrupted to see whether their deadline has passed and to let other
-/// tasks run: no invocation outlives its deadline by more than this.
-pub const TICK: Duration = Duration::from_millis(5);
+/// The unit of turns. A guest that computes is interrupted after two of them at the latest, to see whether its deadline
+/// has passed and to let others run.
+const TICK: Duration = Duration::from_millis(2);
 
 /// The longest wasm call stack that is kept of an invocation that was cut short.
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
@@ -38,16 +44,18 @@ const KEEP_RESIDENT_TABLE_BYTES: usize = 64 * 1024;
 /// Settings of an [`Engine`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// How many invocations may run at the same time, of all handlers together; more wait for their
-    /// turn. As many idle instances are kept.
+    /// How many invocations there is room for at the same time, of all handlers together, and for as many idle
+    /// instances. Each handler has its own part of it.
     pub invocations: u32,
+    /// How much linear memory all instances may have together, in bytes; half of the machine's if `None`.
+    pub memory_bytes: Option<u64>,
     /// Where compiled components are kept; nowhere if `None`.
     pub cache_dir: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { invocations: 1000, cache_dir: None }
+        EngineOptions { invocations: CONCURRENCY_MAX, memory_bytes: None, cache_dir: None }
     }
 }
 
@@ -57,9 +65,9 @@ pub enum EngineError {
     /// The machine does not give what the configuration asks for, such as address space.
     #[error("the WebAssembly engine cannot be set up: {0:#}")]
     Setup(wasmtime::Error),
-    /// The thread that interrupts guests could not be started.
-    #[error("the thread that interrupts guests cannot be started: {0}")]
-    Ticker(io::Error),
+    /// A thread that interrupts or runs guests could not be started.
+    #[error("the threads that interrupt and run guests cannot be started: {0}")]
+    Thread(io::Error),
 }
 
 /// The engine that all handlers of a process share. Clones are handles to the same engine; its thread
@@ -71,9 +79,12 @@ struct Shared {
     wasmtime: wasmtime::Engine,
     linker: Linker<State>,
     cache: Option<Cache>,
-    running: Semaphore,
-    idle: AtomicUsize,
-    idle_max: usize,
+    memory: Memory,
+    lane: Lane<Ended>,
+    /// How many invocations there is still room for.
+    room: AtomicU32,
+    /// How many handlers there have been.
+    handlers: AtomicU64,
     /// The ticker thread runs until this is dropped.
     _ticker: mpsc::Sender<()>,
 }
@@ -87,14 +98,16 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Engine, EngineError> {
         let wasmtime = wasmtime::Engine::new(&config(options)).map_err(EngineError::Setup)?;
         let linker = link::linker(&wasmtime).map_err(EngineError::Setup)?;
-        let ticker = start_ticker(wasmtime.clone()).map_err(EngineError::Ticker)?;
+        let ticker = start_ticker(wasmtime.clone()).map_err(EngineError::Thread)?;
+        let threads = thread::available_parallelism().map_or(1, usize::from);
         Ok(Engine(Arc::new(Shared {
             wasmtime,
             linker,
             cache: options.cache_dir.clone().and_then(Cache::open),
-            running: Semaphore::new(options.invocations as usize),
-            idle: AtomicUsize::new(0),
-            idle_max: options.invocations as usize,
+            memory: Memory::new(options.memory_bytes.unwrap_or_else(machine::memory_for_guests)),
+            lane: Lane::start(threads).map_err(EngineError::Thread)?,
+            room: AtomicU32::new(options.invocations),
+            handlers: AtomicU64::new(0),
             _ticker: ticker,
         })))
     }
@@ -111,24 +124,46 @@ impl Engine {
         self.0.cache.as_ref()
     }
 
-    /// Waits for a place among the running invocations. Together with [`Engine::reserve_idle`] this
-    /// keeps the number of instances within what the pool has room for.
-    pub(super) async fn admit(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.running.acquire().await.ok()
+    pub(super) fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
-    /// Takes one of the places for idle instances, if there is one left.
-    pub(super) fn reserve_idle(&self) -> bool {
-        let taken = self.0.idle.fetch_add(1, Ordering::Relaxed);
-        if taken >= self.0.idle_max {
-            self.release_idle(1);
-        }
-        taken < self.0.idle_max
+    pub(super) fn lane(&self) -> &Lane<Ended> {
+        &self.0.lane
     }
 
-    /// Gives back places for idle instances.
-    pub(super) fn release_idle(&self, count: usize) {
-        self.0.idle.fetch_sub(count, Ordering::Relaxed);
+    /// How much linear memory all instances have at the moment, idle ones included, in bytes.
+    pub fn memory_used_bytes(&self) -> u64 {
+        self.0.memory.used()
+    }
+
+    /// Sets a part of the pool aside for a handler that runs so many invocations at once.
+    pub(super) fn make_room(&self, concurrency: u32) -> Result<Room, Problem> {
+        let room = &self.0.room;
+        let taken = room.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(concurrency));
+        taken.map_err(|left| Problem::Room { concurrency, left })?;
+        let number = self.0.handlers.fetch_add(1, Ordering::Relaxed);
+        Ok(Room { engine: self.clone(), number, concurrency })
+    }
+}
+
+/// A handler's part of the pool, given back when this is dropped.
+pub(super) struct Room {
+    engine: Engine,
+    number: u64,
+    concurrency: u32,
+}
+
+impl Room {
+    /// Tells the handlers of the engine apart.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.engine.0.room.fetch_add(self.concurrency, Ordering::Relaxed);
     }
 }
 

@@ -101,6 +101,17 @@ pub enum Problem {
         /// How much it may have.
         max: u32,
     },
+    /// It is to run more invocations at once than there is room for.
+    #[error(
+        "cannot run {concurrency} events at once: this process has room for {left} more, of all handlers; lower \
+         `concurrency` of this or other handlers, or start more processes"
+    )]
+    Room {
+        /// How many it is to run.
+        concurrency: u32,
+        /// How many there is room for.
+        left: u32,
+    },
     /// It does not compile.
     #[error("is corrupt, or uses what this tidemill does not support: {0}")]
     Compile(String),

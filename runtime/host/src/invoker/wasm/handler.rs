@@ -2,47 +2,70 @@
 //!
 //! A handler is immutable once loaded; a changed component or limit is a new handler.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures::future::poll_immediate;
 use tidemill_policy::budget::{Budget, Usage};
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::Isolation;
 use tidemill_policy::outcome::Outcome;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 use super::bindings::PluginPre;
 use super::chance::Chance;
-use super::engine::{Engine, TICK};
+use super::engine::{Engine, Room};
 use super::inspect::Inspection;
-use super::instance::Instance;
+use super::instance::{Finished, Instance, Watch};
+use super::lane::{Call, Taken};
 use super::limiter::Limiter;
 use super::link::{Settings, State};
+use super::memory::Account;
 use super::outcome;
 use super::pool::Pool;
-use super::transcript::Transcript;
+use super::transcript::{self, Transcript};
 use crate::invoker::{Invoker, Report, Seed};
 
 /// The longest deadline, which stands for none.
 const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 
+/// A handler whose calls compute for longer than this has them in the long lane from their beginning: there it costs a few
+/// microseconds more, and elsewhere other handlers' calls would wait for as long.
+const LONG: Duration = Duration::from_millis(1);
+
+/// A call that has ended, and whether it computed for long, where its duration does not tell.
+pub(super) type Ended = (Finished, Option<bool>);
+
 /// A component that handles events, with its limits and its idle instances. Made by [`WasmHandler::load`].
 pub struct WasmHandler {
     pub(super) name: Arc<str>,
     pub(super) engine: Engine,
-    pub(super) pre: PluginPre<State>,
+    pub(super) pre: Arc<PluginPre<State>>,
     pub(super) settings: Settings,
     pub(super) budget: Budget,
     pub(super) isolation: Isolation,
     /// After how many events an instance is replaced.
     pub(super) reuse: u32,
-    pub(super) pool: Pool,
+    /// What keeps it to its own part of the engine's pool.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) account: Arc<Account>,
+    pub(super) pool: Arc<Pool>,
+    /// Whether its latest call computed for long, so that the next one begins in the long lane.
+    pub(super) takes_long: AtomicBool,
     pub(super) inspection: Inspection,
+    /// What it was given of the engine's pool, behind the instances that are in there.
+    pub(super) room: Room,
 }
 
 impl Invoker for WasmHandler {
     async fn invoke(&self, event: Event) -> Report {
         let reusable = event.attempt.is_first() && self.isolation == Isolation::Handler;
-        self.run(&event, None, reusable).await
+        self.run(event, None, reusable).await
     }
 }
 
@@ -52,7 +75,7 @@ impl WasmHandler {
     /// The guest sees the same as then, with two exceptions: the monotonic clock is real, and what an
     /// instance that was reused then had kept in its memory is not there.
     pub async fn replay(&self, event: Event, seed: Seed, clock_ms: u64) -> Report {
-        self.run(&event, Some((seed, clock_ms)), false).await
+        self.run(event, Some((seed, clock_ms)), false).await
     }
 
     /// What the component is, imports and exports.
@@ -65,39 +88,93 @@ impl WasmHandler {
         self.pool.clear();
     }
 
-    async fn run(&self, event: &Event, repeat: Option<(Seed, u64)>, reusable: bool) -> Report {
-        // Declared before the instance, so that the place is given back after the instance's.
-        let _place = self.engine.admit().await;
+    async fn run(&self, event: Event, repeat: Option<(Seed, u64)>, reusable: bool) -> Report {
+        let place = self.admit().await;
         let started = Instant::now();
         let deadline = started + self.budget.timeout.min(TIMEOUT_MAX);
         let (seed, clock_ms) = repeat.unwrap_or_else(|| (rand::random(), unix_ms()));
         let mut instance = self.instance(reusable, deadline);
-        instance.begin(event, Chance::new(seed, clock_ms), deadline);
-
-        let call = instance.call(&self.pre, event, self.budget.fuel);
-        let result = tokio::time::timeout_at((deadline + TICK).into(), call).await;
+        instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
+        let watch = instance.watch();
+        let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
+        let (finished, was_long) = self.carry_out(call, &watch, deadline).await;
+        let duration = started.elapsed();
+        self.takes_long.store(was_long.unwrap_or(duration > LONG), Ordering::Relaxed);
 
         let usage = Usage {
-            duration: started.elapsed(),
-            fuel: self.budget.fuel.saturating_sub(instance.fuel_left()),
-            memory_peak_bytes: instance.state().limiter.used() as u64,
+            duration,
+            fuel: self.budget.fuel.saturating_sub(finished.fuel_left),
+            memory_peak_bytes: finished.memory_bytes as u64,
         };
-        let outcome = instance.state().transcript(|transcript| {
-            transcript.end();
-            match result {
-                Ok(Ok(Ok(outputs))) => outcome::of_outputs(outputs, &self.budget),
-                Ok(Ok(Err(failure))) => outcome::of_failure(failure),
-                Ok(Err(error)) => {
-                    let instantiated = instance.is_instantiated();
-                    outcome::of_error(&error, &self.budget, instantiated, transcript)
-                }
-                Err(_) => outcome::waited_too_long(&self.budget, transcript),
-            }
-        });
-        if reusable && matches!(outcome, Outcome::Completed(_)) && self.is_fit(&instance) {
+        let mut transcript = transcript::lock(&finished.transcript);
+        transcript.end();
+        let outcome = match finished.result {
+            Some(Ok(Ok(outputs))) => outcome::of_outputs(outputs, &self.budget),
+            Some(Ok(Err(failure))) => outcome::of_failure(failure),
+            Some(Err(error)) => outcome::of_error(&error, &self.budget, finished.is_instantiated, &transcript),
+            None => outcome::waited_too_long(&self.budget, &transcript),
+        };
+        drop(transcript);
+        if let (Outcome::Completed(_), Some(mut instance)) = (&outcome, finished.instance)
+            && self.is_fit(&instance)
+        {
+            let place = instance.take_place();
             self.pool.put(instance);
+            drop(place);
         }
         Report { outcome, usage, seed, clock_ms }
+    }
+
+    /// Waits for one of the handler's own places in the engine's pool.
+    async fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        match Arc::clone(&self.slots).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => Arc::clone(&self.slots).acquire_owned().await.ok(),
+        }
+    }
+
+    /// Takes a call to its end: here as long as it does not compute for longer than a turn, else in the long lane.
+    async fn carry_out(&self, mut call: Call<Finished>, watch: &Watch, deadline: Instant) -> Ended {
+        if self.takes_long.load(Ordering::Relaxed) {
+            return self.carry_on(call, watch, deadline).await;
+        }
+        let mut here = pin!(poll_fn(|context| match call.as_mut().poll(context) {
+            Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
+            polled => polled.map(Some),
+        }));
+        // Most calls end at once, and need no timer.
+        let ended = match poll_immediate(&mut here).await {
+            Some(Some(finished)) => return (finished, None),
+            Some(None) => Ok(None),
+            None => timeout_at(deadline.into(), here).await,
+        };
+        match ended {
+            Ok(Some(finished)) => (finished, Some(false)),
+            Ok(None) => {
+                self.takes_long.store(true, Ordering::Relaxed);
+                self.carry_on(call, watch, deadline).await
+            }
+            Err(_) => {
+                watch.is_overdue();
+                (call.await, Some(false))
+            }
+        }
+    }
+
+    /// Takes a call to its end in the long lane. At its deadline it is taken back and ends here, since its next turn
+    /// there may come late.
+    async fn carry_on(&self, call: Call<Finished>, watch: &Watch, deadline: Instant) -> Ended {
+        let mut handed = self.engine.lane().hand_over(self.room.number(), Box::pin(timed(call)));
+        if let Ok(ended) = timeout_at(deadline.into(), handed.ended()).await {
+            return ended;
+        }
+        watch.is_overdue();
+        let (finished, _) = match handed.take_back().await {
+            Taken::Ended(ended) => ended,
+            Taken::Back(call) => call.await,
+        };
+        // It may have had no turn at all, which is no reason to let the next one hold anybody up.
+        (finished, Some(true))
     }
 
     /// An idle instance, if one may and can be reused; else a new one.
@@ -106,21 +183,35 @@ impl WasmHandler {
             return idle;
         }
         let memory = usize::try_from(self.budget.memory_bytes).unwrap_or(usize::MAX);
+        let lease = self.account.lease();
         let state = State::new(
-            Limiter::new(memory),
+            Limiter::new(memory, Arc::clone(&lease)),
             Chance::new(Seed::default(), 0),
             Transcript::new(Arc::clone(&self.name)),
             Arc::clone(&self.settings),
             deadline,
         );
         let engine = self.engine.wasmtime();
-        Instance::new(engine, state, &self.budget)
+        Instance::new(engine, state, lease, &self.budget)
     }
 
     /// Whether an instance that has succeeded may take another event.
     fn is_fit(&self, instance: &Instance) -> bool {
         instance.calls() < self.reuse && !instance.state().limiter.is_nearly_full()
     }
+}
+
+/// Tells whether a call computes for long.
+async fn timed(mut call: Call<Finished>) -> Ended {
+    let mut computed = Duration::ZERO;
+    let finished = poll_fn(|context| {
+        let begun = Instant::now();
+        let polled = call.as_mut().poll(context);
+        computed += begun.elapsed();
+        polled
+    });
+    let finished = finished.await;
+    (finished, Some(computed > LONG))
 }
 
 fn unix_ms() -> u64 {

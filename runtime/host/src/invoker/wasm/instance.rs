@@ -1,53 +1,147 @@
 //! One instance of a component, with its memory: runs one event at a time.
 //!
-//! An instance does not know whether it will be used again; that is for the handler to decide.
+//! An instance does not know whether it will be used again; that is for the handler to decide. Nor does it know on
+//! which thread it runs: its call may go on on another one after each turn.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Instant;
 
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use super::bindings::tidemill::handler::types::{self, Failure, Output};
 use super::bindings::{Plugin, PluginPre};
 use super::chance::Chance;
 use super::link::State;
+use super::memory::Lease;
 use super::outcome::{self, DeadlinePassed};
+use super::transcript::Transcript;
+
+/// How many ticks a turn has. The first of them may be nearly over when the turn begins, so one would be none.
+const TICKS_PER_TURN: u64 = 2;
 
 /// A store, and in it the component's instance as soon as it has been called.
 pub(super) struct Instance {
     store: Store<State>,
     plugin: Option<Plugin>,
     calls: u32,
+    /// Behind the store, so that it is given back after its memory.
+    _lease: Arc<Lease>,
+    /// Behind the store, so that it is given back after its place in the engine's pool.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+/// A call that has come to its end.
+pub(super) struct Finished {
+    /// The instance, where it may be used again.
+    pub(super) instance: Option<Instance>,
+    /// What the handler returned; nothing if it was still waiting in a host call when its time was over.
+    pub(super) result: Option<wasmtime::Result<Result<Vec<Output>, Failure>>>,
+    /// Whether the component was instantiated, rather than having failed at it.
+    pub(super) is_instantiated: bool,
+    pub(super) fuel_left: u64,
+    pub(super) memory_bytes: usize,
+    pub(super) transcript: Arc<Mutex<Transcript>>,
+}
+
+/// What a call and whoever started it tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    has_had_a_turn: AtomicBool,
+    is_overdue: AtomicBool,
+}
+
+impl Watch {
+    /// Whether the guest was still computing when a turn was over, and so waits for another one.
+    pub(super) fn has_had_a_turn(&self) -> bool {
+        self.has_had_a_turn.load(Ordering::Relaxed)
+    }
+
+    /// Says that the time is over. When the call is polled next, it ends.
+    pub(super) fn is_overdue(&self) {
+        self.is_overdue.store(true, Ordering::Relaxed);
+    }
+
+    fn reset(&self) {
+        self.has_had_a_turn.store(false, Ordering::Relaxed);
+        self.is_overdue.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Instance {
     /// Makes a store. The component is instantiated by the first call, within that call's budget.
-    pub(super) fn new(engine: &wasmtime::Engine, state: State, budget: &Budget) -> Instance {
+    pub(super) fn new(engine: &wasmtime::Engine, state: State, lease: Arc<Lease>, budget: &Budget) -> Instance {
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_callback(|store| on_tick(&store));
+        store.epoch_deadline_callback(on_tick);
         store.set_hostcall_fuel(outcome::transfer_bytes_max(budget));
-        Instance { store, plugin: None, calls: 0 }
+        Instance { store, plugin: None, calls: 0, _lease: lease, place: None }
     }
 
-    /// Prepares for the next call: this event, this time and chance, and this deadline.
-    pub(super) fn begin(&mut self, event: &Event, chance: Chance, deadline: Instant) {
+    /// Prepares for the next call: this event, this time and chance, this deadline, this place among those that run.
+    pub(super) fn begin(
+        &mut self,
+        event: &Event,
+        chance: Chance,
+        deadline: Instant,
+        place: Option<OwnedSemaphorePermit>,
+    ) {
+        self.place = place;
         let state = self.store.data_mut();
         state.chance = chance;
         state.deadline = deadline;
+        state.is_between_turns = false;
+        state.watch.reset();
         state.transcript(|transcript| transcript.begin(event));
     }
 
-    /// Calls the handler. After an error or when dropped midway the instance is dead.
-    pub(super) async fn call(
+    /// Takes the place among those that run, to be given up when the instance is where it may be used again.
+    pub(super) fn take_place(&mut self) -> Option<OwnedSemaphorePermit> {
+        self.place.take()
+    }
+
+    /// What the next call, or the one that runs, can be watched by.
+    pub(super) fn watch(&self) -> Arc<Watch> {
+        Arc::clone(&self.store.data().watch)
+    }
+
+    /// Calls the handler. Unless it succeeds and may be `reused`, the instance is dropped here, where it ran, since giving
+    /// back much memory takes time.
+    pub(super) async fn call(mut self, pre: Arc<PluginPre<State>>, event: Event, fuel: u64, reused: bool) -> Finished {
+        let watch = self.watch();
+        let result = {
+            let mut call = pin!(self.enter(&pre, &event, fuel));
+            poll_fn(|context| match call.as_mut().poll(context) {
+                Poll::Pending if watch.is_overdue.load(Ordering::Relaxed) => Poll::Ready(None),
+                polled => polled.map(Some),
+            })
+            .await
+        };
+        let has_succeeded = matches!(result, Some(Ok(Ok(_))));
+        Finished {
+            result,
+            is_instantiated: self.plugin.is_some(),
+            fuel_left: self.store.get_fuel().unwrap_or_default(),
+            memory_bytes: self.state().limiter.used(),
+            transcript: Arc::clone(&self.state().transcript),
+            instance: (reused && has_succeeded).then_some(self),
+        }
+    }
+
+    async fn enter(
         &mut self,
         pre: &PluginPre<State>,
         event: &Event,
         fuel: u64,
     ) -> wasmtime::Result<Result<Vec<Output>, Failure>> {
         self.store.set_fuel(fuel)?;
-        self.store.set_epoch_deadline(1);
+        self.store.set_epoch_deadline(TICKS_PER_TURN);
         self.calls += 1;
         if self.plugin.is_none() {
             self.plugin = Some(pre.instantiate_async(&mut self.store).await?);
@@ -59,19 +153,9 @@ impl Instance {
         handler.call_handle(&mut self.store, guest_event(event)).await
     }
 
-    /// Whether the component was instantiated, rather than having failed at it.
-    pub(super) fn is_instantiated(&self) -> bool {
-        self.plugin.is_some()
-    }
-
     /// How often it was called.
     pub(super) fn calls(&self) -> u32 {
         self.calls
-    }
-
-    /// What is left of the last call's fuel.
-    pub(super) fn fuel_left(&self) -> u64 {
-        self.store.get_fuel().unwrap_or_default()
     }
 
     pub(super) fn state(&self) -> &State {
@@ -79,14 +163,35 @@ impl Instance {
     }
 }
 
-/// Called while the guest is running, when a tick has passed since the call or the last tick: ends the
-/// invocation or lets other tasks run.
-fn on_tick(store: &StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
-    if Instant::now() >= store.data().deadline {
+/// Called while the guest is computing, when its turn is over, and again when the next one begins: ends the invocation
+/// at its deadline, also if it was reached while the guest waited for its turn.
+fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    let state = store.data_mut();
+    if Instant::now() >= state.deadline {
         return Err(DeadlinePassed.into());
     }
-    let others = tokio::task::yield_now();
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(others)))
+    if state.is_between_turns {
+        state.is_between_turns = false;
+        return Ok(UpdateDeadline::Continue(TICKS_PER_TURN));
+    }
+    state.is_between_turns = true;
+    state.watch.has_had_a_turn.store(true, Ordering::Relaxed);
+    // No ticks: this is called again as soon as the guest goes on.
+    Ok(UpdateDeadline::YieldCustom(0, Box::pin(next_turn())))
+}
+
+/// Waits for the next turn, and asks for it.
+async fn next_turn() {
+    let mut is_over = false;
+    poll_fn(|context| {
+        if is_over {
+            return Poll::Ready(());
+        }
+        is_over = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The event as the guest gets it: borrowed, so that each byte is copied once, into the guest's memory.

@@ -1,9 +1,14 @@
-//! How much memory an instance may take: all of its memories together, exactly.
+//! How much memory an instance may take: all of its memories together, exactly, and within what the process has.
 //!
 //! A request beyond the limit does not fail in the guest, where it would look like any other abort: it
 //! ends the invocation with [`MemoryExhausted`], whatever the guest would have made of it.
 
+use std::sync::Arc;
+
+use tidemill_policy::share::memory::Shortage;
 use wasmtime::ResourceLimiter;
+
+use super::memory::Lease;
 
 /// The most memories that one instance may have; the pool has room for as many in every instance.
 pub(super) const MEMORIES_MAX: u32 = 4;
@@ -22,6 +27,16 @@ pub(super) const CORE_INSTANCES_MAX: u32 = 100;
 pub(super) enum MemoryExhausted {
     #[error("asked for {requested} bytes of memory in all; {allowed} are allowed (`limits.memory`)")]
     Limit { requested: usize, allowed: usize },
+    #[error(
+        "asked for {requested} bytes of memory in all, and all handlers together may have {} (`runtime.memory`): this one has {} \
+         and is sure of {}, and `{}` has most, {}",
+        shortage.capacity,
+        shortage.used,
+        shortage.sure,
+        shortage.most.0,
+        shortage.most.1
+    )]
+    Shared { requested: usize, shortage: Shortage },
     #[error("asked for memory that does not exist: {0}")]
     Unavailable(String),
 }
@@ -35,11 +50,12 @@ struct TableTooLarge(usize);
 pub(super) struct Limiter {
     allowed: usize,
     used: usize,
+    lease: Arc<Lease>,
 }
 
 impl Limiter {
-    pub(super) fn new(allowed: usize) -> Limiter {
-        Limiter { allowed, used: 0 }
+    pub(super) fn new(allowed: usize, lease: Arc<Lease>) -> Limiter {
+        Limiter { allowed, used: 0, lease }
     }
 
     /// The size of all memories together, in bytes; since memories never shrink, also the largest so far.
@@ -63,6 +79,8 @@ impl ResourceLimiter for Limiter {
             let allowed = self.allowed;
             return Err(MemoryExhausted::Limit { requested, allowed }.into());
         }
+        let taken = self.lease.take((requested - self.used) as u64);
+        taken.map_err(|shortage| MemoryExhausted::Shared { requested, shortage })?;
         self.used = requested;
         Ok(true)
     }
@@ -94,15 +112,31 @@ impl ResourceLimiter for Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use wasmtime::ResourceLimiter;
 
+    use super::super::memory::Memory;
+    use super::super::pool::Pool;
     use super::{Limiter, MemoryExhausted};
 
     const PAGE: usize = 65_536;
 
+    /// Limits to four pages each, of a process that has so many for a handler.
+    fn limiters(pages: usize) -> [Limiter; 2] {
+        let memory = Memory::new((pages * PAGE) as u64);
+        let account = memory.open("handler", u64::MAX, &Arc::<Pool>::default());
+        [(); 2].map(|()| Limiter::new(4 * PAGE, account.lease()))
+    }
+
+    fn limiter() -> Limiter {
+        let [limiter, _] = limiters(100);
+        limiter
+    }
+
     #[test]
     fn all_memories_count_together() {
-        let mut limiter = Limiter::new(4 * PAGE);
+        let mut limiter = limiter();
         assert!(limiter.memory_growing(0, 2 * PAGE, None).expect("it fits"));
         assert!(limiter.memory_growing(0, PAGE, None).expect("it fits"));
         assert!(!limiter.is_nearly_full());
@@ -115,16 +149,26 @@ mod tests {
 
     #[test]
     fn what_the_memory_itself_forbids_is_the_guests_to_handle() {
-        let mut limiter = Limiter::new(4 * PAGE);
+        let mut limiter = limiter();
         assert!(!limiter.memory_growing(PAGE, 9 * PAGE, Some(2 * PAGE)).expect("the guest is told that it failed"));
         assert_eq!(limiter.used(), 0);
     }
 
     #[test]
     fn memory_that_the_system_does_not_have_is_exhausted_too() {
-        let error = Limiter::new(4 * PAGE)
+        let error = limiter()
             .memory_grow_failed(wasmtime::Error::msg("the system has none"))
             .expect_err("it ends the invocation");
         assert!(error.is::<MemoryExhausted>());
+    }
+    #[test]
+    fn what_the_process_has_is_shared() {
+        let [mut one, mut other] = limiters(5);
+        assert!(one.memory_growing(0, 3 * PAGE, None).expect("it fits"));
+        let error = other.memory_growing(0, 3 * PAGE, None).expect_err("the process has no more");
+        assert!(error.to_string().contains("(`runtime.memory`)"), "{error}");
+        assert!(other.memory_growing(0, 2 * PAGE, None).expect("it fits"));
+        drop(one);
+        assert!(other.memory_growing(2 * PAGE, 4 * PAGE, None).expect("what is dropped is given back"));
     }
 }

@@ -16,6 +16,7 @@ use super::bindings::tidemill::handler::types;
 use super::bindings::wasi::config::store;
 use super::bindings::wasi::logging::logging;
 use super::chance::Chance;
+use super::instance::Watch;
 use super::limiter::Limiter;
 use super::transcript::{GuestStream, Level, Stream, Transcript};
 
@@ -29,6 +30,9 @@ pub(super) type Settings = Arc<BTreeMap<String, String>>;
 pub(super) struct State {
     /// When the running invocation ends.
     pub(super) deadline: Instant,
+    /// Whether the guest has given its turn up, and is to go on when it has the next one.
+    pub(super) is_between_turns: bool,
+    pub(super) watch: Arc<Watch>,
     pub(super) limiter: Limiter,
     pub(super) chance: Chance,
     pub(super) transcript: Arc<Mutex<Transcript>>,
@@ -55,7 +59,8 @@ impl State {
             .build();
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
-        State { deadline, limiter, chance, transcript, settings, wasi, resources }
+        let watch = Arc::default();
+        State { deadline, is_between_turns: false, watch, limiter, chance, transcript, settings, wasi, resources }
     }
 
     /// Runs `action` on the transcript. It is shared with the guest's streams, which never hold on to it.

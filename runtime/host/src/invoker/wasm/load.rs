@@ -5,8 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tidemill_policy::manifest::Handler;
+use tokio::sync::Semaphore;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
@@ -66,16 +68,23 @@ impl WasmHandler {
         let component = compile(engine, &bytes)?;
         check_size(&component, &bytes, handler.limits.budget.memory_bytes)?;
         let pre = link(engine, &component, &inspection)?;
+        let pre = Arc::new(check_type(engine, pre)?);
+        let room = engine.make_room(handler.concurrency)?;
+        let pool = Arc::<Pool>::default();
         Ok(WasmHandler {
             name: Arc::from(&*handler.name),
             engine: engine.clone(),
-            pre: check_type(engine, pre)?,
+            pre,
             settings: Arc::new(settings),
             budget: handler.limits.budget,
             isolation: handler.isolation,
             reuse: handler.limits.reuse,
-            pool: Pool::new(engine.clone(), handler.concurrency as usize),
+            slots: Arc::new(Semaphore::new(handler.concurrency as usize)),
+            account: engine.memory().open(&handler.name, handler.memory_need_bytes(), &pool),
+            pool,
+            takes_long: AtomicBool::new(false),
             inspection,
+            room,
         })
     }
 }

@@ -13,15 +13,17 @@ mod error;
 mod handler;
 mod inspect;
 mod instance;
+mod lane;
 mod limiter;
 mod link;
 mod load;
+mod memory;
 mod offer;
 mod outcome;
 mod pool;
 mod transcript;
 
-pub use engine::{Engine, EngineError, EngineOptions, TICK};
+pub use engine::{Engine, EngineError, EngineOptions};
 pub use error::{LoadError, Problem};
 pub use handler::WasmHandler;
 pub use inspect::{Import, Inspection, Kind, inspect};

@@ -3,61 +3,39 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::engine::Engine;
 use super::instance::Instance;
 
-/// Idle instances, the one used last on top: its memory is the most likely to be in the caches.
-pub(super) struct Pool {
-    engine: Engine,
-    capacity: usize,
-    idle: Mutex<Vec<Instance>>,
-}
+/// Idle instances, the one used last on top: its memory is the most likely to be in the caches. There are never more
+/// than the handler runs at once, since each is put back before its place among those that run is free.
+#[derive(Default)]
+pub(super) struct Pool(Mutex<Vec<Instance>>);
 
 impl Pool {
-    /// A pool that keeps at most `capacity` instances, and fewer if the engine has no room for more.
-    pub(super) fn new(engine: Engine, capacity: usize) -> Pool {
-        Pool { engine, capacity, idle: Mutex::new(Vec::new()) }
-    }
-
     /// Takes the instance that was used last.
     pub(super) fn take(&self) -> Option<Instance> {
-        let instance = self.idle().pop();
-        if instance.is_some() {
-            self.engine.release_idle(1);
-        }
-        instance
+        self.idle().pop()
     }
 
-    /// Keeps an instance for later, or drops it if there is no room.
+    /// Keeps an instance for later.
     pub(super) fn put(&self, instance: Instance) {
-        if !self.engine.reserve_idle() {
-            return;
-        }
+        self.idle().push(instance);
+    }
+
+    /// Drops the instance that was used longest ago, if there is one.
+    pub(super) fn drop_longest_idle(&self) -> bool {
         let mut idle = self.idle();
-        if idle.len() < self.capacity {
-            idle.push(instance);
-            return;
-        }
+        let longest = (!idle.is_empty()).then(|| idle.remove(0));
         drop(idle);
-        drop(instance);
-        self.engine.release_idle(1);
+        longest.is_some()
     }
 
     /// Drops all idle instances, and with them their memory.
     pub(super) fn clear(&self) {
         let instances = std::mem::take(&mut *self.idle());
-        let count = instances.len();
         drop(instances);
-        self.engine.release_idle(count);
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Instance>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        self.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

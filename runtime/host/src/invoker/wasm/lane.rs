@@ -1,0 +1,299 @@
+//! The long lane: threads of their own for calls that compute for long, so that they keep nobody waiting.
+//!
+//! A call is begun where its event is handled. If it is still computing after its first turn, it is handed over to the
+//! lane, which gives each call a turn and handlers turns in fair order. The lane knows neither handlers nor guests: a
+//! call is a future that wakes itself when its turn is over. Its threads have a lower priority than all others.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::{io, mem, thread};
+
+use tidemill_policy::share::turns::Turns;
+use tokio::runtime::Handle;
+use tracing::dispatcher::{self, Dispatch};
+
+/// A call that may be run by one thread after the other.
+pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// By how much the threads of the lane are nicer than the others: where both want all they can get, the kernel gives one
+/// of them about a third of what it gives to another thread. So they still get on beside a handler that is always busy.
+const NICE: i32 = 5;
+
+/// The threads, and the calls that wait for a turn. The threads end when this is dropped, and what waits is dropped.
+pub(super) struct Lane<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    queue: Mutex<Queue<T>>,
+    /// Somebody waits for a turn, or the lane is closed.
+    changed: Condvar,
+}
+
+struct Queue<T> {
+    turns: Turns<u64, Arc<Task<T>>>,
+    is_open: bool,
+}
+
+/// A call in the lane.
+struct Task<T> {
+    handler: u64,
+    lane: Arc<Shared<T>>,
+    /// Where the timers of its host calls live.
+    runtime: Handle,
+    /// Where its log goes.
+    log: Dispatch,
+    place: Mutex<Place<T>>,
+}
+
+/// Where a call in the lane is, and who waits for it.
+struct Place<T> {
+    stage: Stage<T>,
+    owner: Option<Waker>,
+}
+
+enum Stage<T> {
+    /// It wants a turn, and is in the queue.
+    Queued(Call<T>),
+    /// A thread runs it.
+    Running {
+        /// Whether it wants another turn after this one.
+        wants_more: bool,
+        /// Whether its owner wants it back after this one.
+        wanted_back: bool,
+    },
+    /// It waits for something else than a turn, or its owner is to take it back.
+    Waiting(Call<T>),
+    /// It has ended, or panicked.
+    Ended(Result<T, Box<dyn Any + Send>>),
+    /// It was taken back or dropped.
+    Gone,
+}
+
+/// A call that was handed over. If this is dropped, the call is: at once, or after its turn if it has one.
+pub(super) struct Handed<T>(Arc<Task<T>>);
+
+/// What becomes of a call that is taken back.
+pub(super) enum Taken<T> {
+    /// It had ended.
+    Ended(T),
+    /// It is as it was when its last turn was over.
+    Back(Call<T>),
+}
+
+impl<T: Send + 'static> Lane<T> {
+    /// Starts `threads` threads.
+    pub(super) fn start(threads: usize) -> io::Result<Lane<T>> {
+        let queue = Mutex::new(Queue { turns: Turns::new(), is_open: true });
+        // From here on, an error closes the lane.
+        let lane = Lane(Arc::new(Shared { queue, changed: Condvar::new() }));
+        for number in 0..threads {
+            let shared = Arc::clone(&lane.0);
+            let name = format!("tidemill-long-{number}");
+            thread::Builder::new().name(name).spawn(move || shared.work())?;
+        }
+        Ok(lane)
+    }
+
+    /// Hands a call of a handler over. Must be called in a tokio runtime, which the call's timers use.
+    pub(super) fn hand_over(&self, handler: u64, call: Call<T>) -> Handed<T> {
+        let place = Place { stage: Stage::Queued(call), owner: None };
+        let (runtime, log) = (Handle::current(), dispatcher::get_default(Clone::clone));
+        let task = Task { handler, lane: Arc::clone(&self.0), runtime, log, place: Mutex::new(place) };
+        let task = Arc::new(task);
+        task.enqueue();
+        Handed(task)
+    }
+}
+
+impl<T> Drop for Lane<T> {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.0.queue);
+        queue.is_open = false;
+        let waiting = mem::take(&mut queue.turns);
+        drop(queue);
+        self.0.changed.notify_all();
+        drop(waiting);
+    }
+}
+
+impl<T: Send + 'static> Shared<T> {
+    /// What each thread does until the lane is closed.
+    fn work(&self) {
+        be_nice();
+        while let Some(task) = self.next() {
+            task.run();
+        }
+    }
+
+    /// Waits for a call that wants a turn.
+    fn next(&self) -> Option<Arc<Task<T>>> {
+        let mut queue = lock(&self.queue);
+        while queue.is_open {
+            if let Some(task) = queue.turns.grant() {
+                return Some(task);
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        None
+    }
+}
+
+impl<T: Send + 'static> Task<T> {
+    /// Puts the call, whose stage says so already, in the queue.
+    fn enqueue(self: &Arc<Self>) {
+        let mut queue = lock(&self.lane.queue);
+        if queue.is_open {
+            queue.turns.wait(self.handler, Arc::clone(self));
+            drop(queue);
+            self.lane.changed.notify_one();
+        }
+    }
+
+    /// Gives the call a turn, unless it was taken back or dropped meanwhile.
+    fn run(self: &Arc<Self>) {
+        let mut place = lock(&self.place);
+        let mut call = match mem::replace(&mut place.stage, Stage::Gone) {
+            Stage::Queued(call) => call,
+            other => {
+                place.stage = other;
+                return;
+            }
+        };
+        place.stage = Stage::Running { wants_more: false, wanted_back: false };
+        drop(place);
+
+        let waker = Waker::from(Arc::clone(self));
+        let _runtime = self.runtime.enter();
+        let mut poll = || call.as_mut().poll(&mut Context::from_waker(&waker));
+        let polled = catch_unwind(AssertUnwindSafe(|| dispatcher::with_default(&self.log, &mut poll)));
+        self.after(call, polled);
+    }
+
+    fn after(self: &Arc<Self>, call: Call<T>, polled: thread::Result<Poll<T>>) {
+        let mut place = lock(&self.place);
+        let Stage::Running { wants_more, wanted_back } = place.stage else {
+            // Dropped by its owner: it is dropped here, where it ran.
+            drop(place);
+            drop(call);
+            return;
+        };
+        let ended = match polled {
+            Ok(Poll::Pending) => None,
+            Ok(Poll::Ready(value)) => Some(Ok(value)),
+            Err(panic) => Some(Err(panic)),
+        };
+        let has_ended = ended.is_some();
+        let again = wants_more && !wanted_back && !has_ended;
+        place.stage = match ended {
+            Some(ended) => Stage::Ended(ended),
+            None if again => Stage::Queued(call),
+            None => Stage::Waiting(call),
+        };
+        let owner = if has_ended || wanted_back { place.owner.take() } else { None };
+        drop(place);
+        if again {
+            self.enqueue();
+        }
+        if let Some(owner) = owner {
+            owner.wake();
+        }
+    }
+}
+
+impl<T: Send + 'static> Wake for Task<T> {
+    fn wake(self: Arc<Self>) {
+        let mut place = lock(&self.place);
+        match mem::replace(&mut place.stage, Stage::Gone) {
+            Stage::Waiting(call) => {
+                place.stage = Stage::Queued(call);
+                drop(place);
+                self.enqueue();
+            }
+            Stage::Running { wanted_back, .. } => place.stage = Stage::Running { wants_more: true, wanted_back },
+            other => place.stage = other,
+        }
+    }
+}
+
+impl<T: Send + 'static> Handed<T> {
+    /// Waits until the call has ended. If it panicked, so does this.
+    pub(super) async fn ended(&mut self) -> T {
+        poll_fn(|context| self.poll_ended(context)).await
+    }
+
+    fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<T> {
+        let mut place = lock(&self.0.place);
+        if matches!(place.stage, Stage::Ended(_)) {
+            let stage = mem::replace(&mut place.stage, Stage::Gone);
+            drop(place);
+            return match stage {
+                Stage::Ended(Ok(value)) => Poll::Ready(value),
+                Stage::Ended(Err(panic)) => resume_unwind(panic),
+                _ => Poll::Pending,
+            };
+        }
+        place.owner = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Takes the call back, after its turn if it has one.
+    pub(super) async fn take_back(mut self) -> Taken<T> {
+        poll_fn(|context| {
+            if let Poll::Ready(value) = self.poll_ended(context) {
+                return Poll::Ready(Taken::Ended(value));
+            }
+            let mut place = lock(&self.0.place);
+            match mem::replace(&mut place.stage, Stage::Gone) {
+                Stage::Queued(call) => {
+                    drop(place);
+                    leave_queue(&self.0);
+                    Poll::Ready(Taken::Back(call))
+                }
+                Stage::Waiting(call) => Poll::Ready(Taken::Back(call)),
+                Stage::Running { wants_more, .. } => {
+                    place.stage = Stage::Running { wants_more, wanted_back: true };
+                    Poll::Pending
+                }
+                // It has ended in between, and has woken this.
+                other => {
+                    place.stage = other;
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl<T> Drop for Handed<T> {
+    fn drop(&mut self) {
+        let stage = mem::replace(&mut lock(&self.0.place).stage, Stage::Gone);
+        if matches!(stage, Stage::Queued(_)) {
+            leave_queue(&self.0);
+        }
+    }
+}
+
+/// Takes a call out of the queue whose stage says so already.
+fn leave_queue<T>(task: &Arc<Task<T>>) {
+    let left = lock(&task.lane.queue).turns.give_up(task.handler, |other| Arc::ptr_eq(other, task));
+    drop(left);
+}
+
+/// Nothing here panics while it holds a lock, so that what is behind it is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lowers the priority of this thread, where threads have one of their own.
+fn be_nice() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(NICE); // lowering it is always allowed
+}
+
+#[cfg(test)]
+mod tests;
