@@ -73,7 +73,7 @@ impl Recorder {
 
 impl Invoker for Recorder {
     /// The payload is `{"key": …, "number": …, "fails": …, "reject": …}`.
-    async fn invoke(&self, event: Event) -> Report {
+    async fn invoke(&self, event: Arc<Event>) -> Report {
         let task: serde_json::Value = serde_json::from_slice(&event.payload).expect("JSON");
         let (key, number) = (task["key"].as_str().expect("a key"), task["number"].as_u64().expect("a number"));
         if self.is_dead.load(Ordering::SeqCst) {

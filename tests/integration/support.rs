@@ -200,8 +200,8 @@ pub(crate) struct Scripted {
 }
 
 impl Invoker for Scripted {
-    async fn invoke(&self, event: Event) -> Report {
-        self.seen.lock().expect("not poisoned").push(event.clone());
+    async fn invoke(&self, event: Arc<Event>) -> Report {
+        self.seen.lock().expect("not poisoned").push(Event::clone(&event));
         let _pass = self.gate.acquire().await.expect("never closed");
         let outcome = (self.script)(&event);
         Report { outcome, usage: Usage::default(), seed: [1; 32], clock_ms: 2 }

@@ -428,7 +428,7 @@ impl Drop for CutOff {
 }
 
 impl Invoker for Process {
-    async fn invoke(&self, event: Event) -> Report {
+    async fn invoke(&self, event: Arc<Event>) -> Report {
         if !self.is_alive() {
             return pending().await;
         }

@@ -105,7 +105,7 @@ pub struct Stop {
 struct Work {
     arrival: Arrival,
     /// The event, or why the message is none.
-    event: Result<Event, Failure>,
+    event: Result<Arc<Event>, Failure>,
     /// What is remembered of the event, as far as we know.
     memory: Memory,
     /// Where it stands among the events of its key, if that matters.
@@ -144,7 +144,7 @@ impl<R> Taken<R> {
     /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
     pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
         let Work { arrival, event, .. } = &self.work;
-        (order::key(order, arrival, event.as_ref().ok()), arrival.source == Source::Input, arrival.position.sequence)
+        (order::key(order, arrival, event.as_deref().ok()), arrival.source == Source::Input, arrival.position.sequence)
     }
 }
 
@@ -278,6 +278,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             }
         };
         let event = decode(&arrival, &self.handler)
+            .map(Arc::new)
             .map_err(|undecodable| Failure::new(Kind::Undecodable, undecodable.to_string()));
         let work = Work {
             arrival,
@@ -336,7 +337,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let Ok(event) = &work.event else { return Step::release() };
         let mut report = tokio::select! {
             biased;
-            report = self.invoker.invoke(event.clone()) => report,
+            report = self.invoker.invoke(Arc::clone(event)) => report,
             () = self.stop.overdue.cancelled() => return Step::release(),
         };
         pass.report(gate::verdict(&report.outcome));
@@ -351,7 +352,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     fn admit(&self, work: &mut Work) -> Result<(), Failure> {
         match &mut work.event {
             Ok(event) => {
-                event.attempt = work.arrival.attempt;
+                if event.attempt != work.arrival.attempt {
+                    Arc::make_mut(event).attempt = work.arrival.attempt;
+                }
                 admit(&self.handler, &work.arrival, event, self.clock.now_ms())?;
                 self.schemas.admit(event)
             }
@@ -530,7 +533,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     }
 
     fn case<'a>(&'a self, work: &'a Work) -> Case<'a> {
-        Case { handler: &self.handler, arrival: &work.arrival, event: work.event.as_ref().ok() }
+        Case { handler: &self.handler, arrival: &work.arrival, event: work.event.as_deref().ok() }
     }
 
     /// The entry of the history for a failure. Where all attempts are used up, it stands for the last of them.

@@ -1,6 +1,7 @@
 //! What one call of a guest costs, without NATS: in this process, one after the other.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -42,12 +43,12 @@ async fn cost(engine: &Engine, name: &str, work: Work, isolation: &str, rounds: 
     let parsed = manifest::parse(source, &[], &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
     let handler = parsed.manifest.handlers.get("h").context("the handler is there")?;
     let handler = WasmHandler::from_bytes(engine, &guest(name)?, handler, BTreeMap::new())?;
-    let event = event(work);
+    let event = Arc::new(event(work));
     let mut all = Vec::new();
     for _ in 0..rounds {
         let since = Instant::now();
         for _ in 0..count {
-            let report = handler.invoke(event.clone()).await;
+            let report = handler.invoke(Arc::clone(&event)).await;
             let Outcome::Completed(_) = report.outcome else { bail!("the guest fails: {:?}", report.outcome) };
         }
         all.push(since.elapsed().as_secs_f64() * 1e6 / f64::from(count));

@@ -18,11 +18,11 @@ pub trait Invoker: Send + Sync + 'static {
     ///
     /// The future may be dropped at any await: the handler is then stopped where it is, nothing keeps
     /// running, and what it had changed in its instance is thrown away with the instance.
-    fn invoke(&self, event: Event) -> impl Future<Output = Report> + Send;
+    fn invoke(&self, event: Arc<Event>) -> impl Future<Output = Report> + Send;
 }
 
 impl<I: Invoker> Invoker for Arc<I> {
-    fn invoke(&self, event: Event) -> impl Future<Output = Report> + Send {
+    fn invoke(&self, event: Arc<Event>) -> impl Future<Output = Report> + Send {
         I::invoke(self, event)
     }
 }

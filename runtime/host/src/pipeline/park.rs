@@ -76,7 +76,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// The name of the marker of the event's key; nothing where keys are not held up.
     fn parking_key(&self, work: &Work) -> Option<String> {
         let order = self.handler.key_order().filter(|_| self.handler.parks())?;
-        let key = order::key(order, &work.arrival, work.event.as_ref().ok());
+        let key = order::key(order, &work.arrival, work.event.as_deref().ok());
         Some(marker::parked(&self.handler, &key))
     }
 

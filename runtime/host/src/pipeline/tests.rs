@@ -113,8 +113,8 @@ struct ScriptedInvoker {
 }
 
 impl Invoker for ScriptedInvoker {
-    async fn invoke(&self, event: Event) -> Report {
-        self.seen.lock().expect("not poisoned").push(event);
+    async fn invoke(&self, event: Arc<Event>) -> Report {
+        self.seen.lock().expect("not poisoned").push(Event::clone(&event));
         sleep(self.takes).await;
         let next = self.outcomes.lock().expect("not poisoned").pop_front();
         let Some(outcome) = next else { return std::future::pending().await };

@@ -15,7 +15,7 @@ use crate::setup::{engine, entry, event, guest, output};
 async fn load_and_list(cache: &Path) -> Vec<PathBuf> {
     let engine = engine(4, Some(cache.to_owned()));
     let handler = WasmHandler::load(&engine, &guest("unruly"), &entry(), BTreeMap::new()).unwrap();
-    assert_eq!(output(&handler.invoke(event("echo")).await), "echo");
+    assert_eq!(output(&handler.invoke(event("echo").into()).await), "echo");
     let entries = fs::read_dir(cache).into_iter().flatten();
     entries.map(|entry| entry.unwrap().path()).collect()
 }

@@ -68,7 +68,7 @@ async fn a_short_call_ends_where_it_was_begun() {
     tokio::task::yield_now().await;
     let short = unruly(|_| ());
     // Unless the machine takes the processor away from it for a whole turn, it ends when it is first polled.
-    let at_once = (0..100).filter(|_| short.invoke(event("echo")).now_or_never().is_some()).count();
+    let at_once = (0..100).filter(|_| short.invoke(event("echo").into()).now_or_never().is_some()).count();
     assert!(at_once > 0);
 }
 

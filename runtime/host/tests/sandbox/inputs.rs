@@ -96,7 +96,7 @@ const CURIOUS_IMPORTS: &str = r#"
 #[tokio::test]
 async fn there_is_nothing_of_the_hosts_to_be_had() {
     let handler = handler(&wat::guest(CURIOUS_IMPORTS, CURIOUS));
-    let report = handler.invoke(event("")).await;
+    let report = handler.invoke(event("").into()).await;
     let access_denied = 1;
     assert_eq!(output(&report).as_bytes(), [0, 0, 0, 0, 1, access_denied]);
 }
@@ -112,8 +112,8 @@ async fn the_insecure_random_numbers_are_repeatable_too() {
             (i64.and (i64.load (i32.const 256)) (i64.const 0x7f7f7f7f7f7f7f7f)))
          (i32.store8 (i32.const 511) (i32.const 16))",
     ));
-    let first = handler.invoke(event("")).await;
-    let other = handler.invoke(event("")).await;
+    let first = handler.invoke(event("").into()).await;
+    let other = handler.invoke(event("").into()).await;
     assert_ne!(output(&first), output(&other));
     let replay = handler.replay(event(""), other.seed, other.clock_ms).await;
     assert_eq!(output(&replay), output(&other));

@@ -69,7 +69,7 @@ async fn later_attempts_run_in_an_instance_of_their_own() {
     for number in 2..5 {
         let mut event = event("count");
         event.attempt = Attempt::new(number).unwrap();
-        assert_eq!(output(&handler.invoke(event).await), "1");
+        assert_eq!(output(&handler.invoke(event.into()).await), "1");
     }
     assert_eq!(count(&handler).await, 2, "first attempts still share one");
 }

@@ -54,7 +54,7 @@ async fn an_invocation_can_be_dropped_while_it_loops_or_waits() {
     let handler = unruly(|_| ());
     assert_eq!(output(&run(&handler, "count").await), "1");
     for command in ["loop", "sleep:600000"] {
-        let mut call = Box::pin(handler.invoke(event(command)));
+        let mut call = Box::pin(handler.invoke(event(command).into()));
         assert!(call.as_mut().now_or_never().is_none(), "{command}");
         drop(call);
         assert_eq!(output(&run(&handler, "count").await), "1", "the instance of a dropped invocation is used again");
@@ -65,7 +65,7 @@ async fn an_invocation_can_be_dropped_while_it_loops_or_waits() {
 async fn dropped_invocations_leave_room_for_others() {
     let handler = unruly(|_| ());
     for _ in 0..200 {
-        let call = handler.invoke(event("sleep:600000"));
+        let call = handler.invoke(event("sleep:600000").into());
         assert!(call.now_or_never().is_none());
     }
     assert_eq!(output(&run(&handler, "echo").await), "echo");

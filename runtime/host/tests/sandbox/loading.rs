@@ -237,7 +237,7 @@ fn a_guest_is_described() {
 #[tokio::test]
 async fn a_component_that_fails_to_start() {
     let handler = handler(&wat::guest("(func $start unreachable) (start $start)", ""));
-    let report = handler.invoke(event("")).await;
+    let report = handler.invoke(event("").into()).await;
     let interruption = trapped(&report);
     assert!(interruption.message.starts_with("while it was being instantiated: wasm trap: "), "{interruption:?}");
     assert!(stack(interruption).contains("start"), "{interruption:?}");
@@ -249,7 +249,7 @@ async fn a_component_that_never_gets_started() {
     let mut entry = entry();
     entry.limits.budget.timeout = std::time::Duration::from_millis(20);
     let handler = WasmHandler::from_bytes(&ENGINE, &loops, &entry, BTreeMap::new()).unwrap();
-    let report = handler.invoke(event("")).await;
+    let report = handler.invoke(event("").into()).await;
     assert!(matches!(report.outcome, Outcome::TimedOut(_)), "{report:?}");
 }
 
@@ -259,6 +259,6 @@ async fn leaving_the_process_is_a_trap() {
         r#"(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"#,
         "(call $exit (i32.const 1))",
     ));
-    let report = handler.invoke(event("")).await;
+    let report = handler.invoke(event("").into()).await;
     assert_eq!(trapped(&report).message, "exited with status 1 instead of returning");
 }

@@ -47,7 +47,7 @@ async fn logged(handler: &impl Invoker, payload: &str) -> Vec<Line> {
     let capture = Capture::default();
     let subscriber = tracing_subscriber::registry().with(capture.clone());
     let _guard = tracing::subscriber::set_default(subscriber);
-    handler.invoke(event(payload)).await;
+    handler.invoke(event(payload).into()).await;
     capture.0.lock().unwrap().clone()
 }
 
@@ -141,7 +141,7 @@ async fn the_tail_is_kept_also_after_a_flood() {
         &format!(r#"{LOG} (data (i32.const 600) "noise") (data (i32.const 610) "last")"#),
         &format!("{flood} {last} unreachable"),
     ));
-    let report = handler.invoke(event("")).await;
+    let report = handler.invoke(event("").into()).await;
     let interruption = trapped(&report);
     assert!(interruption.message.starts_with("last ("), "{interruption:?}");
     let tail: Vec<_> = stack(interruption).lines().rev().take(20).collect();

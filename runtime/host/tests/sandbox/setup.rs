@@ -128,7 +128,7 @@ pub(crate) fn event(payload: &str) -> Event {
 }
 
 pub(crate) async fn run(handler: &WasmHandler, payload: &str) -> Report {
-    handler.invoke(event(payload)).await
+    handler.invoke(event(payload).into()).await
 }
 
 /// The only output's payload as text.

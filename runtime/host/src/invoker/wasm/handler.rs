@@ -63,7 +63,7 @@ pub struct WasmHandler {
 }
 
 impl Invoker for WasmHandler {
-    async fn invoke(&self, event: Event) -> Report {
+    async fn invoke(&self, event: Arc<Event>) -> Report {
         let reusable = event.attempt.is_first() && self.isolation == Isolation::Handler;
         self.run(event, None, reusable).await
     }
@@ -75,7 +75,7 @@ impl WasmHandler {
     /// The guest sees the same as then, with two exceptions: the monotonic clock is real, and what an
     /// instance that was reused then had kept in its memory is not there.
     pub async fn replay(&self, event: Event, seed: Seed, clock_ms: u64) -> Report {
-        self.run(event, Some((seed, clock_ms)), false).await
+        self.run(Arc::new(event), Some((seed, clock_ms)), false).await
     }
 
     /// What the component is, imports and exports.
@@ -88,7 +88,7 @@ impl WasmHandler {
         self.pool.clear();
     }
 
-    async fn run(&self, event: Event, repeat: Option<(Seed, u64)>, reusable: bool) -> Report {
+    async fn run(&self, event: Arc<Event>, repeat: Option<(Seed, u64)>, reusable: bool) -> Report {
         let place = self.admit().await;
         let started = Instant::now();
         let deadline = started + self.budget.timeout.min(TIMEOUT_MAX);

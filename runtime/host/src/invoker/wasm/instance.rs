@@ -113,7 +113,13 @@ impl Instance {
 
     /// Calls the handler. Unless it succeeds and may be `reused`, the instance is dropped here, where it ran, since giving
     /// back much memory takes time.
-    pub(super) async fn call(mut self, pre: Arc<PluginPre<State>>, event: Event, fuel: u64, reused: bool) -> Finished {
+    pub(super) async fn call(
+        mut self,
+        pre: Arc<PluginPre<State>>,
+        event: Arc<Event>,
+        fuel: u64,
+        reused: bool,
+    ) -> Finished {
         let watch = self.watch();
         let result = {
             let mut call = pin!(self.enter(&pre, &event, fuel));
