@@ -25,7 +25,7 @@ fn engine(invocations: u32, memory_bytes: u64) -> Engine {
 
 fn load(engine: &Engine, name: &str, change: impl FnOnce(&mut Handler)) -> Arc<WasmHandler> {
     let mut entry = entry();
-    entry.name = name.to_owned();
+    name.clone_into(&mut entry.name);
     change(&mut entry);
     Arc::new(WasmHandler::load(engine, &guest("unruly"), &entry, BTreeMap::new()).expect("the guest can be loaded"))
 }

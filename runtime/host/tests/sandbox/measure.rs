@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_micros(1_310);
 
 fn load(name: &str, change: impl FnOnce(&mut Handler)) -> Arc<WasmHandler> {
     let mut entry = entry();
-    entry.name = name.to_owned();
+    name.clone_into(&mut entry.name);
     entry.concurrency = 16;
     entry.limits.budget.timeout = Duration::from_secs(1);
     entry.limits.budget.fuel = ENDLESS;
