@@ -513,7 +513,8 @@ async fn a_successor_that_may_have_less_in_flight_takes_over_in_order() {
     first.recorder.is_dead.store(true, Ordering::SeqCst);
     let filler = "x".repeat(500_000);
     for number in 1..=20_u64 {
-        let task = serde_json::json!({ "key": format!("k{}", number % 2), "number": number.div_ceil(2), "rest": filler });
+        let task =
+            serde_json::json!({ "key": format!("k{}", number % 2), "number": number.div_ceil(2), "rest": filler });
         world.publish("in.k", &[], task.to_string()).await;
     }
     let in_hand = |instance: &Instance| instance.status.report().in_flight_bytes.map_or(0, |bytes| bytes.in_hand);

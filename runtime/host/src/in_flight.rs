@@ -74,8 +74,7 @@ pub struct Reserved {
 impl Budget {
     /// Nothing is in flight yet.
     pub fn new(division: Division) -> Arc<Budget> {
-        let state =
-            State { ledger: Ledger::new(division), waiting: VecDeque::new(), claims: 0, in_hand: 0, peak: 0 };
+        let state = State { ledger: Ledger::new(division), waiting: VecDeque::new(), claims: 0, in_hand: 0, peak: 0 };
         Arc::new(Budget { state: Mutex::new(state) })
     }
 

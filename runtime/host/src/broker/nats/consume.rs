@@ -105,7 +105,8 @@ pub async fn run(
     let credit = Arc::new(Semaphore::new(spec.credit as usize));
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
     let last = AtomicU64::new(0);
-    let consumer = Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, created: None, stop, last };
+    let consumer =
+        Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, created: None, stop, last };
     let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety) };
     tokio::select! {
         () = restrain(&credit, intake) => {}

@@ -79,12 +79,7 @@ impl Leases {
 
     /// Takes the lease for a delivery; nothing if the same message is already being worked on here, which
     /// happens when the server redelivers it early.
-    pub fn take(
-        self: &Arc<Self>,
-        sequence: u64,
-        reply: Subject,
-        room: Room,
-    ) -> Option<Lease> {
+    pub fn take(self: &Arc<Self>, sequence: u64, reply: Subject, room: Room) -> Option<Lease> {
         let mut held = self.lock();
         if held.contains_key(&sequence) {
             return None;
