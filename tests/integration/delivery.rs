@@ -7,7 +7,7 @@ use tidemill::broker::nats::consume;
 use tidemill::instance::StartError;
 use tidemill_policy::headers;
 use tidemill_policy::history::{AttemptError, Kind};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Stored, World, completed, eventually, output, purse, reject, retry, run_at, start_server};
@@ -211,26 +211,20 @@ async fn an_instance_that_starts_before_the_server_waits_for_it() {
 }
 
 /// Publishes a message with a header block that no client library would send.
-pub(crate) async fn publish_raw(world: &World, header: &[u8], payload: &[u8]) {
+async fn publish_raw(world: &World, header: &[u8]) {
     let address = world.server.url.trim_start_matches("nats://");
     let mut socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
     let mut message = b"CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_vec();
-    message.extend(format!("HPUB in.bad {} {}\r\n", header.len(), header.len() + payload.len()).bytes());
-    message.extend([header, payload, b"\r\nPING\r\n"].concat());
+    message.extend(format!("HPUB in.bad {} {}\r\n", header.len(), header.len() + 4).bytes());
+    message.extend([header, b"data\r\nPING\r\n"].concat());
     socket.write_all(&message).await.expect("sent");
-    let mut answer = String::new();
-    while !answer.contains("PONG") {
-        let mut chunk = [0; 4096];
-        let read = socket.read(&mut chunk).await.expect("an answer");
-        answer.push_str(&String::from_utf8_lossy(&chunk[..read]));
-    }
 }
 
 #[tokio::test]
 async fn a_message_that_makes_the_client_panic_is_dead_lettered_and_others_go_on() {
     let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
-    publish_raw(&world, b"NATS/1.0\r\nX-Bad: a\rb\r\n\r\n", b"data").await;
+    publish_raw(&world, b"NATS/1.0\r\nX-Bad: a\rb\r\n\r\n").await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
     let errors = history(&letters[0]);
     assert_eq!(errors[0].kind, Kind::Undecodable);
@@ -245,7 +239,7 @@ async fn a_message_that_makes_the_client_panic_is_dead_lettered_and_others_go_on
 async fn a_message_that_the_client_cannot_parse_is_dead_lettered_and_others_go_on() {
     let world = World::in_and_out().await;
     let running = world.run(MANIFEST, |event| completed(&[output("out.a", &event.subject)])).ready().await;
-    publish_raw(&world, b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n", b"data").await;
+    publish_raw(&world, b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n").await;
     let letters = world.wait_for("TIDEMILL_DEADLETTER", 1).await;
     let errors = history(&letters[0]);
     assert_eq!(errors[0].kind, Kind::Undecodable);

@@ -16,7 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use crate::delivery::publish_raw;
 use crate::support::{Running, World, completed, eventually, output, parse, run_at};
 
 /// A payload that begins with its event's number.
@@ -198,32 +197,6 @@ async fn a_message_larger_than_the_server_takes_by_now_comes_alone() {
     outputs(&world, "OUT", 10).await;
     world.wait_until_settled("IN", "tidemill-h").await;
     eventually("nothing is in hand", || async { (bytes(&running).in_hand == 0).then_some(()) }).await;
-    running.drain().await.expect("drains");
-}
-
-/// They come beside what is asked for, through the JSON API.
-#[tokio::test]
-async fn messages_that_the_client_cannot_parse_come_a_few_at_a_time() {
-    let world = World::in_and_out().await;
-    for _ in 0..8 {
-        publish_raw(&world, b"NATS/1.0\r\nX-Bad: \xff\xfe\r\n\r\n", &payload(1, LARGE)).await;
-    }
-    world.wait_for("IN", 8).await;
-    let manifest = r#"
-[runtime]
-in_flight = "1MiB"
-
-[handler.h]
-subject = "in.>"
-stream = "IN"
-ack_wait = "1s"
-limits = { timeout = "1s" }
-"#;
-    let running = world.run(manifest, |_| completed(&[]));
-    world.wait_for("TIDEMILL_DEADLETTER", 8).await;
-    world.wait_until_settled("IN", "tidemill-h").await;
-    let report = bytes(&running);
-    assert!(report.peak < report.bound + 2 * LARGE as u64, "{report:?}");
     running.drain().await.expect("drains");
 }
 

@@ -194,6 +194,7 @@ impl Reserved {
     }
 
     /// Takes the bytes of a message that has arrived. What is missing is charged to the consumer, whatever may be.
+    #[must_use]
     pub fn arrived(&mut self, bytes: u64) -> Reserved {
         let reserved = bytes.min(self.bytes);
         self.bytes -= reserved;

@@ -6,26 +6,30 @@ use tidemill_policy::manifest::{Handler, Manifest};
 
 use crate::cli::check::approximate;
 
-/// The bounds, on a server with the usual `max_payload`.
+/// The bounds in bytes, on a server with the usual `max_payload`.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
     /// Of the whole process.
-    bound_bytes: u64,
+    #[serde(rename = "bound_bytes")]
+    bound: u64,
     /// What is kept for this handler.
-    share_bytes: u64,
+    #[serde(rename = "share_bytes")]
+    share: u64,
     /// What all handlers may use on top.
-    pool_bytes: u64,
+    #[serde(rename = "pool_bytes")]
+    pool: u64,
     /// Outputs of this handler's running events, which come on top.
-    outputs_bytes: u64,
+    #[serde(rename = "outputs_bytes")]
+    outputs: u64,
 }
 
 pub(super) fn explain(manifest: &Manifest, handler: &Handler) -> Explanation {
     let division = in_flight::division(manifest, PAYLOAD_MAX_DEFAULT);
     Explanation {
-        bound_bytes: division.bound(),
-        share_bytes: division.share * in_flight::consumers(handler),
-        pool_bytes: division.pool,
-        outputs_bytes: in_flight::outputs_bound([handler]),
+        bound: division.bound(),
+        share: division.share * in_flight::consumers(handler),
+        pool: division.pool,
+        outputs: in_flight::outputs_bound([handler]),
     }
 }
 
@@ -34,10 +38,10 @@ impl Explanation {
         format!(
             "messages of up to {} in the whole process, where the server's max_payload is 1MiB\n{} of it for this handler \
              alone, {} for all; its outputs come on top, up to {}",
-            approximate(self.bound_bytes),
-            approximate(self.share_bytes),
-            approximate(self.pool_bytes),
-            approximate(self.outputs_bytes)
+            approximate(self.bound),
+            approximate(self.share),
+            approximate(self.pool),
+            approximate(self.outputs)
         )
     }
 }
