@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod dedup;

@@ -69,6 +69,8 @@ pub struct Spec {
     /// Whether this consumer is of this instance only: it starts with what arrives from now on, and goes
     /// when nobody pulls from it for a minute.
     pub broadcast: bool,
+    /// How many replicas it has; 0 is as many as its stream if it is durable, else one.
+    pub replicas: usize,
     /// What the messages are.
     pub source: Source,
     /// Whether the order of the events depends on nobody else having them.
