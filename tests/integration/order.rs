@@ -109,12 +109,7 @@ impl Instance {
         Instance::start_at(vec![world.server.url.clone()], manifest, ledger, number)
     }
 
-    pub(crate) fn start_at(
-        urls: Vec<String>,
-        manifest: &str,
-        ledger: &Arc<Mutex<Ledger>>,
-        number: usize,
-    ) -> Instance {
+    pub(crate) fn start_at(urls: Vec<String>, manifest: &str, ledger: &Arc<Mutex<Ledger>>, number: usize) -> Instance {
         let recorder = Recorder { ledger: Arc::clone(ledger), instance: number, is_dead: Arc::default() };
         let manifest = parse(manifest);
         let part = |handler: &tidemill_policy::manifest::Handler| Part {

@@ -48,7 +48,13 @@ pub fn stats_subject(prefix: &str) -> String {
 pub fn start(nats: &Nats, status: &Arc<Status>, prefix: &str, stop: &CancellationToken) -> DropGuard {
     let stop = stop.child_token();
     if !nats.is_hidden {
-        tokio::spawn(serve(nats.client.clone(), Arc::clone(&nats.link), Arc::clone(status), prefix.to_owned(), stop.clone()));
+        tokio::spawn(serve(
+            nats.client.clone(),
+            Arc::clone(&nats.link),
+            Arc::clone(status),
+            prefix.to_owned(),
+            stop.clone(),
+        ));
     }
     stop.drop_guard()
 }

@@ -18,6 +18,8 @@ use crate::support::eventually;
 
 /// How many servers there are.
 const NODES: usize = 3;
+/// How often a cluster is started whose servers end at once.
+const STARTS_MAX: u32 = 3;
 /// Ports below those that the system gives to outgoing connections, which could take one while its server is down.
 const PORTS: std::ops::Range<u16> = 15_000..30_000;
 /// How many events may be published without being confirmed yet.
@@ -56,9 +58,13 @@ impl Cluster {
     pub(crate) async fn start() -> Cluster {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut nodes = plan(&folder);
-        // Somebody else may have taken a port since we looked.
-        while try_join_all(nodes.iter_mut().map(Node::start)).await.is_err() {
-            nodes = plan(&folder);
+        for attempt in 1.. {
+            match try_join_all(nodes.iter_mut().map(Node::start)).await {
+                Ok(_) => break,
+                // Somebody else may have taken a port since we looked.
+                Err(ServerError::Ended { .. }) if attempt < STARTS_MAX => nodes = plan(&folder),
+                Err(error) => panic!("{error}; run cargo xtask setup"),
+            }
         }
         let urls: Vec<_> = nodes.iter().map(Node::url).collect();
         let client = async_nats::connect(urls).await.expect("a connection");
@@ -146,11 +152,7 @@ impl Cluster {
     /// what it has.
     pub(crate) fn publish(&self, events: Vec<(String, String)>) -> JoinHandle<()> {
         let context = self.context.clone();
-        tokio::spawn(async move {
-            for chunk in events.chunks(UNCONFIRMED_MAX) {
-                join_all(chunk.iter().map(|(subject, payload)| confirm(&context, subject, payload))).await;
-            }
-        })
+        tokio::spawn(async move { publish(&context, &events).await })
     }
 
     /// Waits until a stream holds so many messages.
@@ -197,10 +199,18 @@ impl Cluster {
     }
 }
 
+/// Publishes each payload on its subject until it is confirmed.
+pub(crate) async fn publish(context: &Context, events: &[(String, String)]) {
+    for chunk in events.chunks(UNCONFIRMED_MAX) {
+        join_all(chunk.iter().map(|(subject, payload)| confirm(context, subject, payload))).await;
+    }
+}
+
 async fn confirm(context: &Context, subject: &str, payload: &str) {
     let what = format!("{payload} is stored");
     eventually(&what, || async {
-        let message = PublishMessage::build().message_id(payload).payload(payload.to_owned().into());
+        let id = format!("{subject}/{payload:.100}");
+        let message = PublishMessage::build().message_id(id).payload(payload.to_owned().into());
         context.send_publish(subject.to_owned(), message).await.ok()?.await.ok()
     })
     .await;

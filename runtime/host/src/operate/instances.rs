@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn only_instances_are_read() {
         let endpoint = |name: &str, data: Value| json!({ "name": name, "num_requests": 0, "data": data });
-        let answer = |endpoints: Vec<Value>| json!({ "name": "tidemill", "id": "x", "endpoints": endpoints }).to_string();
+        let answer =
+            |endpoints: Vec<Value>| json!({ "name": "tidemill", "id": "x", "endpoints": endpoints }).to_string();
         let own = endpoint("status", json!({ "instance": "a", "ready": true, "added_later": 1 }));
         let ours = answer(vec![endpoint("handler-h", json!({ "in_flight": 2 })), own]);
         let instance = read(ours.as_bytes()).expect("an instance");

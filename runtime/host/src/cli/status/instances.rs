@@ -113,7 +113,10 @@ abc: connection: it is  lost
     fn a_handler_is_shown_with_the_instances_that_run_it() {
         let all = [instance()];
         let shown = of_handler(&all, "second");
-        assert_eq!((&shown[0]["instance"], &shown[0]["handled"], &shown[0]["ready"]), (&json!("abc"), &json!(5), &json!(false)));
+        assert_eq!(
+            (&shown[0]["instance"], &shown[0]["handled"], &shown[0]["ready"]),
+            (&json!("abc"), &json!(5), &json!(false))
+        );
         assert!(of_handler(&all, "third").is_empty());
     }
 }

@@ -321,7 +321,9 @@ mod tests {
         };
         let both = serde_json::json!({ "allow": ["_INBOX.>", "$SRV.>", "tidemill.service.>"] });
         assert!(found(serde_json::Value::Null));
-        assert!(found(serde_json::json!({ "subscribe": both, "publish": { "allow": ["a"] }, "responses": { "max": 1 } })));
+        assert!(found(
+            serde_json::json!({ "subscribe": both, "publish": { "allow": ["a"] }, "responses": { "max": 1 } })
+        ));
         assert!(found(serde_json::json!({ "subscribe": both, "publish": { "allow": ["_INBOX.>"] } })));
         assert!(!found(serde_json::json!({ "subscribe": both, "publish": { "allow": ["a"] } })));
         assert!(!found(serde_json::json!({ "subscribe": { "allow": ["_INBOX.>", "$SRV.>"] } })));
