@@ -14,5 +14,6 @@ mod operator;
 mod order;
 mod preflight;
 mod schema;
+mod service;
 mod support;
 mod together;

@@ -22,8 +22,8 @@ const NODES: usize = 3;
 const STARTS_MAX: u32 = 3;
 /// Ports below those that the system gives to outgoing connections, which could take one while its server is down.
 const PORTS: std::ops::Range<u16> = 15_000..30_000;
-/// How many events may be published without being confirmed yet.
-const UNCONFIRMED_MAX: usize = 128;
+/// How many events are published side by side, so that their order is not told.
+pub(crate) const SIDE_BY_SIDE: usize = 128;
 
 /// The servers. Dropping it kills them.
 pub(crate) struct Cluster {
@@ -148,11 +148,11 @@ impl Cluster {
         }
     }
 
-    /// Publishes each payload on its subject until it is confirmed, in the background; its id lets the server recognise
-    /// what it has.
-    pub(crate) fn publish(&self, events: Vec<(String, String)>) -> JoinHandle<()> {
+    /// Publishes each payload on its subject until it is confirmed, in the background, so many side by side; its id lets
+    /// the server recognise what it has.
+    pub(crate) fn publish(&self, events: Vec<(String, String)>, side_by_side: usize) -> JoinHandle<()> {
         let context = self.context.clone();
-        tokio::spawn(async move { publish(&context, &events).await })
+        tokio::spawn(async move { publish(&context, &events, side_by_side).await })
     }
 
     /// Waits until a stream holds so many messages.
@@ -200,8 +200,8 @@ impl Cluster {
 }
 
 /// Publishes each payload on its subject until it is confirmed.
-pub(crate) async fn publish(context: &Context, events: &[(String, String)]) {
-    for chunk in events.chunks(UNCONFIRMED_MAX) {
+pub(crate) async fn publish(context: &Context, events: &[(String, String)], side_by_side: usize) {
+    for chunk in events.chunks(side_by_side) {
         join_all(chunk.iter().map(|(subject, payload)| confirm(context, subject, payload))).await;
     }
 }
