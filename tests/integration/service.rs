@@ -168,7 +168,10 @@ async fn an_operator_who_may_not_ask_the_instances_sees_all_the_rest() {
     let url = world.server.url.replace("nats://", "nats://narrow:narrow@");
     let desk = Desk::with(MANIFEST);
     let text = desk.run(&["status", "--nats-url", &url]).succeeds().stdout.clone();
-    assert!(text.contains("which instances run is not known: the server denies requests on \"$SRV.STATS.tidemill\""), "{text}");
+    assert!(
+        text.contains("which instances run is not known: the server denies requests on \"$SRV.STATS.tidemill\""),
+        "{text}"
+    );
     let rows = desk.run(&["status", "--output", "json", "--nats-url", &url]).succeeds().json();
     assert_eq!((&rows[0]["handler"], &rows[0]["instances"]), (&"h".into(), &Value::Null));
 }
