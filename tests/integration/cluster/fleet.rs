@@ -30,7 +30,6 @@ impl Fleet {
         self.started += 1;
         let count = self.children.len();
         eventually(&format!("{count} instances are ready"), || async {
-            assert!(!self.logs().contains("error: "), "{}", self.logs());
             let ready = self.instances("plain").iter().filter(|one| one["ready"] == true).count();
             (ready == count).then_some(())
         })
