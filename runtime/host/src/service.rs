@@ -75,7 +75,7 @@ async fn serve(
             return;
         }
     };
-    let (stats, own) = (stats_subject(&prefix), format!("{}.{INSTANCE_ENDPOINT}", space(&prefix)));
+    let (counts, own) = (stats_subject(&prefix), format!("{}.{INSTANCE_ENDPOINT}", space(&prefix)));
     let answer = async {
         while let Some((handler, request)) = requests.next().await {
             let answer = answer(&status, handler.as_deref());
@@ -89,7 +89,7 @@ async fn serve(
         () = answer => {}
         why = async {
             tokio::select! {
-                why = link.until_denied(&stats, since) => why,
+                why = link.until_denied(&counts, since) => why,
                 why = link.until_denied(&own, since) => why,
             }
         } => {

@@ -234,7 +234,7 @@ fn plan(folder: &TempDir) -> Vec<Node> {
 /// A port that nobody listens on, and that no other test of this process gets.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let (start, count) = (PORTS.start, PORTS.len() as u32);
+    let (start, count) = (PORTS.start, u32::from(PORTS.end - PORTS.start));
     loop {
         let nth = std::process::id().wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
         let port = start + u16::try_from(nth % count).expect("a port");

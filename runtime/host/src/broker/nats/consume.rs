@@ -212,7 +212,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         // What the server has sent by now would otherwise wait for its redelivery; so would what is handed back and
         // sent once more on a request that is still open.
         if self.nats.link.is_up() && messages.drain().await.is_ok() {
-            late.into_iter().for_each(|message| self.receive(message, open.split(1)));
+            for message in late {
+                self.receive(message, open.split(1));
+            }
             let rest = async {
                 while let Some(message) = messages.next().await {
                     if message.status.is_none() && open.num_permits() > 0 {

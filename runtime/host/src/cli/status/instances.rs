@@ -62,11 +62,10 @@ fn rows(one: &Instance) -> Vec<[String; 8]> {
             Some(false) => " (stands by)",
             None => "",
         };
-        let handler = format!("{}{state}", harmless(handler, true));
+        let shown = format!("{}{state}", harmless(handler, true));
         let counts = [number(told, "in_flight"), number(told, "handled"), failed(told)].map(|count| count.to_string());
-        let [name, version, up_for, ready] = std::mem::take(&mut own);
-        let [in_flight, handled, failed] = counts;
-        rows.push([name, version, up_for, ready, handler, in_flight, handled, failed]);
+        let ([name, version, up_for, ready], [in_flight, done, failed]) = (std::mem::take(&mut own), counts);
+        rows.push([name, version, up_for, ready, shown, in_flight, done, failed]);
     }
     rows
 }

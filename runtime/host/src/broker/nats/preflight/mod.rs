@@ -210,18 +210,13 @@ async fn own_streams(
         if let (true, true, Some(user)) = (name == bucket, replicas > 1, user) {
             permissions::check(user, &[permissions::of_leader(&bucket)], findings);
         }
-        match present {
-            Some(config) => {
-                streams_fit::replicas(&manifest.nats, &config, findings);
-                own_stream(manifest, &config, findings);
-            }
-            None => {
-                let need =
-                    permissions::Need::publish(format!("$JS.API.STREAM.CREATE.{name}"), "we need to make that stream");
-                if let Some(user) = user {
-                    permissions::check(user, &[need], findings);
-                }
-            }
+        if let Some(config) = present {
+            streams_fit::replicas(&manifest.nats, &config, findings);
+            own_stream(manifest, &config, findings);
+        } else if let Some(user) = user {
+            let need =
+                permissions::Need::publish(format!("$JS.API.STREAM.CREATE.{name}"), "we need to make that stream");
+            permissions::check(user, &[need], findings);
         }
     }
     Ok(())
