@@ -51,6 +51,7 @@ async fn bench() -> Real {
             max_ack_pending: 100,
             credit: 10,
             broadcast: false,
+            replicas: 0,
             source,
             is_ordered: false,
             turns: None,

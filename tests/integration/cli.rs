@@ -48,7 +48,11 @@ impl Desk {
         std::fs::write(path, text).expect("written");
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
         command.args(arguments).current_dir(self.0.path());
         for name in ["TIDEMILL_NATS_URL", "TIDEMILL_LOG", "TIDEMILL_NATS_SERVER", "NO_COLOR", "COLUMNS"] {

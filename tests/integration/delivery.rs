@@ -211,7 +211,7 @@ async fn an_instance_that_starts_before_the_server_waits_for_it() {
 }
 
 /// Publishes a message with a header block that no client library would send.
-async fn publish_raw(world: &World, header: &[u8]) {
+pub(crate) async fn publish_raw(world: &World, header: &[u8]) {
     let address = world.server.url.trim_start_matches("nats://");
     let mut socket = tokio::net::TcpStream::connect(address).await.expect("a connection");
     let mut message = b"CONNECT {\"headers\":true,\"verbose\":false}\r\n".to_vec();

@@ -94,7 +94,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 async fn until_trouble(running: &Running, why: &str) {
-    let troubles = || running.status.report().troubles;
+    let troubles = || running.status.troubles.now();
     eventually(&format!("a trouble: {why}"), || async {
         troubles().iter().any(|trouble| trouble.why.contains(why)).then_some(())
     })

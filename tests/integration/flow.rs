@@ -44,7 +44,7 @@ async fn outputs(world: &World, stream: &str, count: u64) {
 }
 
 fn bytes(running: &Running) -> BytesReport {
-    running.status.report().in_flight_bytes.expect("consumers are set up")
+    running.status.report().instance.in_flight_bytes.expect("consumers are set up")
 }
 
 /// Checks that no more was in flight than may be, and that nothing is any more.
@@ -98,7 +98,7 @@ allow = { publish = ["other"] }
     let script = |event: &Event| forward(event, if event.subject == "in.h" { "out" } else { "other" }, 0);
     let running = world.run(manifest, script).ready().await;
     eventually("the trouble names the stream and the remedy", || async {
-        let troubles = running.status.report().troubles;
+        let troubles = running.status.report().instance.troubles;
         let tells = |why: &str| why.contains("the stream is full") && why.contains("raise its limits");
         troubles.iter().any(|trouble| trouble.what == "stream OUT" && tells(&trouble.why)).then_some(())
     })
@@ -336,7 +336,7 @@ allow = { publish = ["out.>"] }
     signal(&world, "-STOP");
     running.open_gate();
     eventually("neither outputs nor pull requests are answered", || async {
-        let told = running.status.report().troubles.iter().any(|trouble| trouble.what.contains("out.x"));
+        let told = running.status.report().instance.troubles.iter().any(|trouble| trouble.what.contains("out.x"));
         (told && !running.status.is_ready()).then_some(())
     })
     .await;

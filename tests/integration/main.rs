@@ -2,6 +2,7 @@
 
 mod bench;
 mod cli;
+mod cluster;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod dedup;
@@ -14,5 +15,6 @@ mod operator;
 mod order;
 mod preflight;
 mod schema;
+mod service;
 mod support;
 mod together;

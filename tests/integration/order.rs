@@ -22,17 +22,17 @@ use crate::support::{World, completed, eventually, output, parse, reject, retry}
 
 /// What the handlers of all instances have seen.
 #[derive(Default)]
-struct Ledger {
+pub(crate) struct Ledger {
     /// The instance that runs an event of the key.
     running: HashMap<String, usize>,
     /// The number of the last event of the key that has ended.
-    ended: HashMap<String, u64>,
+    pub(crate) ended: HashMap<String, u64>,
     /// Which instance ended how many.
     work: HashMap<usize, usize>,
     /// How many events ran once more.
-    repeats: usize,
+    pub(crate) repeats: usize,
     most_at_once: usize,
-    violations: Vec<String>,
+    pub(crate) violations: Vec<String>,
 }
 
 impl Ledger {
@@ -97,15 +97,19 @@ impl Invoker for Recorder {
 }
 
 /// An instance with threads of its own, so that it can be killed: nothing of it goes on, its connection closes.
-struct Instance {
+pub(crate) struct Instance {
     recorder: Recorder,
-    status: Arc<Status>,
+    pub(crate) status: Arc<Status>,
     stop: CancellationToken,
     runtime: Option<Runtime>,
 }
 
 impl Instance {
     fn start(world: &World, manifest: &str, ledger: &Arc<Mutex<Ledger>>, number: usize) -> Instance {
+        Instance::start_at(vec![world.server.url.clone()], manifest, ledger, number)
+    }
+
+    pub(crate) fn start_at(urls: Vec<String>, manifest: &str, ledger: &Arc<Mutex<Ledger>>, number: usize) -> Instance {
         let recorder = Recorder { ledger: Arc::clone(ledger), instance: number, is_dead: Arc::default() };
         let manifest = parse(manifest);
         let part = |handler: &tidemill_policy::manifest::Handler| Part {
@@ -116,12 +120,7 @@ impl Instance {
         };
         let parts: Vec<_> = manifest.handlers.values().map(part).collect();
         let status = Arc::new(Status::new(nuid::next().to_lowercase(), &parts));
-        let target = Target {
-            urls: vec![world.server.url.clone()],
-            auth: Auth::None,
-            tls: None,
-            base: std::path::PathBuf::new(),
-        };
+        let target = Target { urls, auth: Auth::None, tls: None, base: std::path::PathBuf::new() };
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
@@ -133,12 +132,12 @@ impl Instance {
         Instance { recorder, status, stop, runtime: Some(runtime) }
     }
 
-    async fn ready(self) -> Instance {
+    pub(crate) async fn ready(self) -> Instance {
         eventually("the instance is ready", || async { self.status.is_ready().then_some(()) }).await;
         self
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.recorder.is_dead.store(true, Ordering::SeqCst);
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -157,7 +156,7 @@ impl Instance {
         runtime.shutdown_background();
     }
 
-    fn done(&self) -> usize {
+    pub(crate) fn done(&self) -> usize {
         self.recorder.lock().work.get(&self.recorder.instance).copied().unwrap_or(0)
     }
 }
@@ -202,10 +201,15 @@ async fn publish(world: &World, keys: u64, numbers: std::ops::RangeInclusive<u64
 
 /// The payloads of the outputs, in the order in which they are stored, are in the order of their events for each key.
 async fn check_outputs(world: &World) -> usize {
+    let messages = world.messages("OUT").await.into_iter();
+    check_order(messages.map(|message| String::from_utf8(message.payload).expect("text")))
+}
+
+/// Each text is `<key>/<number>`.
+pub(crate) fn check_order(texts: impl IntoIterator<Item = String>) -> usize {
     let mut last = HashMap::new();
     let mut seen = HashSet::new();
-    for message in world.messages("OUT").await {
-        let text = String::from_utf8(message.payload).expect("text");
+    for text in texts {
         let (key, number) = text.split_once('/').expect("key and number");
         let number: u64 = number.parse().expect("a number");
         let before = last.insert(key.to_owned(), number).unwrap_or(0);
@@ -517,7 +521,8 @@ async fn a_successor_that_may_have_less_in_flight_takes_over_in_order() {
             serde_json::json!({ "key": format!("k{}", number % 2), "number": number.div_ceil(2), "rest": filler });
         world.publish("in.k", &[], task.to_string()).await;
     }
-    let in_hand = |instance: &Instance| instance.status.report().in_flight_bytes.map_or(0, |bytes| bytes.in_hand);
+    let in_hand =
+        |instance: &Instance| instance.status.report().instance.in_flight_bytes.map_or(0, |bytes| bytes.in_hand);
     eventually("all is in flight", || async { (in_hand(&first) > 10_000_000).then_some(()) }).await;
     first.kill();
     let second = Instance::start(&world, &with("1MiB"), &ledger, 2);

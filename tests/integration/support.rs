@@ -159,6 +159,7 @@ impl World {
             max_ack_pending: 100,
             credit: 2,
             broadcast: false,
+            replicas: 0,
             source: tidemill::broker::Source::Input,
             is_ordered: false,
             turns: None,
@@ -225,6 +226,7 @@ pub(crate) fn parse(manifest: &str) -> Manifest {
     }
 }
 
+/// Starts an instance at a server, or at several with commas between them.
 pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outcome + Send + Sync + 'static) -> Running {
     let manifest = parse(manifest);
     let (seen, gate) = (Arc::default(), Arc::new(tokio::sync::Semaphore::new(1_000)));
@@ -240,7 +242,7 @@ pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outco
         })
         .collect();
     let target = Target {
-        urls: vec![url.to_owned()],
+        urls: url.split(',').map(str::to_owned).collect(),
         auth: manifest.nats.auth.clone(),
         tls: None,
         base: std::path::PathBuf::new(),

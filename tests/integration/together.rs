@@ -152,7 +152,7 @@ async fn batches_wait_while_others_have_too_many_open_or_the_stream_takes_none()
         part(n, false).await.expect("an answer");
     }
     world.publish("in.x", &[], "p").await;
-    let troubles = || running.status.report().troubles;
+    let troubles = || running.status.troubles.now();
     eventually("it waits", || async { (!troubles().is_empty()).then_some(()) }).await;
     assert_eq!(count(&world, "OUT").await, 0);
     for n in 0..50 {

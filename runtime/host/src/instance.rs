@@ -27,6 +27,7 @@ use crate::gate::keeper::{self, Keeper};
 use crate::in_flight::{Budget, Purse};
 use crate::invoker::Invoker;
 use crate::pipeline::{Pipeline, Stop};
+use crate::service;
 use crate::status::Status;
 use crate::troubles::Effect;
 use crate::worker::Worker;
@@ -142,6 +143,8 @@ async fn serve<I: Invoker>(
         () = stop.cancelled() => return Ok(()),
     };
     let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
+    // Ends when the process is asked to stop, or this function returns.
+    let _service = service::start(&nats, status, &settings.manifest.nats.prefix, &stop.requested);
     let in_flight = TaskTracker::new();
     let (consumers, keepers) = (TaskTracker::new(), TaskTracker::new());
     let mut specs = Vec::new();
@@ -263,6 +266,7 @@ async fn connect(settings: &Settings, status: &Status) -> Result<Nats, StartErro
     for warning in &findings.warnings {
         tracing::warn!("{warning}");
     }
+    nats.is_hidden = findings.is_hidden;
     findings.into_result()?;
     while let Err(error) = streams::prepare(&mut nats, &settings.manifest).await {
         wait_for_answer(status, error).await?;

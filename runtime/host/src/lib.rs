@@ -20,6 +20,7 @@ pub mod operate;
 pub mod pipeline;
 pub mod schemas;
 pub mod secrets;
+pub mod service;
 pub mod status;
 pub mod troubles;
 pub mod turns;

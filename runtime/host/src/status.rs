@@ -1,23 +1,32 @@
 //! What an instance tells about itself: whether it is ready, and what became of its handlers' deliveries.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use tidemill_policy::decide::rfc3339;
+use tidemill_policy::history::millis;
+use tokio::time::Instant;
 
 use crate::broker::nats::connect::Link;
+use crate::clock::Clock;
 use crate::fate::{Counters, Counts, Fate};
 use crate::gate::{Gate, GateReport};
 use crate::in_flight::{Budget, BytesReport};
 use crate::instance::Part;
 use crate::troubles::{Trouble, Troubles};
 
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// What an instance tells about itself.
 #[derive(Debug)]
 pub struct Status {
     /// The instance's name.
     pub name: String,
+    /// When it was started, by the time of day and by tokio's clock.
+    started: (u64, Instant),
     /// What is wrong.
     pub troubles: Arc<Troubles>,
     handlers: BTreeMap<String, HandlerStatus>,
@@ -33,6 +42,18 @@ struct HandlerStatus {
     counters: Counters,
     in_flight: AtomicU64,
     gate: Mutex<Option<Arc<Gate>>>,
+    /// Whether this instance is the active one; nothing where there is none.
+    active: Option<AtomicBool>,
+}
+
+/// The time in which this instance is the active one of a handler; ends when it is dropped.
+#[derive(Debug)]
+pub struct Active<'a>(&'a AtomicBool);
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 /// One delivery in flight.
@@ -48,8 +69,24 @@ impl Drop for InFlight<'_> {
 /// [`Status`] at one moment, as the API gives it.
 #[derive(Debug, Serialize)]
 pub struct StatusReport {
+    /// The instance.
+    #[serde(flatten)]
+    pub instance: InstanceReport,
+    /// The handlers by name.
+    pub handlers: BTreeMap<String, HandlerReport>,
+}
+
+/// What is true of the instance as a whole, in a [`StatusReport`].
+#[derive(Debug, Serialize)]
+pub struct InstanceReport {
     /// The instance's name.
     pub instance: String,
+    /// The program's version.
+    pub version: &'static str,
+    /// When the process started, as RFC 3339.
+    pub started: String,
+    /// For how long it runs, in milliseconds.
+    pub uptime_ms: u64,
     /// Whether events are being consumed.
     pub ready: bool,
     /// Whether the connection to NATS is up.
@@ -58,8 +95,6 @@ pub struct StatusReport {
     pub troubles: Vec<Trouble>,
     /// The bytes of messages in flight; nothing before the consumers are set up.
     pub in_flight_bytes: Option<BytesReport>,
-    /// The handlers by name.
-    pub handlers: BTreeMap<String, HandlerReport>,
 }
 
 /// One handler in a [`StatusReport`].
@@ -69,6 +104,9 @@ pub struct HandlerReport {
     pub component: String,
     /// Events queued or running here.
     pub in_flight: u64,
+    /// Whether this instance is the active one, of a handler that has one: `order.form = "queues"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
     /// What keeps its attempts back; nothing before its consumers are set up.
     pub gate: Option<GateReport>,
     /// What became of its deliveries.
@@ -80,11 +118,13 @@ impl Status {
     /// The status of an instance that has not started yet.
     pub fn new<I>(name: String, parts: &[Part<I>]) -> Status {
         let handlers = parts.iter().map(|part| {
-            let status = HandlerStatus { component: part.component.clone(), ..HandlerStatus::default() };
+            let active = part.handler.window().map(|_| AtomicBool::new(false));
+            let status = HandlerStatus { component: part.component.clone(), active, ..HandlerStatus::default() };
             (part.handler.name.clone(), status)
         });
         Status {
             name,
+            started: (Clock::System.now_ms(), Instant::now()),
             troubles: Arc::default(),
             handlers: handlers.collect(),
             nats: Mutex::default(),
@@ -156,21 +196,55 @@ impl Status {
         reasons
     }
 
+    /// Notes that this instance is the active one of a handler, until the result is dropped.
+    pub fn activate(&self, handler: &str) -> Option<Active<'_>> {
+        let active = self.handlers.get(handler)?.active.as_ref()?;
+        active.store(true, Ordering::Relaxed);
+        Some(Active(active))
+    }
+
+    /// The names of the handlers.
+    pub fn handlers(&self) -> impl Iterator<Item = &str> {
+        self.handlers.keys().map(String::as_str)
+    }
+
     /// The status now.
     pub fn report(&self) -> StatusReport {
-        let report = |status: &HandlerStatus| HandlerReport {
-            component: status.component.clone(),
-            in_flight: status.in_flight.load(Ordering::Relaxed),
-            gate: lock(&status.gate).as_ref().map(|gate| gate.report()),
-            counts: status.counters.counts(),
-        };
         StatusReport {
+            instance: self.report_of_instance(),
+            handlers: self.handlers.iter().map(|(name, status)| (name.clone(), status.report())).collect(),
+        }
+    }
+
+    /// The part of the status that is about the instance as a whole.
+    pub fn report_of_instance(&self) -> InstanceReport {
+        let (started_ms, since) = self.started;
+        InstanceReport {
             instance: self.name.clone(),
+            version: VERSION,
+            started: rfc3339(started_ms),
+            uptime_ms: millis(since.elapsed()),
             ready: self.is_ready(),
             connected: self.is_connected(),
             troubles: self.troubles.now(),
             in_flight_bytes: lock(&self.budget).as_ref().map(|budget| budget.report()),
-            handlers: self.handlers.iter().map(|(name, status)| (name.clone(), report(status))).collect(),
+        }
+    }
+
+    /// The part of the status that is about one handler.
+    pub fn report_of(&self, handler: &str) -> Option<HandlerReport> {
+        self.handlers.get(handler).map(HandlerStatus::report)
+    }
+}
+
+impl HandlerStatus {
+    fn report(&self) -> HandlerReport {
+        HandlerReport {
+            component: self.component.clone(),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            active: self.active.as_ref().map(|active| active.load(Ordering::Relaxed)),
+            gate: lock(&self.gate).as_ref().map(|gate| gate.report()),
+            counts: self.counters.counts(),
         }
     }
 }

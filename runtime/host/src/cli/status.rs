@@ -1,11 +1,15 @@
-//! `tidemill status`: how the events of all handlers stand.
+//! `tidemill status`: how the events of all handlers stand, and which instances run.
+
+mod instances;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use tidemill::broker::nats::shelf::Reads;
+use tidemill::operate;
 use tidemill::operate::overview::{self, Overview, Retries};
 
 use super::queues::{READS_MAX, Session, coarse, start, timestamp, unanswered, when};
@@ -13,7 +17,8 @@ use super::{Done, Global, breaker, output};
 
 const EXAMPLES: &str = "\
 Waiting and in flight are what the handler's consumers say of its input stream. Retries are in the retry stream,
-dead letters on the handler's dead-letter subject. No instance needs to run.
+dead letters on the handler's dead-letter subject. No instance needs to run. Those that do are asked how they are:
+they are all that answer with the same nats.prefix, and count since they were started.
 
 Examples:
   tidemill status
@@ -39,6 +44,8 @@ struct Row {
     dead_letters: LettersShown,
     /// `None` in broadcast mode, which has none.
     breaker: Option<breaker::Shown>,
+    /// The instances that run it; `None` where they could not be asked.
+    instances: Option<Vec<Value>>,
     #[serde(skip)]
     shown: [String; 6],
 }
@@ -73,7 +80,11 @@ pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
             row.breaker = Some(breaker);
         }
     }
-    global.out().show(&rows, || text(&rows));
+    let found = operate::instances::find(&session.nats, &prefix).await;
+    for row in &mut rows {
+        row.instances = found.as_ref().ok().map(|found| instances::of_handler(found, &row.handler));
+    }
+    global.out().show(&rows, || format!("{}\n{}", text(&rows), instances::text(&found)));
     Ok(())
 }
 
@@ -105,6 +116,7 @@ fn row(handler: String, one: &Overview, now_ms: u64) -> Row {
         }),
         dead_letters: LettersShown { count: one.letters.count, newest: timestamp(one.letters.newest_ms) },
         breaker: None,
+        instances: None,
         shown,
     }
 }

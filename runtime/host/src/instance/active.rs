@@ -34,6 +34,7 @@ impl<I: Invoker + Clone> Candidate<I> {
 
     /// Pulls until the process is asked to stop, and waits for what was begun.
     async fn serve(&self, stop: Stop) {
+        let _active = self.status.activate(&self.pipeline.handler.name);
         let in_flight = TaskTracker::new();
         let turns = Arc::new(Turns::default());
         let pipeline = self.pipeline.with_stop(stop.clone());

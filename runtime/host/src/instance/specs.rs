@@ -44,6 +44,8 @@ pub(super) fn consumers_of(
         },
         credit,
         broadcast,
+        // Else it would go with its server, and what arrives meanwhile would be missed.
+        replicas: if broadcast { input.replicas } else { 0 },
         source: Source::Input,
         is_ordered: handler.key_order().is_some(),
         turns: handler.window().map(|_| Arc::default()),

@@ -1,9 +1,10 @@
 //! What people ask and do while handlers run, or do not: how events stand, waiting retries, dead letters.
 //!
-//! All of it is done on the streams, so no instance needs to run. What a message says, and what it becomes, is
+//! All of it is done on the streams, so no instance needs to run; only those that do are asked how they are. What a message says, and what it becomes, is
 //! policy's business (`tidemill_policy::replay`).
 
 pub mod breakers;
+pub mod instances;
 pub mod letters;
 pub mod overview;
 pub mod retries;

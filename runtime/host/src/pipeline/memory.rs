@@ -119,20 +119,20 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     async fn look_and_stand(&self, work: &mut Work, now_ms: u64) -> Option<Standing> {
         let key = self.key(work);
+        let mut may_run = true;
         if self.handler.dedup.is_some() && work.memory.turn.is_none() {
             // Whoever has the turn may be waiting for a slot.
             work.give_up_slot();
-            let turn = async {
-                let turn = Recent::turn(&self.recent, &key).await;
-                work.take_slot().await;
-                turn
-            };
-            let turn = tokio::select! {
+            work.memory.turn = tokio::select! {
                 biased;
-                turn = turn => turn,
+                turn = Recent::turn(&self.recent, &key) => Some(turn),
                 () = self.stop.requested.cancelled() => return None,
             };
-            work.memory.turn = Some(turn);
+            may_run = tokio::select! {
+                biased;
+                () = work.take_slot() => true,
+                () = self.stop.requested.cancelled() => false,
+            };
         }
         if self.recent.knows(&key) {
             return Some(Standing::Superseded);
@@ -140,7 +140,15 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let recalled = self.look_up(&key).await?;
         work.memory.is_at(recalled.revision, recalled.marker.is_some());
         let marker = recalled.marker.filter(|marker| !self.is_own_claim(marker));
-        Some(marker::stand(&self.handler, &mut work.arrival, marker, now_ms))
+        let standing = marker::stand(&self.handler, &mut work.arrival, marker, now_ms);
+        if may_run {
+            return Some(standing);
+        }
+        // The process stops before there was room to run it, which must not count as an attempt.
+        if matches!(standing, Standing::Due) {
+            self.note_handed_back(work).await;
+        }
+        None
     }
 
     /// Claims the event where the policy says so.

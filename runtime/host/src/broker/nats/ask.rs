@@ -28,9 +28,12 @@ pub enum AskError {
         /// What the server said.
         why: String,
     },
-    /// There is no such stream, consumer or message.
+    /// There is no such stream or consumer.
     #[error("{0}")]
     NotFound(String),
+    /// The stream has no such message.
+    #[error("{0}")]
+    NoMessage(String),
     /// The server refuses.
     #[error("the NATS server refuses {subject}: {why}")]
     Refused {
@@ -74,6 +77,7 @@ pub async fn ask<T: DeserializeOwned>(nats: &Nats, path: &str, question: &Value)
         Ok(Response::Ok(answer)) => Ok(answer),
         Ok(Response::Err { error }) => Err(match error.error_code() {
             ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => AskError::NoJetStream,
+            ErrorCode::NO_MESSAGE_FOUND => AskError::NoMessage(error.to_string()),
             _ if error.code() == 404 => AskError::NotFound(error.to_string()),
             _ => AskError::Refused { subject, why: error.to_string() },
         }),
@@ -88,7 +92,7 @@ pub async fn ask<T: DeserializeOwned>(nats: &Nats, path: &str, question: &Value)
 pub fn found<T>(answer: Result<T, AskError>) -> Result<Option<T>, AskError> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        Err(AskError::NotFound(_)) => Ok(None),
+        Err(AskError::NotFound(_) | AskError::NoMessage(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

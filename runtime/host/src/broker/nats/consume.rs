@@ -49,6 +49,9 @@ const FIRST_SILENCE_MAX: Duration = Duration::from_secs(5);
 const DENIAL_DELAY_MAX: Duration = Duration::from_millis(250);
 /// How long to wait for what the server has sent before pulling was interrupted.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// After how long without a message nothing more is expected when the process stops, and how long that may take.
+const LINGER_QUIET: Duration = Duration::from_millis(250);
+const LINGER_MAX: Duration = Duration::from_secs(1);
 /// How long to wait before a consumer that fails is looked at again: from the first to the second.
 const RECOVERY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -77,6 +80,8 @@ pub struct Spec {
     /// Whether this consumer is of this instance only: it starts with what arrives from now on, and goes
     /// when nobody pulls from it for a minute.
     pub broadcast: bool,
+    /// How many replicas it has; 0 is as many as its stream if it is durable, else one.
+    pub replicas: usize,
     /// What the messages are.
     pub source: Source,
     /// Whether the order of the events depends on nobody else having them.
@@ -216,9 +221,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let Ok(nothing) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
         let mut open = Open::new(nothing, self.purse.nothing());
         let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
+        let late = self.linger(&mut messages, open.places()).await;
         // What the server has sent by now would otherwise wait for its redelivery; so would what is handed back and
         // sent once more on a request that is still open.
         if self.nats.link.is_up() && messages.drain().await.is_ok() {
+            for message in late.into_iter().take(open.places()) {
+                let room = open.arrived(message.length as u64);
+                self.receive(message, room);
+            }
             let rest = async {
                 while let Some(message) = messages.next().await {
                     if message.status.is_none() && open.places() > 0 {
@@ -231,6 +241,24 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             let _ = timeout(DRAIN_MAX, rest).await;
         }
         end
+    }
+
+    /// What the server sends on requests that are open when the process stops. In a cluster, the one that sends learns
+    /// only later that we do not listen any more, and what it has sent by then would count as attempts that were lost. It
+    /// is not handed back before we have ended to listen: it would come here again.
+    async fn linger(&self, messages: &mut Subscriber, open: usize) -> Vec<NatsMessage> {
+        let mut late = Vec::new();
+        if self.stop.is_cancelled() && self.nats.client.server_info().cluster.is_some() {
+            let wait = async {
+                while late.len() < open
+                    && let Ok(Some(message)) = timeout(LINGER_QUIET, messages.next()).await
+                {
+                    late.extend(Some(message).filter(|message| message.status.is_none()));
+                }
+            };
+            let _ = timeout(LINGER_MAX, wait).await;
+        }
+        late
     }
 
     async fn pull_into(

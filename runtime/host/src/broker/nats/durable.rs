@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::Nats;
 use super::consume::Spec;
+use super::streams::UNAVAILABLE;
 
 /// Why a consumer cannot be had.
 #[derive(Debug, Error)]
@@ -44,7 +45,11 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
             }
             _ => "",
         };
-        let is_unanswered = matches!(error.kind(), ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request);
+        let is_unanswered = match error.kind() {
+            ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => true,
+            ConsumerErrorKind::JetStream(error) => error.code() == UNAVAILABLE,
+            _ => false,
+        };
         fail(format!("{error}{hint}"), is_unanswered)
     })?;
     let differences = differences(spec, &made.cached_info().config);
@@ -65,14 +70,16 @@ fn failed(spec: &Spec, why: String, is_unanswered: bool) -> ConsumerError {
 /// # Errors
 /// Where the server does not answer, or there is no such stream.
 pub async fn present(nats: &Nats, spec: &Spec) -> Result<Option<Config>, ConsumerError> {
-    use ConsumerInfoErrorKind::{NoResponders, NotFound, Request, TimedOut};
+    use ConsumerInfoErrorKind::{JetStream, NoResponders, NotFound, Offline, Request, TimedOut};
     let fail = |why: String, is_unanswered: bool| failed(spec, why, is_unanswered);
     let stream = nats.context.get_stream_no_info(&spec.stream).await.map_err(|error| fail(error.to_string(), false))?;
     match stream.consumer_info(&spec.name).await {
         Ok(info) => Ok(Some(info.config)),
         Err(error) => match error.kind() {
             NotFound => Ok(None),
-            kind => Err(fail(error.to_string(), matches!(kind, TimedOut | Request | NoResponders))),
+            TimedOut | Request | NoResponders | Offline => Err(fail(error.to_string(), true)),
+            JetStream(ref refusal) => Err(fail(error.to_string(), refusal.code() == UNAVAILABLE)),
+            _ => Err(fail(error.to_string(), false)),
         },
     }
 }
@@ -91,6 +98,7 @@ fn config(spec: &Spec, present: Option<&Config>) -> pull::Config {
         // The limit on attempts is ours: a message that the server stops delivering would be lost from sight.
         max_deliver: -1,
         max_ack_pending: spec.max_ack_pending,
+        num_replicas: spec.replicas,
         inactive_threshold: if spec.broadcast { Duration::from_mins(1) } else { Duration::ZERO },
         ..present.and_then(|config| pull::Config::try_from_consumer_config(config.clone()).ok()).unwrap_or_default()
     }
@@ -139,6 +147,7 @@ mod tests {
             max_ack_pending: 10,
             credit: 2,
             broadcast: false,
+            replicas: 0,
             source: Source::Input,
             is_ordered: false,
             turns: None,

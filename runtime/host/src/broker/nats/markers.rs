@@ -1,4 +1,9 @@
-//! Markers: a key-value bucket, read by direct gets and written by compare-and-set.
+//! Markers: a key-value bucket, written by compare-and-set.
+//!
+//! A bucket without replicas is read by direct gets. Of one with replicas any answers those, also one that is behind, and
+//! is asked first if it is on the server that we are connected to: then an event that has just ended would be run again,
+//! and one would overtake the event that its key is parked behind. Writing would not notice: what is found to be done or parked is
+//! not written. So the leader is asked there.
 //!
 //! The client's own key-value store is not used for writing, because its update has no time to live.
 
@@ -7,11 +12,13 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, HeaderValue, RequestErrorKind, StatusCode, header};
 use bytes::Bytes;
+use serde::Deserialize;
 use tidemill_policy::marker::Marker;
 use tokio::time::timeout;
 
+use super::ask::AskError;
 use super::confirm::{self, Unconfirmed};
-use super::{CONFIRM_TIMEOUT, Nats, streams};
+use super::{CONFIRM_TIMEOUT, Nats, ask, streams};
 use crate::broker::{MarkerError, Recalled, Stored};
 use crate::troubles::Effect;
 
@@ -37,7 +44,7 @@ pub fn subject(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
 }
 
-/// Reads a marker from any replica. That markers cannot be reached is a trouble until they can.
+/// Reads a marker. That markers cannot be reached is a trouble until they can.
 ///
 /// # Errors
 /// Where the server does not answer.
@@ -66,12 +73,12 @@ pub async fn remember(
     replace(nats, key, value.into(), lifetime, revision).await
 }
 
-/// Reads what is kept under a key of the bucket, from any replica.
+/// Reads what is kept under a key of the bucket.
 ///
 /// # Errors
 /// Where the server does not answer.
 pub async fn read(nats: &Nats, key: &str) -> Result<Stored, MarkerError> {
-    let stored = ask(nats, key).await;
+    let stored = if nats.bucket_is_replicated { ask_leader(nats, key).await } else { ask_any(nats, key).await };
     tell(nats, stored).await
 }
 
@@ -123,7 +130,8 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
     Err(MarkerError::Unavailable(why))
 }
 
-async fn ask(nats: &Nats, key: &str) -> Result<Stored, Fault> {
+/// Asks any server that has the bucket.
+async fn ask_any(nats: &Nats, key: &str) -> Result<Stored, Fault> {
     let bucket = &nats.bucket;
     let subject = format!("$JS.API.DIRECT.GET.{}.{}", stream_of(bucket), subject(bucket, key));
     if let Some(why) = nats.link.denied(&subject) {
@@ -149,6 +157,37 @@ async fn ask(nats: &Nats, key: &str) -> Result<Stored, Fault> {
     // A key that somebody deleted by hand has a message that says so.
     let is_there = header("KV-Operation").is_none();
     Ok(Stored { value: is_there.then_some(answer.payload), revision })
+}
+
+#[derive(Deserialize)]
+struct LastMessage {
+    message: Kept,
+}
+
+#[derive(Deserialize)]
+struct Kept {
+    seq: u64,
+    hdrs: Option<String>,
+    data: Option<String>,
+}
+
+/// Asks the leader of the bucket, which has all that was ever confirmed.
+async fn ask_leader(nats: &Nats, key: &str) -> Result<Stored, Fault> {
+    let path = format!("STREAM.MSG.GET.{}", stream_of(&nats.bucket));
+    let question = serde_json::json!({ "last_by_subj": subject(&nats.bucket, key) });
+    let answer = match ask::ask::<LastMessage>(nats, &path, &question).await {
+        Ok(answer) => answer.message,
+        Err(AskError::NoMessage(_)) => return Ok(Stored::default()),
+        Err(AskError::NotFound(why)) => return Err(Fault::Nobody(why)),
+        Err(error) => return Err(Fault::Unavailable(error.to_string())),
+    };
+    let unreadable = |error: data_encoding::DecodeError| Fault::Unavailable(error.to_string());
+    let decode = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).map_err(unreadable);
+    let headers = answer.hdrs.as_deref().map(decode).transpose()?.unwrap_or_default();
+    // A key that somebody deleted by hand has a message that says so.
+    let is_there = !String::from_utf8_lossy(&headers).contains("\r\nKV-Operation:");
+    let value = answer.data.as_deref().map(decode).transpose()?.unwrap_or_default();
+    Ok(Stored { value: is_there.then(|| value.into()), revision: answer.seq })
 }
 
 async fn write(nats: &Nats, key: &str, value: Bytes, lifetime: Duration, revision: u64) -> Result<u64, Fault> {

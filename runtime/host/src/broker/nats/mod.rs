@@ -75,6 +75,10 @@ pub struct Nats {
     batches: tokio::sync::Semaphore,
     /// The bucket of markers.
     bucket: String,
+    /// Whether the bucket has replicas, of which those that do not lead may be behind.
+    bucket_is_replicated: bool,
+    /// Whether the server told that instances of this user cannot be found as a service.
+    pub is_hidden: bool,
     /// What is ours, to be made again if somebody deletes it.
     pub own: Own,
 }
@@ -109,6 +113,8 @@ impl Nats {
             confirmations: tokio::sync::OnceCell::new(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
             bucket: String::new(),
+            bucket_is_replicated: false,
+            is_hidden: false,
             own: Own::default(),
         }
     }

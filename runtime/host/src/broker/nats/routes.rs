@@ -56,10 +56,15 @@ pub async fn is_known_to_be_stored(nats: &Nats, subject: &str) -> Option<bool> {
     nats.routes.look_up(subject).0
 }
 
-/// Whether some stream stores every subject that `pattern` matches; nothing if the server does not say.
-pub async fn is_stored(nats: &Nats, pattern: &str) -> Option<bool> {
+/// Whether some stream stores a subject, also one that has no leader now; nothing if the server does not say.
+pub async fn is_stored(nats: &Nats, subject: &str) -> Option<bool> {
     match list(nats).await {
-        Answer::Is(filters) => Some(filters.iter().any(|(_, filter)| subject::covers(filter, pattern))),
+        Answer::Is(filters) if filters.iter().any(|(_, filter)| subject::matches(filter, subject)) => Some(true),
+        Answer::Is(_) => match ask_for_stream(nats, subject).await {
+            Answer::Is(stream) => Some(stream.is_some()),
+            Answer::Denial => Some(false),
+            Answer::Silence => None,
+        },
         Answer::Denial | Answer::Silence => None,
     }
 }

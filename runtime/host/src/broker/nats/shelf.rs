@@ -273,7 +273,7 @@ impl<'a> Shelf<'a> {
         let question = json!({ "seq": sequence, "no_erase": true });
         match ask::<Deleted>(self.nats, &format!("STREAM.MSG.DELETE.{}", self.stream), &question).await {
             Ok(deleted) => Ok(deleted.success),
-            Err(AskError::NotFound(_)) => Ok(false),
+            Err(AskError::NotFound(_) | AskError::NoMessage(_)) => Ok(false),
             Err(error @ AskError::Refused { .. }) => match self.at(sequence).await? {
                 Some(_) => Err(error),
                 None => Ok(false),

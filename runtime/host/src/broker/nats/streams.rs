@@ -16,7 +16,8 @@ use tidemill_policy::publication::RetryClock;
 use tidemill_policy::{retry, subject};
 use time::OffsetDateTime;
 
-use super::{Features, Nats, markers, routes};
+use super::routes::{self, Answer};
+use super::{Features, Nats, markers};
 
 /// The API level from which the server holds back scheduled messages (2.12).
 const SCHEDULES_API_LEVEL: u64 = 2;
@@ -27,6 +28,8 @@ const DUPLICATE_WINDOW: Duration = Duration::from_mins(5);
 /// The shortest and the longest time for which streams that we make for users recognise duplicates: the ids
 /// are kept in the server's memory.
 const PROVIDED_WINDOW: (Duration, Duration) = (Duration::from_mins(2), Duration::from_hours(1));
+/// With what a server answers that cannot do now what it is asked for: a cluster without a leader.
+pub const UNAVAILABLE: usize = 503;
 /// The most filters that are shown in an error.
 const SHOWN_MAX: usize = 8;
 
@@ -104,6 +107,8 @@ pub struct InputStream {
     pub created_unix: i64,
     /// The most messages that a consumer of it may have in flight, where that is limited.
     pub ack_pending_max: Option<i64>,
+    /// How many replicas it has.
+    pub replicas: usize,
 }
 
 /// What is ours.
@@ -117,6 +122,8 @@ pub struct Own {
     subjects: Vec<String>,
     /// The most messages that a consumer of this account may have in flight, where that is limited.
     pub ack_pending_max: Option<i64>,
+    /// How many replicas streams have that we make; 0 is one.
+    replicas: usize,
 }
 
 impl Own {
@@ -230,7 +237,7 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
         max_age: if message_ttl { Duration::ZERO } else { marker::lifetime_max(manifest.handlers.values()) },
         ..own(markers::stream(prefix), vec![markers::subject(&markers::bucket(prefix), ">")])
     };
-    ensure(nats, markers.clone()).await?;
+    nats.bucket_is_replicated = ensure(nats, markers.clone()).await?.num_replicas > 1;
     nats.bucket = markers::bucket(prefix);
     nats.features = Features {
         api_level,
@@ -240,7 +247,8 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
     let mut subjects = vec![format!("{prefix}.retry.>")];
     subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
     let together = manifest.stored_together();
-    nats.own = Own { streams: vec![retry, dead_letter, markers], subjects, together, ack_pending_max };
+    let replicas = manifest.nats.replicas as usize;
+    nats.own = Own { streams: vec![retry, dead_letter, markers], subjects, together, ack_pending_max, replicas };
     Ok(())
 }
 
@@ -282,9 +290,7 @@ async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
             let made = nats.context.create_stream(wanted).await.map_err(|error| refused(&name, &error))?;
             return Ok(made.cached_info().config.clone());
         }
-        Err(error) if matches!(error.kind(), GetStreamErrorKind::Request) => {
-            return Err(StreamError::NoAnswer(error.to_string()));
-        }
+        Err(error) if is_passing(&error) => return Err(StreamError::NoAnswer(error.to_string())),
         Err(error) => return Err(StreamError::Refused { stream: wanted.name, why: error.to_string() }),
     };
     let subjects: BTreeSet<_> = present.subjects.iter().chain(&wanted.subjects).cloned().collect();
@@ -323,14 +329,24 @@ fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
 /// What it means that a stream could not be made or changed: a server that is going down or coming up may do it
 /// later.
 pub(super) fn refused(stream: &str, error: &CreateStreamError) -> StreamError {
-    use CreateStreamErrorKind::{JetStreamUnavailable, Response, TimedOut};
+    use CreateStreamErrorKind::{JetStream, JetStreamUnavailable, Response, TimedOut};
     let mut why = error.to_string();
     if let Some(source) = std::error::Error::source(error) {
         why = format!("{why}: {source}");
     }
     match error.kind() {
         TimedOut | Response | JetStreamUnavailable => StreamError::NoAnswer(why),
+        JetStream(error) if error.code() == UNAVAILABLE => StreamError::NoAnswer(why),
         _ => StreamError::Refused { stream: stream.to_owned(), why },
+    }
+}
+
+/// Whether waiting may help: nobody answers, or the stream has no leader.
+fn is_passing(error: &jetstream::context::GetStreamError) -> bool {
+    match error.kind() {
+        GetStreamErrorKind::Request => true,
+        GetStreamErrorKind::JetStream(error) => error.code() == UNAVAILABLE,
+        _ => false,
     }
 }
 
@@ -374,6 +390,7 @@ pub async fn provide(
         name: name.to_owned(),
         subjects: subjects.to_vec(),
         storage: StorageType::File,
+        num_replicas: nats.own.replicas,
         duplicate_window: repeats_within.clamp(PROVIDED_WINDOW.0, PROVIDED_WINDOW.1),
         allow_direct: true,
         allow_atomic_publish: subjects.iter().any(is_published),
@@ -425,6 +442,7 @@ pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, Stream
     };
     Ok(InputStream {
         ack_pending_max: ack_pending_max(nats.own.ack_pending_max, &info.config),
+        replicas: info.config.num_replicas,
         name: info.config.name,
         created_unix: info.created.unix_timestamp(),
     })
@@ -484,7 +502,14 @@ async fn stream_of(nats: &Nats, handler: &Handler) -> Result<String, StreamError
         let holders: Vec<_> =
             all.iter().filter(|(_, stored)| stored.iter().any(|one| subject::overlaps(one, wanted))).collect();
         if holders.is_empty() {
-            return Err(StreamError::Unstored { handler: handler.name.clone(), subject: wanted.clone() });
+            // One that has no leader is not in the list.
+            names.insert(match routes::ask_for_stream(nats, wanted).await {
+                Answer::Is(Some(name)) => name,
+                Answer::Silence => return Err(StreamError::NoAnswer("who stores the subjects is not known".into())),
+                Answer::Is(None) | Answer::Denial => {
+                    return Err(StreamError::Unstored { handler: handler.name.clone(), subject: wanted.clone() });
+                }
+            });
         }
         names.extend(holders.into_iter().map(|(name, _)| name.clone()));
     }

@@ -31,6 +31,8 @@ pub struct Findings {
     pub conflicts: Vec<String>,
     /// What may be meant as it is.
     pub warnings: Vec<String>,
+    /// Whether instances of this user cannot be found as a service; there is a warning then.
+    pub is_hidden: bool,
 }
 
 /// Contradictions between the manifest and the server.
@@ -81,6 +83,7 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     let user = permissions::ask(nats, &mut findings).await;
     if let Some(user) = &user {
         permissions::check(user, &permissions::needs(manifest), &mut findings);
+        permissions::check_service(user, &manifest.nats.prefix, &mut findings);
     }
     if !findings.conflicts.is_empty() {
         // What follows would not be answered.
@@ -204,30 +207,38 @@ async fn own_streams(
     findings: &mut Findings,
 ) -> Result<(), StreamError> {
     let prefix = &manifest.nats.prefix;
-    let (retry, bucket) = (streams::retry_stream(prefix), markers::stream(prefix));
-    for name in [retry.clone(), streams::dead_letter_stream(prefix), bucket.clone()] {
-        match streams::configuration(nats, &name).await? {
-            Some(config) if name == retry => streams_fit::retry(manifest, &config, findings),
-            // It is adapted when we start.
-            Some(_) if name == bucket => {}
-            Some(config) => {
-                let ours = |handler: &&Handler| {
-                    config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject))
-                };
-                for handler in manifest.handlers.values().filter(ours) {
-                    streams_fit::dead_letters(handler, &config, findings);
-                }
-            }
-            None => {
-                let need =
-                    permissions::Need::publish(format!("$JS.API.STREAM.CREATE.{name}"), "we need to make that stream");
-                if let Some(user) = user {
-                    permissions::check(user, &[need], findings);
-                }
-            }
+    let bucket = markers::stream(prefix);
+    for name in [streams::retry_stream(prefix), streams::dead_letter_stream(prefix), bucket.clone()] {
+        let present = streams::configuration(nats, &name).await?;
+        let replicas = present.as_ref().map_or(manifest.nats.replicas as usize, |config| config.num_replicas);
+        if let (true, true, Some(user)) = (name == bucket, replicas > 1, user) {
+            permissions::check(user, &[permissions::of_leader(&bucket)], findings);
+        }
+        if let Some(config) = present {
+            streams_fit::replicas(&manifest.nats, &config, findings);
+            own_stream(manifest, &config, findings);
+        } else if let Some(user) = user {
+            let need =
+                permissions::Need::publish(format!("$JS.API.STREAM.CREATE.{name}"), "we need to make that stream");
+            permissions::check(user, &[need], findings);
         }
     }
     Ok(())
+}
+
+/// Looks at one of our own streams.
+fn own_stream(manifest: &Manifest, config: &Config, findings: &mut Findings) {
+    let prefix = &manifest.nats.prefix;
+    if config.name == streams::retry_stream(prefix) {
+        streams_fit::retry(manifest, config, findings);
+    } else if config.name == streams::dead_letter_stream(prefix) {
+        let ours =
+            |handler: &&Handler| config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject));
+        for handler in manifest.handlers.values().filter(ours) {
+            streams_fit::dead_letters(handler, config, findings);
+        }
+    }
+    // The bucket is adapted when we start.
 }
 
 /// Looks at the streams that store what handlers publish, as far as we may list them.

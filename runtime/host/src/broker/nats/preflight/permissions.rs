@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::marker;
 use tidemill_policy::order;
@@ -15,6 +16,7 @@ use super::super::routes::LIST_SUBJECT;
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
 use super::super::{Nats, markers, partitions, pause};
 use super::Findings;
+use crate::service;
 
 /// The subject that tells what the user may do.
 const USER_INFO_SUBJECT: &str = "$SYS.REQ.USER.INFO";
@@ -32,6 +34,9 @@ pub(super) struct User {
 #[derive(Debug, Clone, Default, Deserialize)]
 struct Permissions {
     publish: Option<Subjects>,
+    subscribe: Option<Subjects>,
+    /// Whether requests may be answered, on whatever subject they want the answer.
+    responses: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -69,10 +74,24 @@ impl User {
         self.share(pattern) == Share::All
     }
 
+    /// How much of a pattern the user may publish on.
     fn share(&self, pattern: &str) -> Share {
-        let Some(Subjects { allow, deny }) = self.permissions.as_ref().and_then(|all| all.publish.as_ref()) else {
-            return Share::All;
-        };
+        self.permissions.as_ref().and_then(|all| all.publish.as_ref()).map_or(Share::All, |list| list.share(pattern))
+    }
+
+    fn may_subscribe(&self, pattern: &str) -> bool {
+        let subjects = self.permissions.as_ref().and_then(|all| all.subscribe.as_ref());
+        subjects.is_none_or(|list| list.share(pattern) == Share::All)
+    }
+
+    fn may_answer(&self) -> bool {
+        self.may_publish("_INBOX.>") || self.permissions.as_ref().is_some_and(|all| all.responses.is_some())
+    }
+}
+
+impl Subjects {
+    fn share(&self, pattern: &str) -> Share {
+        let Subjects { allow, deny } = self;
         let (allow, deny) = (allow.as_deref().unwrap_or_default(), deny.as_deref().unwrap_or_default());
         let covered = |list: &[String]| list.iter().any(|one| subject::covers(one, pattern));
         let touched = |list: &[String]| list.iter().any(|one| subject::overlaps(one, pattern));
@@ -127,6 +146,21 @@ pub(super) fn check(user: &User, needs: &[Need], findings: &mut Findings) {
     }
 }
 
+/// Whether the user may be found as a service. Nothing else depends on it.
+pub(super) fn check_service(user: &User, prefix: &str, findings: &mut Findings) {
+    let space = format!("{}.>", service::space(prefix));
+    let subjects = ["$SRV.>".to_owned(), space];
+    if user.may_answer() && subjects.iter().all(|subject| user.may_subscribe(subject)) {
+        return;
+    }
+    findings.is_hidden = true;
+    findings.warn(format!(
+        "instances of user {:?} are not registered as a service, so that tidemill status and nats micro do not find them; \
+         grant subscribe on {:?} and {:?}, and allow_responses",
+        user.user, subjects[0], subjects[1],
+    ));
+}
+
 /// What a manifest needs, as far as it says so itself.
 pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
     let prefix = &manifest.nats.prefix;
@@ -169,6 +203,12 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
         }
     }
     needs
+}
+
+/// What is needed to read markers that have replicas.
+pub(super) fn of_leader(bucket: &str) -> Need {
+    let why = "markers that have replicas are read from their leader";
+    Need::publish(format!("$JS.API.STREAM.MSG.GET.{bucket}"), why)
 }
 
 /// What a handler needs of the stream that stores its outputs together.
@@ -250,7 +290,7 @@ mod tests {
     fn user(allow: &[&str], deny: &[&str]) -> User {
         let list = |subjects: &[&str]| Some(subjects.iter().map(|&one| one.to_owned()).collect());
         let publish = Some(Subjects { allow: list(allow), deny: list(deny) });
-        User { user: "u".into(), permissions: Some(Permissions { publish }) }
+        User { user: "u".into(), permissions: Some(Permissions { publish, ..Permissions::default() }) }
     }
 
     #[test]
@@ -268,6 +308,26 @@ mod tests {
             assert_eq!(user(allow, deny).share(pattern), *expected, "{allow:?} {deny:?} {pattern}");
         }
         assert_eq!(User::default().share("a"), Share::All);
+    }
+
+    #[test]
+    fn whoever_may_subscribe_and_answer_can_be_found() {
+        let found = |permissions: serde_json::Value| {
+            let user: User = serde_json::from_value(serde_json::json!({ "permissions": permissions })).expect("a user");
+            let mut findings = Findings::default();
+            check_service(&user, "tidemill", &mut findings);
+            assert_eq!(findings.is_hidden, !findings.warnings.is_empty());
+            !findings.is_hidden
+        };
+        let both = serde_json::json!({ "allow": ["_INBOX.>", "$SRV.>", "tidemill.service.>"] });
+        assert!(found(serde_json::Value::Null));
+        assert!(found(
+            serde_json::json!({ "subscribe": both, "publish": { "allow": ["a"] }, "responses": { "max": 1 } })
+        ));
+        assert!(found(serde_json::json!({ "subscribe": both, "publish": { "allow": ["_INBOX.>"] } })));
+        assert!(!found(serde_json::json!({ "subscribe": both, "publish": { "allow": ["a"] } })));
+        assert!(!found(serde_json::json!({ "subscribe": { "allow": ["_INBOX.>", "$SRV.>"] } })));
+        assert!(!found(serde_json::json!({ "subscribe": { "deny": ["$SRV.>"] } })));
     }
 
     #[test]

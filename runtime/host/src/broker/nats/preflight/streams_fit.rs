@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
-use tidemill_policy::manifest::{Handler, Manifest, Mode, show_duration};
+use tidemill_policy::manifest::{Handler, Manifest, Mode, Nats as NatsTable, show_duration};
 use tidemill_policy::publication::retries_through_stream;
 use tidemill_policy::{retry, subject};
 
@@ -33,6 +33,17 @@ pub(super) fn input(handler: &Handler, stream: &Config, findings: &mut Findings)
              handled again; remove that limit",
             handler.durable,
             show_duration(threshold),
+        ));
+    }
+}
+
+/// Whether one of our own streams has as many replicas as the manifest asks for; that is an operator's to change.
+pub(super) fn replicas(table: &NatsTable, stream: &Config, findings: &mut Findings) {
+    let (name, has, wanted) = (&stream.name, stream.num_replicas, table.replicas);
+    if has < wanted as usize {
+        findings.warn(format!(
+            "nats.replicas = {wanted}, but stream {name:?} was made with {has}, and what it holds is out of reach while its \
+             server is down; raise it: nats stream edit {name} --replicas {wanted}"
         ));
     }
 }

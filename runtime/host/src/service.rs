@@ -1,0 +1,156 @@
+//! The instance as a NATS service: `nats micro` and `tidemill status` find all instances, and what each of them counts.
+//!
+//! The requests and errors that the protocol counts are those of the service's own endpoints, which tell how the
+//! instance and its handlers are. What became of events is in the `data` of each endpoint.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_nats::service::endpoint::Endpoint;
+use async_nats::service::{Request, Service, ServiceExt};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{BoxStream, SelectAll};
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::broker::nats::Nats;
+use crate::status::{Status, VERSION};
+
+/// The name of the endpoint that tells how the instance is.
+pub const INSTANCE_ENDPOINT: &str = "status";
+/// What the names of the endpoints begin with that tell how the handlers are.
+pub const HANDLER_ENDPOINT: &str = "handler-";
+/// The key of the metadata that tells the instance's name.
+pub const INSTANCE_KEY: &str = "instance";
+
+/// The name of the service; with a prefix of one's own, that follows.
+const NAME: &str = "tidemill";
+
+/// The name of the service that all instances with this prefix are.
+pub fn name(prefix: &str) -> String {
+    if prefix == NAME { NAME.to_owned() } else { format!("{NAME}-{prefix}") }
+}
+
+/// What the subjects of the service's endpoints begin with.
+pub fn space(prefix: &str) -> String {
+    format!("{prefix}.service")
+}
+
+/// The subject on which the instances are asked for what they count.
+pub fn stats_subject(prefix: &str) -> String {
+    format!("$SRV.STATS.{}", name(prefix))
+}
+
+/// Registers the instance in the background, until the process is asked to stop or the result is dropped. Where the
+/// server does not let us, that is said once, and nothing else depends on it.
+pub fn start(nats: &Nats, status: &Arc<Status>, prefix: &str, stop: &CancellationToken) -> DropGuard {
+    let stop = stop.child_token();
+    if !nats.is_hidden {
+        tokio::spawn(serve(
+            nats.client.clone(),
+            Arc::clone(&nats.link),
+            Arc::clone(status),
+            prefix.to_owned(),
+            stop.clone(),
+        ));
+    }
+    stop.drop_guard()
+}
+
+/// Answers until `stop`, the end of the client, or a denial.
+async fn serve(
+    client: async_nats::Client,
+    link: Arc<crate::broker::nats::connect::Link>,
+    status: Arc<Status>,
+    prefix: String,
+    stop: CancellationToken,
+) {
+    let since = Instant::now();
+    let (service, mut requests) = match register(&client, &status, &prefix).await {
+        Ok(registered) => registered,
+        Err(error) => {
+            tracing::warn!(%error, "the instance is not registered as a service: tidemill status does not find it");
+            return;
+        }
+    };
+    let (counts, own) = (stats_subject(&prefix), format!("{}.{INSTANCE_ENDPOINT}", space(&prefix)));
+    let answer = async {
+        while let Some((handler, request)) = requests.next().await {
+            let answer = answer(&status, handler.as_deref());
+            if let Err(error) = request.respond(Ok(answer)).await {
+                tracing::debug!(%error, "could not tell how the instance is");
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = answer => {}
+        why = async {
+            tokio::select! {
+                why = link.until_denied(&counts, since) => why,
+                why = link.until_denied(&own, since) => why,
+            }
+        } => {
+            tracing::warn!(
+                why,
+                "the instance is not registered as a service, so that tidemill status and nats micro do not find it; grant \
+                 subscribe on \"$SRV.>\" and \"{}.>\"",
+                space(&prefix)
+            );
+        }
+    }
+    // It fails never: it tells its tasks to end.
+    let _ = service.stop().await;
+}
+
+type Requests = SelectAll<BoxStream<'static, (Option<String>, Request)>>;
+
+async fn register(
+    client: &async_nats::Client,
+    status: &Arc<Status>,
+    prefix: &str,
+) -> Result<(Service, Requests), async_nats::Error> {
+    let counts = Arc::clone(status);
+    let data = move |endpoint: String, _| match endpoint.strip_prefix(HANDLER_ENDPOINT) {
+        Some(handler) => json(&counts.report_of(handler)),
+        None => json(&counts.report_of_instance()),
+    };
+    let metadata = [(INSTANCE_KEY, status.name.as_str()), ("prefix", prefix)];
+    let service = client
+        .service_builder()
+        .description("runs WebAssembly event handlers on NATS JetStream")
+        .metadata(HashMap::from(metadata.map(|(key, value)| (key.to_owned(), value.to_owned()))))
+        // Each instance answers each request: one is not like another.
+        .queue_group(&status.name)
+        .stats_handler(data)
+        .start(name(prefix), VERSION)
+        .await?;
+    let space = service.group(space(prefix));
+    let own = space.endpoint_builder().name(INSTANCE_ENDPOINT).add(INSTANCE_ENDPOINT).await?;
+    let mut requests = Requests::new();
+    requests.push(tagged(own, None));
+    let handlers = space.group("handler");
+    for handler in status.handlers() {
+        let endpoint = handlers.endpoint_builder().name(format!("{HANDLER_ENDPOINT}{handler}")).add(handler).await?;
+        requests.push(tagged(endpoint, Some(handler.to_owned())));
+    }
+    Ok((service, requests))
+}
+
+fn tagged(endpoint: Endpoint, handler: Option<String>) -> BoxStream<'static, (Option<String>, Request)> {
+    endpoint.map(move |request| (handler.clone(), request)).boxed()
+}
+
+fn answer(status: &Status, handler: Option<&str>) -> Bytes {
+    let answer = match handler {
+        Some(handler) => json(&status.report_of(handler)),
+        None => json(&status.report()),
+    };
+    answer.to_string().into()
+}
+
+fn json(value: &impl Serialize) -> serde_json::Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
