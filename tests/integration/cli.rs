@@ -275,6 +275,8 @@ breaker       after 50 % failures within 30s, of at least 20 attempts in one ins
               closes when one has succeeded; opens for longer each time one fails, up to 10m
 outage brake  after 18 of 20 attempts that end in retry or timeout, events wait and one is tried at a time
 rate limit    100/min attempts, 1 at once, over all instances
+in flight     messages of up to 256 MiB in the whole process, where the server's max_payload is 1MiB
+              2.0 MiB of it for this handler alone, 253 MiB for all; its outputs come on top, up to 16 MiB
 dead letters  tidemill.deadletter.mail, kept for 30d
               in TIDEMILL_DEADLETTER, unless another stream stores the subject
               at once for trap, fuel
