@@ -41,18 +41,17 @@ fn curve(
 ) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
     let values = || points.iter().flat_map(|point| [value(&point.baseline), value(&point.tidemill)]);
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return Ok(()) };
-    let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(1.0, f64::max));
+    let (bottom, top) = (values().fold(f64::INFINITY, f64::min), values().fold(1.0, f64::max));
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(10)
         .x_label_area_size(30)
         .y_label_area_size(70)
-        .build_cartesian_2d((first.at..last.at).log_scale(), (least * 0.8..most * 1.25).log_scale())?;
+        .build_cartesian_2d((first.at..last.at).log_scale(), (bottom * 0.8..top * 1.25).log_scale())?;
     chart.configure_mesh().x_labels(8).y_labels(6).draw()?;
-    let both: [(&str, RGBColor, fn(&Point) -> &Measured); 2] =
-        [("hand-written", BLACK, |point| &point.baseline), ("tidemill", BLUE, |point| &point.tidemill)];
-    for (name, colour, of) in both {
-        let line = points.iter().map(|point| (point.at, value(of(point))));
+    let baseline: Vec<_> = points.iter().map(|point| (point.at, value(&point.baseline))).collect();
+    let tidemill: Vec<_> = points.iter().map(|point| (point.at, value(&point.tidemill))).collect();
+    for (name, colour, line) in [("hand-written", BLACK, baseline), ("tidemill", BLUE, tidemill)] {
         chart
             .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
             .label(name)

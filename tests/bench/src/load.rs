@@ -53,7 +53,6 @@ pub(crate) struct Latency {
     pub(crate) rate: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
-    pub(crate) p999_us: f64,
 }
 
 /// Keeps this process on the last core.
@@ -127,10 +126,10 @@ impl Watch {
 
     fn latency(&self, since: Instant) -> Latency {
         let us = |quantile: f64| micros(self.taken.value_at_quantile(quantile));
-        let (p50_us, p99_us, p999_us) = (us(0.5), us(0.99), us(0.999));
+        let (p50_us, p99_us) = (us(0.5), us(0.99));
         #[allow(clippy::cast_precision_loss, reason = "far fewer events than a float can count")]
         let rate = self.taken.len() as f64 / since.elapsed().as_secs_f64();
-        Latency { rate, p50_us, p99_us, p999_us }
+        Latency { rate, p50_us, p99_us }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::work::Work;
 /// How often it is looked how many outputs there are.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long no output may come before the measurement is given up.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// The events of a measurement.
 #[derive(Debug, Clone, Copy)]
@@ -147,7 +147,7 @@ pub(crate) async fn drain(base: &Path, subject: &Subject, load: &Load) -> Result
     world.end().await;
     #[allow(clippy::cast_precision_loss, reason = "far fewer events than a float can count")]
     let count = (last.outputs - first.outputs) as f64;
-    let us = |from: Duration, to: Duration| (to - from).as_secs_f64() * 1e6 / count;
+    let us = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / count;
     Ok(Drained {
         rate: count / (last.at - first.at).as_secs_f64(),
         server_us: us(first.server, last.server),

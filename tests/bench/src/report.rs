@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::footprint::{self, Held, Start};
 use crate::guest::{self, Call};
 use crate::neighbours::{self, Fairness};
-use crate::rows::{self, Added, Outcome};
+use crate::rows::{self, Alone, Outcome};
 use crate::sweep::{self, Point};
 use crate::{chart, tell};
 
@@ -59,7 +59,7 @@ pub(crate) struct Report {
     pub(crate) rounds: u32,
     pub(crate) machine: String,
     pub(crate) rows: Vec<Outcome>,
-    pub(crate) latency: Option<Added>,
+    pub(crate) latency: Option<Alone>,
     pub(crate) guests: Vec<Call>,
     pub(crate) fairness: Option<Fairness>,
     pub(crate) start: Vec<Start>,
@@ -91,7 +91,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     if wants(Part::Latency) {
         progress("latency with one event in flight");
-        report.latency = Some(rows::added(base, events / 6, rounds).await?);
+        report.latency = Some(rows::alone(base, events / 6, rounds).await?);
     }
     if wants(Part::Fairness) {
         progress("a good handler beside bad ones");

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::load::Latency;
 use crate::measure::{Drained, Load, Pace, drain, latency};
 use crate::stats::Spread;
 use crate::subject::{IN_FLIGHT, Subject, Tidemill};
@@ -95,7 +96,7 @@ fn ordered(name: &'static str, events: u64, form: &str) -> Row {
 
 fn handlers(name: &'static str, events: u64, handlers: u64) -> Row {
     let row = echo(name, events, "");
-    let in_flight = (IN_FLIGHT / usize::try_from(handlers).unwrap_or(1)).max(4);
+    let in_flight = (IN_FLIGHT / usize::try_from(handlers).unwrap_or(1)).max(16);
     let (subject, load) = (Tidemill { handlers, in_flight, ..row.subject }, Load { subjects: handlers, ..row.load });
     Row { subject, load, ..row }
 }
@@ -120,19 +121,24 @@ pub(crate) async fn measure(base: &Path, row: &Row, rounds: u32) -> Result<Outco
     })
 }
 
-/// What tidemill adds to an event that is alone on its way, in microseconds.
+/// How long an event takes that is alone on its way, in microseconds.
 #[derive(Debug, Serialize)]
-pub(crate) struct Added {
-    pub(crate) baseline_p50_us: Spread,
-    pub(crate) tidemill_p50_us: Spread,
-    pub(crate) added_p50_us: Spread,
-    pub(crate) baseline_p99_us: Spread,
-    pub(crate) tidemill_p99_us: Spread,
-    pub(crate) added_p99_us: Spread,
+pub(crate) struct Alone {
+    pub(crate) p50: Pair,
+    pub(crate) p99: Pair,
+}
+
+/// One quantile of both, in microseconds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pair {
+    pub(crate) baseline: Spread,
+    pub(crate) tidemill: Spread,
+    /// The difference, in each pair of measurements.
+    pub(crate) added: Spread,
 }
 
 /// Measures latency with one event in flight.
-pub(crate) async fn added(base: &Path, events: u64, rounds: u32) -> Result<Added> {
+pub(crate) async fn alone(base: &Path, events: u64, rounds: u32) -> Result<Alone> {
     let (mut baselines, mut ours) = (Vec::new(), Vec::new());
     let baseline = Subject::Baseline { work: Work::Echo, in_flight: IN_FLIGHT };
     let tidemill = Subject::Tidemill(Tidemill::of("echo", ""));
@@ -141,13 +147,10 @@ pub(crate) async fn added(base: &Path, events: u64, rounds: u32) -> Result<Added
         baselines.push(latency(base, &baseline, &load, Pace::InFlight(1)).await?);
         ours.push(latency(base, &tidemill, &load, Pace::InFlight(1)).await?);
     }
-    let pairs = || ours.iter().zip(&baselines);
-    Ok(Added {
-        baseline_p50_us: Spread::of(baselines.iter().map(|one| one.p50_us)),
-        tidemill_p50_us: Spread::of(ours.iter().map(|one| one.p50_us)),
-        added_p50_us: Spread::of(pairs().map(|(ours, baseline)| ours.p50_us - baseline.p50_us)),
-        baseline_p99_us: Spread::of(baselines.iter().map(|one| one.p99_us)),
-        tidemill_p99_us: Spread::of(ours.iter().map(|one| one.p99_us)),
-        added_p99_us: Spread::of(pairs().map(|(ours, baseline)| ours.p99_us - baseline.p99_us)),
-    })
+    let pair = |quantile: fn(&Latency) -> f64| Pair {
+        baseline: Spread::of(baselines.iter().map(quantile)),
+        tidemill: Spread::of(ours.iter().map(quantile)),
+        added: Spread::of(ours.iter().zip(&baselines).map(|(ours, baseline)| quantile(ours) - quantile(baseline))),
+    };
+    Ok(Alone { p50: pair(|one| one.p50_us), p99: pair(|one| one.p99_us) })
 }

@@ -17,7 +17,7 @@ use crate::work::Work;
 /// How many events are handled at once, where a row says nothing else.
 pub(crate) const IN_FLIGHT: usize = 256;
 /// How long tidemill may take to get ready.
-const READY_MAX: Duration = Duration::from_secs(120);
+const READY_MAX: Duration = Duration::from_mins(2);
 
 /// What is to be measured.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use crate::footprint::{Held, Start};
 use crate::guest::Call;
 use crate::neighbours::Fairness;
 use crate::report::Report;
-use crate::rows::{Added, Outcome};
+use crate::rows::{Alone, Outcome};
 use crate::stats::Spread;
 use crate::sweep::Point;
 
@@ -15,8 +15,8 @@ pub(crate) fn text(report: &Report) -> String {
     let mut text = format!("{}; medians of {} rounds (least to most)\n", report.machine, report.rounds);
     rows(&mut text, &report.rows);
     guests(&mut text, &report.guests);
-    if let Some(added) = &report.latency {
-        latency(&mut text, added);
+    if let Some(alone) = &report.latency {
+        latency(&mut text, alone);
     }
     if let Some(fairness) = &report.fairness {
         neighbours(&mut text, fairness);
@@ -78,19 +78,15 @@ fn guests(text: &mut String, calls: &[Call]) {
     }
 }
 
-fn latency(text: &mut String, added: &Added) {
+fn latency(text: &mut String, alone: &Alone) {
     line(
         text,
         format_args!(
             "\none event in flight, µs           hand-written                tidemill             added  goal"
         ),
     );
-    let rows = [
-        ("p50", added.baseline_p50_us, added.tidemill_p50_us, added.added_p50_us, 15),
-        ("p99", added.baseline_p99_us, added.tidemill_p99_us, added.added_p99_us, 60),
-    ];
-    for (name, baseline, ours, added, goal) in rows {
-        let (baseline, ours, added) = (around(baseline, 0), around(ours, 0), around(added, 0));
+    for (name, pair, goal) in [("p50", &alone.p50, 15), ("p99", &alone.p99, 60)] {
+        let (baseline, ours, added) = (around(pair.baseline, 0), around(pair.tidemill, 0), around(pair.added, 0));
         line(text, format_args!("{name:20} {baseline:>25} {ours:>23} {added:>17} {goal:>5}"));
     }
 }

@@ -34,14 +34,13 @@ impl Work {
             Work::Totals => {
                 let failures = u8::from(fails_each > 0 && number.is_multiple_of(fails_each));
                 let line = r#"{"article":"a-4711","quantity":3,"cents":1299}"#;
-                let mut text = format!(r#"{{"order":"{number:010}","customer":"c-{:06}","lines":["#, number % 1_000);
+                let mut text = format!(r#"{{"number":"{number:010}","customer":"c-{:06}","lines":["#, number % 1_000);
                 text.push_str(line);
                 while text.len() + line.len() + 16 < size {
                     text.push(',');
                     text.push_str(line);
                 }
-                text.push_str(&format!(r#"],"failures":{failures}}}"#));
-                text.into_bytes()
+                format!(r#"{text}],"failures":{failures}}}"#).into_bytes()
             }
         }
     }
@@ -50,7 +49,7 @@ impl Work {
     pub(crate) fn number(self, output: &[u8]) -> Option<u64> {
         let start = match self {
             Work::Echo => 0,
-            Work::Totals => br#"{"order":""#.len(),
+            Work::Totals => br#"{"number":""#.len(),
         };
         std::str::from_utf8(output.get(start..start + 10)?).ok()?.parse().ok()
     }

@@ -8,7 +8,7 @@ use tidemill_sdk::{Event, Failure, Output, Result, handler};
 #[derive(Debug, Deserialize)]
 struct Order<'a> {
     /// What tells the order from others.
-    order: &'a str,
+    number: &'a str,
     customer: &'a str,
     lines: Vec<Line<'a>>,
     /// How many attempts fail before it is added up.
@@ -26,7 +26,7 @@ struct Line<'a> {
 /// What it comes to.
 #[derive(Debug, Serialize)]
 struct Total<'a> {
-    order: &'a str,
+    number: &'a str,
     customer: &'a str,
     articles: Vec<&'a str>,
     cents: u64,
@@ -43,7 +43,7 @@ pub fn total(payload: &[u8], attempt: u32) -> serde_json::Result<Option<Vec<u8>>
         return Ok(None);
     }
     let total = Total {
-        order: order.order,
+        number: order.number,
         customer: order.customer,
         articles: order.lines.iter().map(|line| line.article).collect(),
         cents: order.lines.iter().map(|line| line.quantity * line.cents).sum(),
@@ -57,7 +57,8 @@ pub fn total(payload: &[u8], attempt: u32) -> serde_json::Result<Option<Vec<u8>>
 ///
 /// A retry where the order says so, a rejection where it is none.
 pub fn handle(event: Event) -> Result<Output> {
-    match total(&event.payload, event.attempt) {
+    let Event { payload, attempt, .. } = event;
+    match total(&payload, attempt) {
         Ok(Some(total)) => Ok(Output::new("out.total", total)),
         Ok(None) => Err(Failure::retry("this attempt is to fail")),
         Err(error) => Err(Failure::reject(error.to_string())),
@@ -69,12 +70,12 @@ handler!(handle);
 #[cfg(test)]
 mod tests {
     const ORDER: &[u8] =
-        br#"{"order":"o1","customer":"c","lines":[{"article":"a","quantity":2,"cents":150}],"failures":1}"#;
+        br#"{"number":"o1","customer":"c","lines":[{"article":"a","quantity":2,"cents":150}],"failures":1}"#;
 
     #[test]
     fn adds_up_after_the_failures() {
         assert_eq!(super::total(ORDER, 1).expect("an order"), None);
         let total = super::total(ORDER, 2).expect("an order").expect("a total");
-        assert_eq!(total, br#"{"order":"o1","customer":"c","articles":["a"],"cents":300}"#);
+        assert_eq!(total, br#"{"number":"o1","customer":"c","articles":["a"],"cents":300}"#);
     }
 }
