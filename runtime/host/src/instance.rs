@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use thiserror::Error;
 use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{Handler, Manifest};
@@ -14,13 +15,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::consume::{self, Spec};
 use crate::broker::nats::durable::{self, ConsumerError};
 use crate::broker::nats::partitions;
 use crate::broker::nats::preflight::{self, Conflicts};
 use crate::broker::nats::streams::{self, InputStream, StreamError};
+use crate::broker::nats::{ASKED_AT_ONCE, Nats};
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::gate::keeper::{self, Keeper};
@@ -156,6 +157,11 @@ async fn serve<I: Invoker>(
         .zip(inputs)
         .map(|(part, input)| specs::consumers_of(&part.handler, &input, settings, &nats, &status.name))
         .collect();
+    let mut made = Vec::new();
+    for (part, specs) in parts.iter().zip(&of_handlers) {
+        made.extend(specs.iter().map(|spec| ensure_consumer(&nats, spec, &part.handler.name, status, &stop.requested)));
+    }
+    stream::iter(made).buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
     let budget = budget(settings, &nats, of_handlers.iter().map(Vec::len).sum());
     status.account(&budget);
     let mut purses = (0..).map(|consumer| budget.purse(consumer));
@@ -170,9 +176,6 @@ async fn serve<I: Invoker>(
             if let Some(keeper) = stop.requested.run_until_cancelled(keeper).await {
                 keepers.spawn(keeper.run(stop.overdue.clone()));
             }
-        }
-        for spec in &of_handler {
-            ensure_consumer(&nats, spec, &handler.name, status, &stop.requested).await?;
         }
         specs.extend(of_handler.iter().cloned());
         let of_handler: Vec<_> = of_handler.into_iter().zip(&mut purses).collect();
@@ -284,21 +287,30 @@ async fn set_up<I>(
     settings: &Settings,
     status: &Status,
 ) -> Result<Vec<InputStream>, StartError> {
-    let mut inputs = Vec::new();
-    for part in parts {
-        let input = loop {
-            match streams::input(nats, &part.handler).await {
-                Ok(input) => break input,
-                Err(error) => wait_for_answer(status, error).await?,
-            }
-        };
-        let table = &settings.manifest.nats;
-        while let Err(error) = partitions::provide(nats, &part.handler, table, &input.name).await {
-            wait_for_answer(status, error).await?;
+    // Handlers may share a stream that is yet to be made.
+    let makes_streams = parts.iter().any(|part| part.handler.create_stream);
+    let at_once = if makes_streams { 1 } else { ASKED_AT_ONCE };
+    let all: Vec<_> = parts.iter().map(|part| input_of(nats, &part.handler, settings, status)).collect();
+    stream::iter(all).buffered(at_once).try_collect().await
+}
+
+async fn input_of(
+    nats: &Nats,
+    handler: &Handler,
+    settings: &Settings,
+    status: &Status,
+) -> Result<InputStream, StartError> {
+    let input = loop {
+        match streams::input(nats, handler).await {
+            Ok(input) => break input,
+            Err(error) => wait_for_answer(status, error).await?,
         }
-        inputs.push(input);
+    };
+    let table = &settings.manifest.nats;
+    while let Err(error) = partitions::provide(nats, handler, table, &input.name).await {
+        wait_for_answer(status, error).await?;
     }
-    Ok(inputs)
+    Ok(input)
 }
 
 /// Makes a consumer, and goes on trying while the server does not answer, until `stop`.

@@ -27,18 +27,16 @@ use tidemill_policy::arrival::{self, Arrival};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
-use tidemill_policy::event::{Event, Output};
+use tidemill_policy::event::Output;
 use tidemill_policy::gate;
 use tidemill_policy::history::{AttemptError, Kind, millis};
 use tidemill_policy::latest::{self, Stale};
-use tidemill_policy::manifest::{Handler, KeyOrder};
+use tidemill_policy::manifest::Handler;
 use tidemill_policy::marker::{self, Marker, Next, Standing};
-use tidemill_policy::order;
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::{self, Case, Publication, ReplayInputs};
 use tidemill_policy::retry;
 use tidemill_policy::schema::Schemas;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -53,11 +51,14 @@ mod newest;
 mod outputs;
 mod park;
 mod wait;
+mod work;
 
 pub use memory::Recent;
 use memory::{Memory, Remembered};
-use newest::{Standing as Latest, Unstored};
+use newest::Unstored;
 pub use wait::NOTE_AFTER;
+use work::Work;
+pub use work::{Slot, Taken};
 
 /// How long a publication that is not confirmed waits before it is tried again: from the first to the second.
 const HOLD_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -99,83 +100,6 @@ pub struct Stop {
     pub requested: CancellationToken,
     /// Cancelled when the time to drain is over: what is still running is cut off and handed back.
     pub overdue: CancellationToken,
-}
-
-/// One delivery on its way.
-struct Work {
-    arrival: Arrival,
-    /// The event, or why the message is none.
-    event: Result<Arc<Event>, Failure>,
-    /// What is remembered of the event, as far as we know.
-    memory: Memory,
-    /// Where it stands among the events of its key, if that matters.
-    latest: Option<Latest>,
-    /// Whether it is noted that the attempt that is due was not begun.
-    is_noted: bool,
-    /// How long retries of this delivery have waited in memory.
-    waited: Duration,
-    /// How many there were.
-    retried_in_memory: u32,
-    /// The right to run; given up while there is something to wait for.
-    slot: Option<Slot>,
-}
-
-impl Work {
-    fn give_up_slot(&mut self) {
-        if let Some(slot) = &mut self.slot {
-            slot.give_up();
-        }
-    }
-
-    async fn take_slot(&mut self) {
-        if let Some(slot) = &mut self.slot {
-            slot.take_again().await;
-        }
-    }
-}
-
-/// A delivery that was looked at, and is not begun.
-pub struct Taken<R> {
-    work: Work,
-    receipt: R,
-}
-
-impl<R> Taken<R> {
-    /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
-    pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
-        let Work { arrival, event, .. } = &self.work;
-        (order::key(order, arrival, event.as_deref().ok()), arrival.source == Source::Input, arrival.position.sequence)
-    }
-}
-
-/// The right to run one of as many events at once as `concurrency` allows.
-pub struct Slot {
-    slots: Arc<Semaphore>,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Slot {
-    /// Waits for it.
-    pub async fn take(slots: &Arc<Semaphore>) -> Slot {
-        let mut slot = Slot { slots: Arc::clone(slots), permit: None };
-        slot.take_again().await;
-        slot
-    }
-
-    /// Takes it if it can be had at once.
-    pub fn take_if_free(slots: &Arc<Semaphore>) -> Option<Slot> {
-        let permit = Arc::clone(slots).try_acquire_owned().ok()?;
-        Some(Slot { slots: Arc::clone(slots), permit: Some(permit) })
-    }
-
-    fn give_up(&mut self) {
-        self.permit = None;
-    }
-
-    async fn take_again(&mut self) {
-        // Slots are never closed.
-        self.permit = Arc::clone(&self.slots).acquire_owned().await.ok();
-    }
 }
 
 /// What follows a step.
@@ -231,7 +155,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             }
         };
         self.broker.settle(receipt, settlement, self.handler.ack).await;
-        let Work { arrival, retried_in_memory, .. } = work;
+        let Work { arrival, retried_in_memory, .. } = *work;
         Fate { arrival, what, retried_in_memory, elapsed: started.elapsed() }
     }
 
@@ -280,7 +204,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let event = decode(&arrival, &self.handler)
             .map(Arc::new)
             .map_err(|undecodable| Failure::new(Kind::Undecodable, undecodable.to_string()));
-        let work = Work {
+        let work = Box::new(Work {
             arrival,
             event,
             memory: Memory::default(),
@@ -289,7 +213,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             retried_in_memory: 0,
             latest: None,
             slot: None,
-        };
+        });
         Taken { work, receipt: delivery.receipt }
     }
 
@@ -562,15 +486,25 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     where
         F: Future<Output = Result<T, PublishError>>,
     {
+        match request().await {
+            Err(fault @ PublishError::Unavailable { .. }) => Box::pin(self.ask_again(fault, request)).await,
+            result => result,
+        }
+    }
+
+    async fn ask_again<T, F>(&self, mut fault: PublishError, request: impl Fn() -> F) -> Result<T, PublishError>
+    where
+        F: Future<Output = Result<T, PublishError>>,
+    {
         let mut delay = HOLD_DELAYS.0;
         loop {
-            let fault = match request().await {
-                Err(fault @ PublishError::Unavailable { .. }) => fault,
-                result => return result,
-            };
             tracing::debug!(handler = %self.handler.name, %fault, "holding on to an event");
             if !self.hold(&mut delay).await {
                 return Err(fault);
+            }
+            match request().await {
+                Err(again @ PublishError::Unavailable { .. }) => fault = again,
+                result => return result,
             }
         }
     }

@@ -60,16 +60,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if let Some(standing) = work.latest.take() {
             return Box::pin(self.store_in_turn(standing, batch)).await;
         }
-        match self.send_outputs(batch).await {
-            Ok(()) => Ok(()),
-            Err(PublishError::Unavailable { .. }) => {
-                match Box::pin(self.patiently(|| self.send_outputs(batch))).await {
-                    Err(PublishError::Unavailable { .. }) => Err(Unstored::Unreachable),
-                    stored => stored.map_err(Unstored::Fault),
-                }
-            }
-            Err(fault) => Err(Unstored::Fault(fault)),
-        }
+        self.patiently(|| self.send_outputs(batch)).await.map_err(|fault| match fault {
+            PublishError::Unavailable { .. } => Unstored::Unreachable,
+            fault => Unstored::Fault(fault),
+        })
     }
 
     async fn store_in_turn(&self, mut standing: Standing, batch: &[Publication]) -> Result<(), Unstored> {

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::budget::Usage;
+use tidemill_policy::event::Event;
 use tidemill_policy::headers;
 use tidemill_policy::id::{self, Identity, Purpose};
 use tidemill_policy::manifest::{self, AckMode, Source as ManifestSource};
@@ -16,6 +17,7 @@ mod latest;
 
 use super::*;
 use crate::broker::{MarkerError, Recalled, Stored};
+use tokio::sync::Semaphore;
 
 /// What the broker was told, in order.
 #[derive(Debug, Clone, PartialEq)]

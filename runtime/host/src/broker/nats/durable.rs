@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, FromConsumer, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, FromConsumer, IntoConsumerConfig, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use thiserror::Error;
@@ -37,6 +37,10 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
         return Err(fail("it exists as a push consumer; choose another name with durable".into(), false));
     }
     let wanted = config(spec, present.as_ref());
+    // Most often it is there as it should be, and nothing need be written.
+    if present.is_some_and(|present| present == wanted.clone().into_consumer_config()) {
+        return Ok(());
+    }
     let made = nats.context.create_consumer_on_stream(wanted, &spec.stream).await.map_err(|error| {
         let hint = match error.kind() {
             ConsumerErrorKind::JetStream(ref error) if error.error_code().0 == 10100 => {
@@ -129,7 +133,6 @@ fn differences(spec: &Spec, echoed: &Config) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use async_nats::jetstream::consumer::IntoConsumerConfig;
 
     use super::*;
     use crate::broker::Source;

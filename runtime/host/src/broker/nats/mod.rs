@@ -57,6 +57,9 @@ use streams::Own;
 /// How long the server may take to confirm a publication or to answer a question.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many questions are asked at once, where there are many at a start.
+pub const ASKED_AT_ONCE: usize = 16;
+
 /// A connection to a server with `JetStream`, and what was found out about it.
 #[derive(Debug)]
 pub struct Nats {

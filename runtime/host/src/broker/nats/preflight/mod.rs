@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use async_nats::jetstream::stream::Config;
+use futures::{StreamExt, stream};
 use thiserror::Error;
 use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{Handler, Manifest, Outputs};
@@ -15,7 +16,7 @@ use tidemill_policy::subject;
 
 use super::routes::{LIST_SUBJECT, NAMES_SUBJECT};
 use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
-use super::{Nats, markers, partitions};
+use super::{ASKED_AT_ONCE, Nats, markers, partitions};
 
 /// The oldest server that has what we need: filters over several subjects, and names of consumers in requests.
 const VERSION_MIN: (u64, u64) = (2, 10);
@@ -160,8 +161,10 @@ async fn inputs(
     findings: &mut Findings,
 ) -> Result<BTreeMap<String, Config>, StreamError> {
     let mut inputs = BTreeMap::new();
-    for handler in manifest.handlers.values() {
-        match streams::look_up(nats, handler).await {
+    let asked: Vec<_> = manifest.handlers.values().map(|handler| streams::look_up(nats, handler)).collect();
+    let found = stream::iter(asked).buffered(ASKED_AT_ONCE).collect::<Vec<_>>().await;
+    for (handler, found) in manifest.handlers.values().zip(found) {
+        match found {
             Ok(Some(info)) => {
                 inputs.insert(handler.name.clone(), info.config);
             }

@@ -1,0 +1,93 @@
+//! A delivery on its way through the steps, and the right to run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemill_policy::arrival::Arrival;
+use tidemill_policy::decide::Failure;
+use tidemill_policy::event::Event;
+use tidemill_policy::manifest::KeyOrder;
+use tidemill_policy::order;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::memory::Memory;
+use super::newest::Standing as Latest;
+use crate::broker::Source;
+
+/// One delivery on its way.
+pub(super) struct Work {
+    pub(super) arrival: Arrival,
+    /// The event, or why the message is none.
+    pub(super) event: Result<Arc<Event>, Failure>,
+    /// What is remembered of the event, as far as we know.
+    pub(super) memory: Memory,
+    /// Where it stands among the events of its key, if that matters.
+    pub(super) latest: Option<Latest>,
+    /// Whether it is noted that the attempt that is due was not begun.
+    pub(super) is_noted: bool,
+    /// How long retries of this delivery have waited in memory.
+    pub(super) waited: Duration,
+    /// How many there were.
+    pub(super) retried_in_memory: u32,
+    /// The right to run; given up while there is something to wait for.
+    pub(super) slot: Option<Slot>,
+}
+
+impl Work {
+    pub(super) fn give_up_slot(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.give_up();
+        }
+    }
+
+    pub(super) async fn take_slot(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.take_again().await;
+        }
+    }
+}
+
+/// A delivery that was looked at, and is not begun.
+pub struct Taken<R> {
+    /// Boxed, since it is handed on several times and is large.
+    pub(super) work: Box<Work>,
+    pub(super) receipt: R,
+}
+
+impl<R> Taken<R> {
+    /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
+    pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
+        let Work { arrival, event, .. } = &*self.work;
+        (order::key(order, arrival, event.as_deref().ok()), arrival.source == Source::Input, arrival.position.sequence)
+    }
+}
+
+/// The right to run one of as many events at once as `concurrency` allows.
+pub struct Slot {
+    slots: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Slot {
+    /// Waits for it.
+    pub async fn take(slots: &Arc<Semaphore>) -> Slot {
+        let mut slot = Slot { slots: Arc::clone(slots), permit: None };
+        slot.take_again().await;
+        slot
+    }
+
+    /// Takes it if it can be had at once.
+    pub fn take_if_free(slots: &Arc<Semaphore>) -> Option<Slot> {
+        let permit = Arc::clone(slots).try_acquire_owned().ok()?;
+        Some(Slot { slots: Arc::clone(slots), permit: Some(permit) })
+    }
+
+    fn give_up(&mut self) {
+        self.permit = None;
+    }
+
+    async fn take_again(&mut self) {
+        // Slots are never closed.
+        self.permit = Arc::clone(&self.slots).acquire_owned().await.ok();
+    }
+}
