@@ -9,11 +9,6 @@ use clap::Parser;
 
 use cli::{Cli, Failure};
 
-/// An event takes some forty allocations, which the system's allocator makes slowly when many threads free what others
-/// have allocated.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = cli.global.out();
