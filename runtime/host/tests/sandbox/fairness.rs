@@ -129,15 +129,20 @@ async fn what_a_handler_is_sure_of_is_there_while_others_eat_memory() {
 
 #[tokio::test]
 async fn idle_instances_make_room_for_those_that_run() {
-    let engine = engine(64, 48 * MIB);
-    let idle = load(&engine, "idle", |entry| entry.concurrency = MANY);
-    let asking = load(&engine, "asking", |entry| entry.concurrency = MANY);
-    let grown = join_all((0..4).map(|_| run(&idle, "grow:5000000"))).await;
-    assert!(grown.iter().all(|report| report.outcome == Outcome::Completed(vec![])), "{grown:?}");
+    let engine = engine(128, 48 * MIB);
+    let idle: Vec<_> =
+        (0..4).map(|number| load(&engine, &format!("idle-{number}"), |entry| entry.concurrency = MANY)).collect();
+    let asking = load(&engine, "asking", |entry| {
+        entry.concurrency = MANY;
+        entry.limits.budget.memory_bytes = 40 * MIB;
+    });
+    for handler in &idle {
+        assert_eq!(run(handler, "grow:5000000").await.outcome, Outcome::Completed(vec![]));
+    }
     let before = engine.memory_used_bytes();
     assert!(before > 20 * MIB);
-    let grown = join_all((0..4).map(|_| run(&asking, "grow:8000000"))).await;
-    assert!(grown.iter().all(|report| report.outcome == Outcome::Completed(vec![])), "{grown:?}");
+    // More than is left, and less than is left without all of them.
+    assert_eq!(run(&asking, "grow:26000000").await.outcome, Outcome::Completed(vec![]));
     assert!(engine.memory_used_bytes() <= 48 * MIB);
     asking.trim();
     let left = engine.memory_used_bytes();
