@@ -20,7 +20,8 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use super::cache::Cache;
 use super::error::Problem;
 use super::handler::Ended;
-use super::lane::Lane;
+use super::instance::Instance;
+use super::lane::{self, Lane};
 use super::limiter::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::link::{self, State};
 use super::memory::Memory;
@@ -85,6 +86,8 @@ struct Shared {
     room: AtomicU32,
     /// How many handlers there have been.
     handlers: AtomicU64,
+    /// Where instances are dropped that ended on a thread which others need.
+    spent: mpsc::Sender<Instance>,
     /// The ticker thread runs until this is dropped.
     _ticker: mpsc::Sender<()>,
 }
@@ -108,6 +111,7 @@ impl Engine {
             lane: Lane::start(threads).map_err(EngineError::Thread)?,
             room: AtomicU32::new(options.invocations),
             handlers: AtomicU64::new(0),
+            spent: start_disposal().map_err(EngineError::Thread)?,
             _ticker: ticker,
         })))
     }
@@ -130,6 +134,12 @@ impl Engine {
 
     pub(super) fn lane(&self) -> &Lane<Ended> {
         &self.0.lane
+    }
+
+    /// Drops an instance on a thread of its own, since giving back much memory takes a while.
+    pub(super) fn dispose(&self, instance: Instance) {
+        // Without that thread, it is dropped here.
+        let _ = self.0.spent.send(instance);
     }
 
     /// How much linear memory all instances have at the moment, idle ones included, in bytes.
@@ -194,6 +204,16 @@ fn config(options: &EngineOptions) -> Config {
         .wasm_backtrace_details(WasmBacktraceDetails::Enable)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
+}
+
+/// Starts the thread that drops instances. It ends with the engine.
+fn start_disposal() -> io::Result<mpsc::Sender<Instance>> {
+    let (spent, instances) = mpsc::channel();
+    thread::Builder::new().name("tidemill-disposal".to_owned()).spawn(move || {
+        lane::give_way(true);
+        instances.into_iter().for_each(drop);
+    })?;
+    Ok(spent)
 }
 
 fn start_ticker(engine: wasmtime::Engine) -> io::Result<mpsc::Sender<()>> {

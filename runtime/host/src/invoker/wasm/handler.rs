@@ -97,7 +97,10 @@ impl WasmHandler {
         instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
         let watch = instance.watch();
         let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
-        let (finished, was_long) = self.carry_out(call, &watch, deadline).await;
+        let (mut finished, was_long) = self.carry_out(call, &watch, deadline).await;
+        if let Some(spent) = finished.spent.take() {
+            self.engine.dispose(spent);
+        }
         let duration = started.elapsed();
         self.takes_long.store(was_long.unwrap_or(duration > LONG), Ordering::Relaxed);
 

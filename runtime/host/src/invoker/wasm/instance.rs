@@ -41,6 +41,8 @@ pub(super) struct Instance {
 pub(super) struct Finished {
     /// The instance, where it may be used again.
     pub(super) instance: Option<Instance>,
+    /// The instance, where its time was over: then it ended on a thread that others need.
+    pub(super) spent: Option<Instance>,
     /// What the handler returned; nothing if it was still waiting in a host call when its time was over.
     pub(super) result: Option<wasmtime::Result<Result<Vec<Output>, Failure>>>,
     /// Whether the component was instantiated, rather than having failed at it.
@@ -111,8 +113,8 @@ impl Instance {
         Arc::clone(&self.store.data().watch)
     }
 
-    /// Calls the handler. Unless it succeeds and may be `reused`, the instance is dropped here, where it ran, since giving
-    /// back much memory takes time.
+    /// Calls the handler. Unless it succeeds and may be `reused`, or its time is over, the instance is dropped here, where
+    /// it ran, since giving back much memory takes time.
     pub(super) async fn call(
         mut self,
         pre: Arc<PluginPre<State>>,
@@ -130,14 +132,21 @@ impl Instance {
             .await
         };
         let has_succeeded = matches!(result, Some(Ok(Ok(_))));
-        Finished {
+        let mut finished = Finished {
             result,
             is_instantiated: self.plugin.is_some(),
             fuel_left: self.store.get_fuel().unwrap_or_default(),
             memory_bytes: self.state().limiter.used(),
             transcript: Arc::clone(&self.state().transcript),
-            instance: (reused && has_succeeded).then_some(self),
+            instance: None,
+            spent: None,
+        };
+        if reused && has_succeeded {
+            finished.instance = Some(self);
+        } else if watch.is_overdue.load(Ordering::Relaxed) {
+            finished.spent = Some(self);
         }
+        finished
     }
 
     async fn enter(

@@ -12,6 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::{io, mem, thread};
 
+#[cfg(target_os = "linux")]
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 use tidemill_policy::share::turns::Turns;
 use tokio::runtime::Handle;
 use tracing::dispatcher::{self, Dispatch};
@@ -92,7 +96,7 @@ impl<T: Send + 'static> Lane<T> {
         for number in 0..threads {
             let shared = Arc::clone(&lane.0);
             let name = format!("tidemill-long-{number}");
-            thread::Builder::new().name(name).spawn(move || shared.work())?;
+            thread::Builder::new().name(name).spawn(move || shared.work(number == 0))?;
         }
         Ok(lane)
     }
@@ -121,8 +125,8 @@ impl<T> Drop for Lane<T> {
 
 impl<T: Send + 'static> Shared<T> {
     /// What each thread does until the lane is closed.
-    fn work(&self) {
-        be_nice();
+    fn work(&self, is_sure: bool) {
+        give_way(is_sure);
         while let Some(task) = self.next() {
             task.run();
         }
@@ -289,10 +293,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lowers the priority of this thread, where threads have one of their own.
-fn be_nice() {
+/// Lowers the priority of this thread, where threads have one of their own; that is always allowed. One thread is sure to
+/// get on beside a handler that is always busy. The others have what nobody else wants: they make way at once, while a
+/// thread that is only nicer keeps its processor for a few milliseconds when another one wakes up.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
+pub(super) fn give_way(is_sure: bool) {
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::nice(NICE); // lowering it is always allowed
+    if is_sure {
+        let _ = rustix::process::nice(NICE);
+    } else {
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    }
 }
 
 #[cfg(test)]
