@@ -40,9 +40,8 @@ impl Load {
 
     fn command(&self, url: &str) -> Result<Command> {
         let mut command = process::own()?;
-        let work = if self.work == Work::Echo { "echo" } else { "totals" };
         let pairs = [("--events", self.events), ("--size", self.size as u64), ("--fails-each", self.fails_each)];
-        command.args(["load", "--url", url, "--work", work, "--subjects", &self.subjects.to_string()]);
+        command.args(["load", "--url", url, "--work", self.work.name(), "--subjects", &self.subjects.to_string()]);
         for (flag, value) in pairs {
             command.args([flag, &value.to_string()]);
         }

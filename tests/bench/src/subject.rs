@@ -160,8 +160,7 @@ impl Subject {
             Subject::Baseline { work, in_flight } => (work, in_flight),
         };
         let mut command = process::own()?;
-        let work = if *work == Work::Echo { "echo" } else { "totals" };
-        command.args(["baseline", "--url", url, "--work", work, "--in-flight", &in_flight.to_string()]);
+        command.args(["baseline", "--url", url, "--work", work.name(), "--in-flight", &in_flight.to_string()]);
         let process = Background::start(command, &folder.join("baseline.log"))?;
         Ok(Running { process, port: None, since: Instant::now() })
     }

@@ -14,6 +14,14 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Work::Echo => "echo",
+            Work::Totals => "totals",
+        }
+    }
+
     /// Where its output goes.
     pub(crate) fn output(self) -> &'static str {
         match self {

@@ -11,7 +11,6 @@ mod instances;
 mod interrupts;
 mod loading;
 mod logs;
-mod measure;
 mod outcomes;
 mod setup;
 mod wat;
