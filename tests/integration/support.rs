@@ -32,6 +32,16 @@ use tokio_util::sync::CancellationToken;
 /// How long a condition may take to come true, on a machine that is busy with other things.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
 
+/// Waits until nothing is left for a consumer to do.
+pub(crate) async fn wait_until_settled(context: &Context, stream: &str, consumer: &str) {
+    eventually(&format!("consumer {consumer} has settled all"), || async {
+        let stream = context.get_stream_no_info(stream).await.ok()?;
+        let info = stream.consumer_info(consumer).await.ok()?;
+        (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
+    })
+    .await;
+}
+
 /// Waits until `probe` gives something.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut probe: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + DEADLINE;
@@ -130,12 +140,7 @@ impl World {
 
     /// Waits until nothing is left for a consumer to do.
     pub(crate) async fn wait_until_settled(&self, stream: &str, consumer: &str) {
-        eventually(&format!("consumer {consumer} has settled all"), || async {
-            let stream = self.context.get_stream_no_info(stream).await.ok()?;
-            let info = stream.consumer_info(consumer).await.ok()?;
-            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
-        })
-        .await;
+        wait_until_settled(&self.context, stream, consumer).await;
     }
 
     /// Makes a consumer `c` on stream `IN`.

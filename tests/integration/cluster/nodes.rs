@@ -14,7 +14,7 @@ use tidemill::broker::nats::server::{Server, ServerError, executable};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use crate::support::eventually;
+use crate::support::{eventually, wait_until_settled};
 
 /// How many servers there are.
 const NODES: usize = 3;
@@ -190,12 +190,7 @@ impl Cluster {
 
     /// Waits until nothing is left for a consumer to do.
     pub(crate) async fn wait_until_settled(&self, stream: &str, consumer: &str) {
-        eventually(&format!("consumer {consumer} has settled all"), || async {
-            let stream = self.context.get_stream_no_info(stream).await.ok()?;
-            let info = stream.consumer_info(consumer).await.ok()?;
-            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
-        })
-        .await;
+        wait_until_settled(&self.context, stream, consumer).await;
     }
 }
 
