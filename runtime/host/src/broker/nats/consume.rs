@@ -280,7 +280,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         loop {
             let wanted = if open.places() == 0 { 1 } else { refill };
             let silence_max = if works { SILENCE_MAX } else { FIRST_SILENCE_MAX };
-            tokio::select! {
+            let (places, bytes, bytes_max) = tokio::select! {
                 message = messages.next() => {
                     heard = Instant::now();
                     let Some(message) = message else {
@@ -300,6 +300,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                         works = true;
                         link.troubles.end(&self.trouble);
                     }
+                    continue;
                 }
                 more = Arc::clone(credit).acquire_many_owned(wanted), if claim.is_none() && (works || !asked) => {
                     let Ok(mut places) = more else { return usual("closed") };
@@ -317,13 +318,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                         claim = Some(wait);
                         continue;
                     };
-                    if open.places() == 0 {
-                        heard = Instant::now();
-                    }
-                    if let Err(error) = self.request(inbox, places, bytes, bytes_max, asked, open).await {
-                        return Interruption::Usual(error);
-                    }
-                    asked = true;
+                    (places, bytes, bytes_max)
                 }
                 bytes = granted(&mut claim, self.spec.turns.as_deref()) => {
                     claim = None;
@@ -332,14 +327,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                     if asked && bytes_max.is_none() {
                         merge_free(credit, &mut places);
                     }
-                    if open.places() == 0 {
-                        heard = Instant::now();
-                    }
-                    let bytes = bytes.unwrap_or_else(|| self.purse.nothing());
-                    if let Err(error) = self.request(inbox, places, bytes, bytes_max, asked, open).await {
-                        return Interruption::Usual(error);
-                    }
-                    asked = true;
+                    (places, bytes.unwrap_or_else(|| self.purse.nothing()), bytes_max)
                 }
                 () = sleep_until(heard + silence_max), if open.places() > 0 => {
                     return silent(works);
@@ -348,7 +336,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                 _ = reconnects.changed() => return usual("the connection was made anew"),
                 end = &mut denied => return end,
                 () = self.stop.cancelled() => return usual("the process stops"),
+            };
+            if open.places() == 0 {
+                heard = Instant::now();
             }
+            if let Err(error) = self.request(inbox, places, bytes, bytes_max, asked, open).await {
+                return Interruption::Usual(error);
+            }
+            asked = true;
         }
     }
 
