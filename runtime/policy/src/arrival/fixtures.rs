@@ -12,7 +12,8 @@ use crate::budget::Budget;
 use crate::event::Headers;
 use crate::history::{AttemptError, Kind};
 use crate::manifest::{
-    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, RetryPolicy, SchemaPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, Reload, RetryPolicy,
+    SchemaPolicy,
 };
 use crate::publication::Publication;
 
@@ -100,6 +101,13 @@ pub(crate) fn handler() -> Handler {
         rate_limit: None,
         dead_letter: DeadLetterPolicy { subject: "dead.mail".into(), max_age: Duration::from_hours(1), on: Vec::new() },
         allow: Allow { publish: vec!["sent.>".into()] },
+        reload: Reload {
+            guard: Some(Duration::from_secs(30)),
+            max_failure_ratio: 0.5,
+            min_events: 20,
+            canary: 1.0,
+            rerun: false,
+        },
     }
 }
 

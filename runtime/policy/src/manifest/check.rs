@@ -3,6 +3,7 @@
 //! A check stays silent where one of its values has been refused already.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::contract;
 use super::gate;
@@ -10,6 +11,7 @@ use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, Span, quoted};
 use super::read::{Layer, Raw, Value};
+use super::reload;
 use super::resolved::{Handler, Mode, Outputs};
 use super::units::show_duration;
 use crate::{subject, together};
@@ -47,6 +49,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     contract::check(handler, layers, report);
     order::check(handler, layers, report);
     gate::check(handler, layers, report);
+    reload::check(handler, layers, report);
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);
     publish(layers, prefix, report);
@@ -296,12 +299,16 @@ fn without_effect(layer: &Layer, report: &mut Report) {
     let is =
         |path: &str, name: &str| matches!(layer.get(path), Some(leaf) if leaf.value == Value::Text(name.to_owned()));
     let constant = is("retry.backoff", "constant") || is("retry.backoff", "linear");
+    let unguarded = layer.get("reload.guard").is_some_and(|leaf| leaf.value == Value::Duration(Duration::ZERO));
     let pairs = [
         (constant, "retry.multiplier", "\"retry.backoff\" is not \"exponential\""),
         (is("isolation", "event"), "limits.reuse", "\"isolation\" is \"event\""),
         (is("dedup.key", "none"), "dedup.window", "\"dedup.key\" is \"none\""),
         (is("dedup.key", "none"), "dedup.claim", "\"dedup.key\" is \"none\""),
         (is("order.by", "none"), "order.key", "\"order.by\" is \"none\""),
+        (unguarded, "reload.max_failure_ratio", "\"reload.guard\" is \"0s\""),
+        (unguarded, "reload.min_events", "\"reload.guard\" is \"0s\""),
+        (unguarded, "reload.rerun", "\"reload.guard\" is \"0s\""),
     ];
     for (meaningless, path, reason) in pairs {
         if let (true, Some(leaf)) = (meaningless, layer.get(path)) {

@@ -21,6 +21,7 @@ mod order;
 mod problem;
 mod read;
 mod redact;
+mod reload;
 mod resolve;
 mod resolved;
 mod schema;
@@ -35,6 +36,7 @@ pub use expand::Env;
 pub use latest::{Latest, OnMissing, OnStale, OrderTime};
 pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
+pub use reload::Reload;
 pub use resolved::{
     AckMode, Across, Allow, Auth, Backoff, CONCURRENCY_MAX, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format,
     Handler, Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime, SecretRef, Tls,

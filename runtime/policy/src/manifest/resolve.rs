@@ -10,6 +10,7 @@ use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
+use super::reload;
 use super::resolved::{
     AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
     Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
@@ -107,6 +108,10 @@ fn runtime(named: &Named) -> Runtime {
         in_flight: layers.integer("in_flight"),
         memory_bytes: layers.find("memory").map(|_| layers.integer("memory")),
         cache: layers.path("cache"),
+        watch: layers.flag("watch"),
+        watch_poll: layers.duration("watch_poll"),
+        versions: layers.path("versions").unwrap_or_default(),
+        keep_versions: layers.count("keep_versions"),
     }
 }
 
@@ -150,6 +155,7 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
             on: kinds(layers, "dead_letter.on"),
         },
         allow: Allow { publish: list("allow.publish") },
+        reload: reload::resolve(layers),
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::contract::SchemaPolicy;
 use super::order::Order;
+use super::reload::Reload;
 use crate::budget::Budget;
 use crate::history::Kind;
 
@@ -112,6 +113,14 @@ pub struct Runtime {
     pub memory_bytes: Option<u64>,
     /// Where compiled components are kept, relative to the manifest; `None` for the user's cache folder.
     pub cache: Option<PathBuf>,
+    /// Whether manifest, components and schemas are watched, and reloaded when they change.
+    pub watch: bool,
+    /// How often the files are looked at besides.
+    pub watch_poll: Duration,
+    /// Where the last versions of each handler's component are kept, relative to the manifest.
+    pub versions: PathBuf,
+    /// How many versions of each handler's component are kept; at least 1.
+    pub keep_versions: u32,
 }
 
 /// One handler: a component and its whole policy.
@@ -169,6 +178,8 @@ pub struct Handler {
     pub dead_letter: DeadLetterPolicy,
     /// What the handler may reach.
     pub allow: Allow,
+    /// When a new version goes back to the one before.
+    pub reload: Reload,
 }
 
 impl Handler {

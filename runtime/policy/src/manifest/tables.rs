@@ -108,6 +108,21 @@ pub(super) const RUNTIME: &[Key] = &[
     .derived("half of what the machine or its control group gives", "'2GiB'"),
     key("cache", PATH, "the folder of compiled components, relative to the manifest")
         .derived("a folder in the user's cache", "'cache'"),
+    key("watch", Kind::Bool, "whether manifest, components and schemas are watched, and reloaded when they change")
+        .default("true"),
+    key(
+        "watch_poll",
+        duration(Duration::from_millis(100), HOUR),
+        "how often the files are looked at besides, since some file systems do not tell of changes",
+    )
+    .default("'2s'"),
+    key(
+        "versions",
+        PATH,
+        "the folder, relative to the manifest, of the last versions of each handler's component and of what became of them",
+    )
+    .default("'.tidemill'"),
+    key("keep_versions", integer(1, 100), "how many versions of each handler's component are kept").default("5"),
 ];
 
 /// `[handler.<name>]`, and with fewer keys `[policy.<name>]` and `[defaults]`.
@@ -200,6 +215,7 @@ pub(super) const HANDLER: &[Key] = &[
     key("rate_limit", Kind::Table(RATE_LIMIT), "how many attempts may begin over time").default("{}"),
     key("dead_letter", Kind::Table(DEAD_LETTER), "where events go that are given up on").default("{}"),
     key("allow", Kind::Table(ALLOW), "what the handler may reach").default("{}"),
+    key("reload", Kind::Table(RELOAD), "when a new version goes back to the one before").default("{}"),
 ];
 
 const LIMITS: &[Key] = &[
@@ -361,3 +377,28 @@ const DEAD_LETTER: &[Key] = &[
 
 const ALLOW: &[Key] =
     &[key("publish", Kind::List(Text::Pattern), "the subjects that outputs may be published on").default("[]")];
+
+const RELOAD: &[Key] = &[
+    key(
+        "guard",
+        duration(Duration::ZERO, DAY),
+        "for how long a new version is watched, and gone back from if it fails; `0s` for not at all",
+    )
+    .default("'30s'"),
+    key(
+        "max_failure_ratio",
+        Kind::Number { min: 0.01, max: 1.0 },
+        "at what share of failed attempts it goes back, if that is also half as much again as the share of the version before",
+    )
+    .default("0.5"),
+    key("min_events", integer(1, 1_000_000), "how many attempts of the new version the share needs to mean something")
+        .default("20"),
+    key(
+        "canary",
+        Kind::Number { min: 0.001, max: 1.0 },
+        "the share of events that goes to the new version while it is watched; below 1, it needs a `guard`",
+    )
+    .default("1.0"),
+    key("rerun", Kind::Bool, "whether events that the new version gave up on are run again after going back")
+        .default("false"),
+];

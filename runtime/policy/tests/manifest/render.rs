@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidemill_policy::manifest::{Auth, Handler, Manifest, Nats, Order, OrderForm, Runtime, SecretRef, Tls, Trigger};
+use tidemill_policy::manifest::{
+    Auth, Handler, Manifest, Nats, Order, OrderForm, Reload, RetryPolicy, Runtime, SecretRef, Tls, Trigger,
+};
 
 pub(crate) fn render(manifest: &Manifest) -> String {
     let handlers: Map<String, Value> =
@@ -55,6 +57,10 @@ fn runtime(runtime: &Runtime) -> Value {
         "listen": runtime.listen.as_deref().unwrap_or("off"),
         "drain": duration(runtime.drain),
         "in_flight": format!("{}B", runtime.in_flight),
+        "watch": runtime.watch,
+        "watch_poll": duration(runtime.watch_poll),
+        "versions": path(&runtime.versions),
+        "keep_versions": runtime.keep_versions,
     });
     if let Some(memory) = runtime.memory_bytes {
         table["memory"] = json!(format!("{memory}B"));
@@ -66,7 +72,7 @@ fn runtime(runtime: &Runtime) -> Value {
 }
 
 fn handler(handler: &Handler) -> Value {
-    let (budget, limits, retry) = (&handler.limits.budget, &handler.limits, &handler.retry);
+    let (budget, limits) = (&handler.limits.budget, &handler.limits);
     let mut table = json!({
         "component": path(&handler.component),
         "subject": handler.subjects,
@@ -90,22 +96,14 @@ fn handler(handler: &Handler) -> Value {
             "output_bytes": format!("{}B", budget.output_bytes),
             "reuse": limits.reuse,
         },
-        "retry": {
-            "max_attempts": retry.max_attempts,
-            "backoff": retry.backoff.name(),
-            "initial": duration(retry.initial),
-            "max": duration(retry.max),
-            "multiplier": retry.multiplier,
-            "jitter": retry.jitter,
-            "in_memory": duration(retry.in_memory),
-            "on": retry.on.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
-        },
+        "retry": retry(&handler.retry),
         "dead_letter": {
             "subject": handler.dead_letter.subject,
             "max_age": duration(handler.dead_letter.max_age),
             "on": handler.dead_letter.on.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
         },
         "allow": { "publish": handler.allow.publish },
+        "reload": reload(&handler.reload),
     });
     if let Some(stream) = &handler.stream {
         table["stream"] = json!(stream);
@@ -166,6 +164,29 @@ fn handler(handler: &Handler) -> Value {
         table["order"][name] = size.into();
     }
     table
+}
+
+fn retry(retry: &RetryPolicy) -> Value {
+    json!({
+        "max_attempts": retry.max_attempts,
+        "backoff": retry.backoff.name(),
+        "initial": duration(retry.initial),
+        "max": duration(retry.max),
+        "multiplier": retry.multiplier,
+        "jitter": retry.jitter,
+        "in_memory": duration(retry.in_memory),
+        "on": retry.on.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
+    })
+}
+
+fn reload(reload: &Reload) -> Value {
+    json!({
+        "guard": duration(reload.guard.unwrap_or_default()),
+        "max_failure_ratio": reload.max_failure_ratio,
+        "min_events": reload.min_events,
+        "canary": reload.canary,
+        "rerun": reload.rerun,
+    })
 }
 
 fn map<T>(entries: &BTreeMap<String, T>, value: impl Fn(&T) -> Value) -> Value {

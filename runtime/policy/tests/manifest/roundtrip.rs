@@ -11,8 +11,8 @@ use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
     AckMode, Across, Allow, Auth, Backoff, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format, Handler,
     Isolation, KeyOrder, Latest, Limits, Manifest, Mode, Nats, OnFailure, OnMissing, OnStale, Order, OrderForm,
-    OrderKey, OrderTime, Outputs, Parsed, Problems, RateLimit, RetryPolicy, Runtime, SchemaBy, SchemaPolicy, SecretRef,
-    Source, Tls, Trigger, parse,
+    OrderKey, OrderTime, Outputs, Parsed, Problems, RateLimit, Reload, RetryPolicy, Runtime, SchemaBy, SchemaPolicy,
+    SecretRef, Source, Tls, Trigger, parse,
 };
 
 use crate::render::render;
@@ -61,14 +61,21 @@ fn runtime() -> impl Strategy<Value = Runtime> {
     let in_flight = (1_u64 << 20)..=(1 << 40);
     // As much as the largest handler may have, or more.
     let memory = option::of((4_u64 << 30)..=(1 << 40));
-    (path(), option::of(listen), millis(0..=3_600_000), in_flight, memory, option::of(path())).prop_map(
-        |(plugins, listen, drain, in_flight, memory_bytes, cache)| Runtime {
-            plugins,
-            listen,
-            drain,
-            in_flight,
-            memory_bytes,
-            cache,
+    let versions = (any::<bool>(), millis(100..=3_600_000), path(), 1..=100_u32);
+    (path(), option::of(listen), millis(0..=3_600_000), in_flight, memory, option::of(path()), versions).prop_map(
+        |(plugins, listen, drain, in_flight, memory_bytes, cache, (watch, watch_poll, versions, keep_versions))| {
+            Runtime {
+                plugins,
+                listen,
+                drain,
+                in_flight,
+                memory_bytes,
+                cache,
+                watch,
+                watch_poll,
+                versions,
+                keep_versions,
+            }
         },
     )
 }
@@ -237,6 +244,16 @@ fn gate() -> impl Strategy<Value = (Option<CircuitBreaker>, bool, Option<RateLim
     (option::of(breaker), any::<bool>(), option::of(rate))
 }
 
+fn reload() -> impl Strategy<Value = Reload> {
+    let guard = option::of(millis(1..=86_400_000));
+    (guard, 0.01..=1.0, 1..=1_000_000_u32, 0.001..=1.0, any::<bool>()).prop_map(
+        |(guard, max_failure_ratio, min_events, canary, rerun)| {
+            let canary = if guard.is_some() { canary } else { 1.0 };
+            Reload { guard, max_failure_ratio, min_events, canary, rerun }
+        },
+    )
+}
+
 fn handler() -> impl Strategy<Value = Handler> {
     let modes = (
         sample::select(Mode::ALL),
@@ -251,41 +268,45 @@ fn handler() -> impl Strategy<Value = Handler> {
         collection::vec("p[a-z]{1,5}(\\.\\*|\\.>)?", 0..3),
     );
     let policies = (limits(), retry(), millis(1000..=86_400_000_000));
-    (identity(), modes, maps, policies, course(), gate()).prop_map(|(identity, modes, maps, policies, course, gate)| {
-        let (mode, format, isolation, create, concurrency) = modes;
-        let (config, secrets, publish) = maps;
-        let (limits, mut retry, max_age) = policies;
-        let on = |again: bool| course.kinds.iter().filter(|(_, each)| *each == again).map(|(kind, _)| *kind).collect();
-        retry.on = on(true);
-        Handler {
-            order: course.order.filter(|_| mode == Mode::Queue),
-            name: String::new(),
-            component: identity.component,
-            subjects: identity.subjects,
-            create_stream: create && identity.stream.is_some(),
-            stream: identity.stream,
-            durable: identity.durable.unwrap_or_default(),
-            mode,
-            format,
-            concurrency,
-            ack: course.ack,
-            ack_wait: limits.budget.timeout + course.ack_wait_slack,
-            max_age: course.has_max_age.then(|| retry.initial + course.ack_wait_slack),
-            schema: course.schema,
-            dedup: course.dedup.filter(|_| mode == Mode::Queue),
-            config,
-            secrets,
-            isolation,
-            outputs: if create && limits.budget.outputs <= 1000 { Outputs::Atomic } else { Outputs::Each },
-            limits,
-            retry,
-            circuit_breaker: gate.0.filter(|_| mode == Mode::Queue),
-            outage_brake: gate.1,
-            rate_limit: gate.2.filter(|limit| mode == Mode::Queue || limit.across == Across::Instance),
-            dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },
-            allow: Allow { publish },
-        }
-    })
+    (identity(), modes, maps, policies, course(), (gate(), reload())).prop_map(
+        |(identity, modes, maps, policies, course, (gate, reload))| {
+            let (mode, format, isolation, create, concurrency) = modes;
+            let (config, secrets, publish) = maps;
+            let (limits, mut retry, max_age) = policies;
+            let on =
+                |again: bool| course.kinds.iter().filter(|(_, each)| *each == again).map(|(kind, _)| *kind).collect();
+            retry.on = on(true);
+            Handler {
+                order: course.order.filter(|_| mode == Mode::Queue),
+                name: String::new(),
+                component: identity.component,
+                subjects: identity.subjects,
+                create_stream: create && identity.stream.is_some(),
+                stream: identity.stream,
+                durable: identity.durable.unwrap_or_default(),
+                mode,
+                format,
+                concurrency,
+                ack: course.ack,
+                ack_wait: limits.budget.timeout + course.ack_wait_slack,
+                max_age: course.has_max_age.then(|| retry.initial + course.ack_wait_slack),
+                schema: course.schema,
+                dedup: course.dedup.filter(|_| mode == Mode::Queue),
+                config,
+                secrets,
+                isolation,
+                outputs: if create && limits.budget.outputs <= 1000 { Outputs::Atomic } else { Outputs::Each },
+                limits,
+                retry,
+                circuit_breaker: gate.0.filter(|_| mode == Mode::Queue),
+                outage_brake: gate.1,
+                rate_limit: gate.2.filter(|limit| mode == Mode::Queue || limit.across == Across::Instance),
+                dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },
+                allow: Allow { publish },
+                reload,
+            }
+        },
+    )
 }
 
 fn manifest() -> impl Strategy<Value = Manifest> {
