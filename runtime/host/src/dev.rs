@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use tidemill_policy::manifest::{Handler, Manifest};
+use tidemill_policy::publication::repeats_within;
 use tidemill_policy::subject::{covers, overlaps};
 
 use crate::broker::nats::Nats;
@@ -181,10 +182,10 @@ fn first_token(pattern: &str) -> Option<&str> {
 /// # Errors
 /// The first one that the server refuses.
 pub async fn create(nats: &Nats, manifest: &Manifest, plan: &Plan) -> Result<(), StreamError> {
-    let repeats_within = manifest.handlers.values().map(streams::repeats_within).max().unwrap_or_default();
+    let within = manifest.handlers.values().map(repeats_within).max().unwrap_or_default();
     let together = manifest.stored_together();
     for (name, subjects) in &plan.streams {
-        streams::provide(nats, name, subjects, repeats_within, &together).await?;
+        streams::provide(nats, name, subjects, within, &together).await?;
     }
     Ok(())
 }

@@ -84,7 +84,17 @@ pub fn from_position(stream: &str, created_unix: i64, sequence: u64) -> String {
 /// same in every replay.
 pub fn fraction(event_id: &str, handler: &str, attempt: u32) -> f64 {
     let identity = Identity { source: None, id: event_id };
-    let hash = Sha256::digest(retry(identity, handler, &attempt.to_string()));
+    unit(&retry(identity, handler, &attempt.to_string()))
+}
+
+/// A number in `0.0..1.0` that depends on the event alone, not on the attempt: where it stands among all events.
+pub fn lot(event_id: &str) -> f64 {
+    unit(&hash([event_id, "lot"], 0))
+}
+
+/// A number in `0.0..1.0`, evenly spread over all texts.
+fn unit(text: &str) -> f64 {
+    let hash = Sha256::digest(text);
     let bits = u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]);
     f64::from(bits) / (f64::from(u32::MAX) + 1.0)
 }
@@ -139,6 +149,7 @@ mod tests {
         #[test]
         fn fractions_lie_between_zero_and_one(id in ".*", attempt in 1u32..) {
             prop_assert!((0.0..1.0).contains(&fraction(&id, "h", attempt)));
+            prop_assert!((0.0..1.0).contains(&lot(&id)));
         }
     }
 }

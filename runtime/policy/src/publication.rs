@@ -14,6 +14,7 @@ use crate::history::{AttemptError, History, millis};
 use crate::id::{self, Identity, Purpose};
 use crate::manifest::{DedupKey, Handler, Mode, Outputs};
 use crate::queue_message;
+use crate::retry;
 
 /// A message to be stored by `JetStream`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,6 +201,18 @@ pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayI
 /// copy in place, since the stream is shared by all of them.
 pub fn retries_through_stream(handler: &Handler) -> bool {
     handler.mode == Mode::Queue
+}
+
+/// How late the outputs of a handler's event can be published once more: after a redelivery that is followed
+/// by all retries.
+pub fn repeats_within(handler: &Handler) -> Duration {
+    handler.ack_wait.saturating_add(retry::span(&handler.retry, handler.limits.budget.timeout))
+}
+
+/// For how long a stream that we make for users recognises duplicates, where they are to be expected within
+/// `repeats_within`: as far as that is sensible, since the server keeps the ids in its memory.
+pub fn provided_window(repeats_within: Duration) -> Duration {
+    repeats_within.clamp(Duration::from_mins(2), Duration::from_hours(1))
 }
 
 /// The headers that retries and dead letters have in common.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidemill_policy::manifest::{Handler, Mode};
 use tidemill_policy::order;
-use tidemill_policy::publication::{RetryClock, retries_through_stream, retry_due_subject};
+use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_subject};
 
 use super::Settings;
 use crate::broker::Source;
@@ -34,7 +34,7 @@ pub(super) fn consumers_of(
         stream: input.name.clone(),
         stream_created_unix: input.created_unix,
         create_with: handler.create_stream.then(|| handler.subjects.clone()),
-        repeats_within: streams::repeats_within(handler),
+        repeats_within: repeats_within(handler),
         name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
         filters: handler.subjects.clone(),
         ack_wait: handler.ack_wait,

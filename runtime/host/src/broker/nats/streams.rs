@@ -12,8 +12,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::marker;
-use tidemill_policy::publication::RetryClock;
-use tidemill_policy::{retry, subject};
+use tidemill_policy::publication::{RetryClock, provided_window, repeats_within};
+use tidemill_policy::subject;
 use time::OffsetDateTime;
 
 use super::routes::{self, Answer};
@@ -25,9 +25,6 @@ const SCHEDULES_API_LEVEL: u64 = 2;
 pub const MESSAGE_TTL_API_LEVEL: u64 = 1;
 /// For how long our own streams recognise duplicates.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(5);
-/// The shortest and the longest time for which streams that we make for users recognise duplicates: the ids
-/// are kept in the server's memory.
-const PROVIDED_WINDOW: (Duration, Duration) = (Duration::from_mins(2), Duration::from_hours(1));
 /// With what a server answers that cannot do now what it is asked for: a cluster without a leader.
 pub const UNAVAILABLE: usize = 503;
 /// The most filters that are shown in an error.
@@ -366,12 +363,6 @@ pub async fn created(nats: &Nats, name: &str) -> Result<Option<OffsetDateTime>, 
     }
 }
 
-/// How late the outputs of a handler's event can be published once more: after a redelivery that is followed
-/// by all retries.
-pub fn repeats_within(handler: &Handler) -> Duration {
-    handler.ack_wait.saturating_add(retry::span(&handler.retry, handler.limits.budget.timeout))
-}
-
 /// Makes a stream for users' subjects, which recognises duplicates for `repeats_within` as far as that is
 /// sensible, or adds to an existing one the subjects that it lacks. It takes batches where a handler that publishes on
 /// one of `together` needs that.
@@ -391,7 +382,7 @@ pub async fn provide(
         subjects: subjects.to_vec(),
         storage: StorageType::File,
         num_replicas: nats.own.replicas,
-        duplicate_window: repeats_within.clamp(PROVIDED_WINDOW.0, PROVIDED_WINDOW.1),
+        duplicate_window: provided_window(repeats_within),
         allow_direct: true,
         allow_atomic_publish: subjects.iter().any(is_published),
         ..Config::default()

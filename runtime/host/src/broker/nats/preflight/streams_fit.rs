@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use tidemill_policy::manifest::{Handler, Manifest, Mode, Nats as NatsTable, show_duration};
-use tidemill_policy::publication::retries_through_stream;
+use tidemill_policy::publication::{repeats_within, retries_through_stream};
 use tidemill_policy::{retry, subject};
 
-use super::super::streams::repeats_within;
 use super::Findings;
 
 /// Checks a handler's input stream.
