@@ -24,4 +24,5 @@ pub mod service;
 pub mod status;
 pub mod troubles;
 pub mod turns;
+pub mod versions;
 pub mod worker;

@@ -75,8 +75,8 @@ pub(super) fn describe(file: &[u8], component: &ComponentBytes<'_>) -> Inspectio
     }
 }
 
-/// SHA-256 in hexadecimal.
-pub(super) fn digest(bytes: &[u8]) -> String {
+/// What a component is named by: SHA-256 in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
 }
 

@@ -26,4 +26,4 @@ mod transcript;
 pub use engine::{Engine, EngineError, EngineOptions};
 pub use error::{LoadError, Problem};
 pub use handler::WasmHandler;
-pub use inspect::{Import, Inspection, Kind, inspect};
+pub use inspect::{Import, Inspection, Kind, digest, inspect};
