@@ -78,6 +78,13 @@ impl Budget {
         Arc::new(Budget { state: Mutex::new(state) })
     }
 
+    /// Divides anew, among consumers that have numbers below `numbers`.
+    pub fn divide_anew(self: &Arc<Self>, division: Division, numbers: usize) {
+        let mut state = self.lock();
+        state.ledger.divide_anew(division, numbers);
+        state.serve(self);
+    }
+
     /// The account of a consumer, by its number from 0.
     pub fn purse(self: &Arc<Self>, consumer: usize) -> Purse {
         Purse { budget: Arc::clone(self), consumer }

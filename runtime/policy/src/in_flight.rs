@@ -89,6 +89,14 @@ impl Ledger {
         self.division
     }
 
+    /// Divides anew, among consumers that have numbers below `numbers`. What is in flight stays in flight; where that is
+    /// more than there is now, nothing of the pool is granted until enough came back.
+    pub fn divide_anew(&mut self, division: Division, numbers: usize) {
+        self.division = division;
+        self.used.resize(numbers.max(self.used.len()), 0);
+        self.pooled = self.used.iter().map(|used| used.saturating_sub(division.share)).sum();
+    }
+
     /// All that is in flight.
     pub fn total(&self) -> u64 {
         self.used.iter().sum()
@@ -209,6 +217,18 @@ mod tests {
         assert_eq!(ledger.grant_own(1, 1), None);
         ledger.give_back(0, 60);
         assert_eq!(ledger.grant(1, 50, 50), Some(50), "what is given back is the pool's first");
+    }
+
+    #[test]
+    fn who_comes_later_has_a_share_though_the_pool_is_used_up() {
+        let mut ledger = Ledger::new(Division { consumers: 1, share: 10, pool: 90 });
+        while ledger.grant(0, 1, 1000).is_some() {}
+        ledger.divide_anew(Division { consumers: 2, share: 10, pool: 80 }, 2);
+        assert_eq!(ledger.grant(1, 11, 11), None);
+        assert_eq!(ledger.grant_own(1, 10), Some(10));
+        ledger.give_back(0, 30);
+        assert_eq!(ledger.grant(1, 15, 15), Some(15));
+        assert_eq!(ledger.total(), 95);
     }
 
     #[test]
