@@ -4,12 +4,13 @@
 //!
 //! An engine knows no handler, and never runs one.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -82,8 +83,8 @@ struct Shared {
     cache: Option<Cache>,
     memory: Memory,
     lane: Lane<Ended>,
-    /// How many invocations there is still room for.
-    room: AtomicU32,
+    /// Who has which part of the pool.
+    rooms: Mutex<Rooms>,
     /// How many handlers there have been.
     handlers: AtomicU64,
     /// Where instances are dropped that ended on a thread which others need.
@@ -109,7 +110,7 @@ impl Engine {
             cache: options.cache_dir.clone().and_then(Cache::open),
             memory: Memory::new(options.memory_bytes.unwrap_or_else(machine::memory_for_guests)),
             lane: Lane::start(threads).map_err(EngineError::Thread)?,
-            room: AtomicU32::new(options.invocations),
+            rooms: Mutex::new(Rooms { all: options.invocations, taken: BTreeMap::new() }),
             handlers: AtomicU64::new(0),
             spent: start_disposal().map_err(EngineError::Thread)?,
             _ticker: ticker,
@@ -147,25 +148,60 @@ impl Engine {
         self.0.memory.used()
     }
 
-    /// Sets a part of the pool aside for a handler that runs so many invocations at once.
-    pub(super) fn make_room(&self, concurrency: u32) -> Result<Room, Problem> {
-        let room = &self.0.room;
-        let taken = room.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(concurrency));
-        taken.map_err(|left| Problem::Room { concurrency, left })?;
+    /// Sets a part of the pool aside for a handler that runs so many invocations at once. The versions of one handler
+    /// share it, since they run no more together.
+    pub(super) fn make_room(&self, handler: &str, concurrency: u32) -> Result<Room, Problem> {
+        self.rooms().take(handler, concurrency).map_err(|left| Problem::Room { concurrency, left })?;
         let number = self.0.handlers.fetch_add(1, Ordering::Relaxed);
-        Ok(Room { engine: self.clone(), number, concurrency })
+        Ok(Room { engine: self.clone(), handler: handler.to_owned(), number, concurrency })
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, Rooms> {
+        self.0.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How many invocations there is room for, and how many of them each version of each handler runs at once.
+struct Rooms {
+    all: u32,
+    taken: BTreeMap<String, Vec<u32>>,
+}
+
+impl Rooms {
+    /// Takes room for a version, or says how much is left.
+    fn take(&mut self, handler: &str, concurrency: u32) -> Result<(), u32> {
+        let widest = |versions: &Vec<u32>| versions.iter().copied().max().unwrap_or(0);
+        let taken: u32 =
+            self.taken.iter().filter(|(name, _)| *name != handler).map(|(_, versions)| widest(versions)).sum();
+        let left = self.all - taken;
+        if concurrency > left {
+            return Err(left);
+        }
+        self.taken.entry(handler.to_owned()).or_default().push(concurrency);
+        Ok(())
+    }
+
+    fn give_back(&mut self, handler: &str, concurrency: u32) {
+        let Some(versions) = self.taken.get_mut(handler) else { return };
+        if let Some(place) = versions.iter().position(|one| *one == concurrency) {
+            versions.swap_remove(place);
+        }
+        if versions.is_empty() {
+            self.taken.remove(handler);
+        }
     }
 }
 
 /// A handler's part of the pool, given back when this is dropped.
 pub(super) struct Room {
     engine: Engine,
+    handler: String,
     number: u64,
     concurrency: u32,
 }
 
 impl Room {
-    /// Tells the handlers of the engine apart.
+    /// Tells the loaded versions of the engine apart.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
@@ -173,7 +209,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.engine.0.room.fetch_add(self.concurrency, Ordering::Relaxed);
+        self.engine.rooms().give_back(&self.handler, self.concurrency);
     }
 }
 
@@ -224,4 +260,21 @@ fn start_ticker(engine: wasmtime::Engine) -> io::Result<mpsc::Sender<()>> {
         }
     })?;
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_versions_of_one_handler_share_their_room() {
+        let mut rooms = Rooms { all: 10, taken: BTreeMap::new() };
+        assert_eq!(rooms.take("a", 6), Ok(()));
+        assert_eq!(rooms.take("b", 4), Ok(()));
+        assert_eq!((rooms.take("a", 6), rooms.take("a", 7)), (Ok(()), Err(6)));
+        rooms.give_back("a", 6);
+        assert_eq!(rooms.take("c", 1), Err(0), "the other version is still there");
+        rooms.give_back("a", 6);
+        assert_eq!(rooms.take("c", 6), Ok(()));
+    }
 }

@@ -57,6 +57,8 @@ pub struct WasmHandler {
     pub(super) pool: Arc<Pool>,
     /// Whether its latest call computed for long, so that the next one begins in the long lane.
     pub(super) takes_long: AtomicBool,
+    /// Whether it keeps no idle instances, because another version takes the events.
+    pub(super) rests: AtomicBool,
     pub(super) inspection: Inspection,
     /// What it was given of the engine's pool, behind the instances that are in there.
     pub(super) room: Room,
@@ -86,6 +88,14 @@ impl WasmHandler {
     /// Drops all idle instances, and with them their memory. Harmless at any time.
     pub fn trim(&self) {
         self.pool.clear();
+    }
+
+    /// Keeps no idle instances while it `rests`.
+    pub fn rest(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
+        if rests {
+            self.trim();
+        }
     }
 
     async fn run(&self, event: Arc<Event>, repeat: Option<(Seed, u64)>, reusable: bool) -> Report {
@@ -200,7 +210,9 @@ impl WasmHandler {
 
     /// Whether an instance that has succeeded may take another event.
     fn is_fit(&self, instance: &Instance) -> bool {
-        instance.calls() < self.reuse && !instance.state().limiter.is_nearly_full()
+        instance.calls() < self.reuse
+            && !instance.state().limiter.is_nearly_full()
+            && !self.rests.load(Ordering::Relaxed)
     }
 }
 

@@ -46,8 +46,8 @@ impl WasmHandler {
         handler: &Handler,
         settings: BTreeMap<String, String>,
     ) -> Result<WasmHandler, LoadError> {
-        read(file, handler)
-            .and_then(|bytes| WasmHandler::from_bytes(engine, &bytes, handler, settings))
+        let bytes = read(file, handler)?;
+        WasmHandler::from_bytes(engine, &bytes, handler, settings)
             .map_err(|problem| LoadError { file: file.to_owned(), problem })
     }
 
@@ -69,7 +69,7 @@ impl WasmHandler {
         check_size(&component, &bytes, handler.limits.budget.memory_bytes)?;
         let pre = link(engine, &component, &inspection)?;
         let pre = Arc::new(check_type(engine, pre)?);
-        let room = engine.make_room(handler.concurrency)?;
+        let room = engine.make_room(&handler.name, handler.concurrency)?;
         let pool = Arc::<Pool>::default();
         Ok(WasmHandler {
             name: Arc::from(&*handler.name),
@@ -83,16 +83,25 @@ impl WasmHandler {
             account: engine.memory().open(&handler.name, handler.memory_need_bytes(), &pool),
             pool,
             takes_long: AtomicBool::new(false),
+            rests: AtomicBool::new(false),
             inspection,
             room,
         })
     }
 }
 
-fn read(file: &Path, handler: &Handler) -> Result<Vec<u8>, Problem> {
-    fs::read(file).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Problem::Missing { handler: handler.name.clone() },
-        _ => Problem::Unreadable(error),
+/// Reads the file of a handler's component.
+///
+/// # Errors
+///
+/// If there is none, or it cannot be read.
+pub fn read(file: &Path, handler: &Handler) -> Result<Vec<u8>, LoadError> {
+    fs::read(file).map_err(|error| {
+        let problem = match error.kind() {
+            io::ErrorKind::NotFound => Problem::Missing { handler: handler.name.clone() },
+            _ => Problem::Unreadable(error),
+        };
+        LoadError { file: file.to_owned(), problem }
     })
 }
 

@@ -27,3 +27,4 @@ pub use engine::{Engine, EngineError, EngineOptions};
 pub use error::{LoadError, Problem};
 pub use handler::WasmHandler;
 pub use inspect::{Import, Inspection, Kind, digest, inspect};
+pub use load::read;
