@@ -1,6 +1,7 @@
 //! Integration tests: the binary as users meet it, and the host against a real `nats-server` and real components.
 
 mod bench;
+mod cases;
 mod cli;
 mod cluster;
 #[path = "../conformance/mod.rs"]

@@ -4,6 +4,7 @@
 //! event.
 
 pub mod broker;
+pub mod cases;
 pub mod clock;
 pub mod dev;
 pub mod fate;
@@ -18,6 +19,7 @@ pub mod logging;
 pub mod machine;
 pub mod operate;
 pub mod pipeline;
+pub mod rehearse;
 pub mod schemas;
 pub mod secrets;
 pub mod service;

@@ -2,7 +2,8 @@
 //!
 //! A folder with a `Cargo.toml` is a Rust guest, of which the package is called like the folder; one
 //! with a `handler.js` is a JavaScript guest. All Rust guests share one target folder and one profile,
-//! so that the standard library and the SDK are compiled once.
+//! so that the standard library and the SDK are compiled once. A folder `<name>.cases` beside them holds the cases
+//! of a guest, and is put beside its component.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ pub fn build() -> Result<PathBuf> {
     for folder in folders_with("handler.js")? {
         build_javascript(&folder, &out)?;
     }
+    for home in HOMES {
+        copy_cases(&paths::root().join(home), &out)?;
+    }
     Ok(out)
 }
 
@@ -51,14 +55,7 @@ pub fn test_javascript() -> Result<()> {
 fn folders_with(file: &str) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for home in HOMES {
-        let home = paths::root().join(home);
-        let entries = fs::read_dir(&home).with_context(|| format!("cannot list {}", home.display()))?;
-        for entry in entries {
-            let folder = entry?.path();
-            if folder.join(file).is_file() {
-                folders.push(folder);
-            }
-        }
+        folders.extend(entries(&paths::root().join(home))?.into_iter().filter(|folder| folder.join(file).is_file()));
     }
     folders.sort();
     Ok(folders)
@@ -125,6 +122,26 @@ fn build_javascript(folder: &Path, out: &Path) -> Result<()> {
     stamp::write(&step, &key)
 }
 
+/// Copies each folder of cases in `home` to `out`, and removes what is gone from it there.
+fn copy_cases(home: &Path, out: &Path) -> Result<()> {
+    for folder in entries(home)?.into_iter().filter(|folder| folder.extension().is_some_and(|end| end == "cases")) {
+        let copy = out.join(name(&folder));
+        fs::create_dir_all(&copy).with_context(|| format!("cannot create {}", copy.display()))?;
+        for file in entries(&folder)? {
+            install(&file, &copy.join(name(&file)))?;
+        }
+        for file in entries(&copy)?.into_iter().filter(|file| !folder.join(name(file)).exists()) {
+            fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = fs::read_dir(folder).and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect());
+    list.with_context(|| format!("cannot list {}", folder.display()))
+}
+
 /// Puts a file into place in one step, so that nobody ever reads half of it.
 fn install(from: &Path, to: &Path) -> Result<()> {
     let scratch = to.with_extension(format!("{}.tmp", std::process::id()));
@@ -142,7 +159,29 @@ fn name(folder: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{folders_with, name};
+    use std::fs;
+
+    use super::{copy_cases, entries, folders_with, name};
+
+    #[test]
+    fn cases_are_copied_and_those_that_are_gone_removed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let [home, out] = ["home", "out"].map(|name| folder.path().join(name));
+        let write = |name: &str, text: &str| {
+            fs::create_dir_all(home.join("a.cases")).expect("made");
+            fs::write(home.join("a.cases").join(name), text).expect("written");
+        };
+        write("one.toml", "1");
+        write("two.toml", "2");
+        fs::create_dir_all(home.join("a")).expect("made");
+        copy_cases(&home, &out).expect("copied");
+        fs::remove_file(home.join("a.cases/two.toml")).expect("removed");
+        write("one.toml", "changed");
+        copy_cases(&home, &out).expect("copied");
+        assert_eq!(fs::read_to_string(out.join("a.cases/one.toml")).expect("read"), "changed");
+        let left: Vec<_> = entries(&out.join("a.cases")).expect("listed").iter().map(|file| name(file)).collect();
+        assert_eq!((left, entries(&out).expect("listed").len()), (vec!["one.toml".to_owned()], 1));
+    }
 
     #[test]
     fn guests_are_told_apart_by_their_files() {

@@ -2,26 +2,21 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use tidemill::clock::Clock;
-use tidemill::instance::Part;
-use tidemill::invoker::wasm::WasmHandler;
 use tidemill::invoker::{Report, Seed};
 use tidemill::load;
 use tidemill::logging::{Purpose, show_elapsed};
-use tidemill_policy::admit::admit;
-use tidemill_policy::arrival::{self, Arrival, Message, Position};
+use tidemill::rehearse::{Rehearsal, Scene, SubjectFault, parse_clock, parse_seed, rehearse, subject_of};
+use tidemill_policy::arrival::Message;
 use tidemill_policy::attempt::Attempt;
-use tidemill_policy::decide::{Decision, Failure as Refusal, Setback, decide, rfc3339};
-use tidemill_policy::decode::decode;
+use tidemill_policy::decide::{Decision, Failure as Refusal, Setback, rfc3339};
 use tidemill_policy::event::{Event, Headers, Output};
 use tidemill_policy::history::{Kind, millis};
-use tidemill_policy::latest;
 use tidemill_policy::manifest::Handler;
 use tidemill_policy::outcome::Outcome;
-use tidemill_policy::subject;
 
 use super::check::approximate;
 use super::output::Payload;
@@ -69,72 +64,31 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     global.start_log(Purpose::Invocation)?;
     let file = global.read_manifest()?;
     let handler = find_handler(&file, &arguments.handler)?;
-    let subject = subject_of(handler, arguments.subject.as_deref())?;
+    let subject = subject_of(handler, arguments.subject.as_deref()).map_err(|fault| match fault {
+        SubjectFault::Unknown { .. } => Failure::usage(format!("{fault}; say with --subject where it came from")),
+        SubjectFault::Unusable { .. } => Failure::usage(format!("--subject {fault}")),
+    })?;
     let payload = read_input(&arguments.event).map_err(Failure::Usage)?;
     let loaded = load::handler(&file, &Global::engine(Some(&file))?, handler).await;
     let parts = load::parts(vec![loaded]).map_err(Failure::Faults)?;
     let part = parts.first().context("no handler was loaded")?;
     let message = Message { subject, headers: arguments.header.clone(), payload, damage: None };
-    let run = attempt(part, &arrive(message, arguments), arguments).await;
+    let rehearsal = rehearse(&part.handler, &part.schemas, &part.invoker, scene(message, arguments)).await;
+    let run = Run::of(&part.handler, rehearsal);
     global.out().show(&run, || run.text());
     if run.failure.is_none() { Ok(()) } else { Err(Failure::Shown) }
 }
 
-/// The subject that the event is taken to come on.
-fn subject_of(handler: &Handler, given: Option<&str>) -> Result<String, Failure> {
-    let Some(given) = given else {
-        let first = handler.subjects.first().filter(|first| subject::check_subject(first).is_ok());
-        return first.cloned().ok_or_else(|| {
-            Failure::usage(format!(
-                "handler.{}: its subject {} has wildcards; say with --subject where the event came from",
-                handler.name,
-                handler.subjects.join(", ")
-            ))
-        });
-    };
-    subject::check_subject(given).map_err(|error| Failure::usage(format!("--subject {given:?}: {error}")))?;
-    if !handler.subjects.iter().any(|pattern| subject::matches(pattern, given)) {
-        let subjects = handler.subjects.join(", ");
-        tracing::warn!("events on {given} do not reach handler {}, which takes {subjects}", handler.name);
+fn scene(message: Message, arguments: &Arguments) -> Scene {
+    let now_ms = arguments.clock.unwrap_or_else(|| Clock::System.now_ms());
+    Scene {
+        message,
+        id: arguments.id.clone(),
+        attempt: Attempt::new(arguments.attempt).unwrap_or(Attempt::FIRST),
+        stored_ms: now_ms,
+        clock_ms: now_ms,
+        seed: arguments.seed.unwrap_or_else(rand::random),
     }
-    Ok(given.to_owned())
-}
-
-/// The message as it would arrive from a stream.
-fn arrive(message: Message, arguments: &Arguments) -> Arrival {
-    let position = Position {
-        stream: "invoke".into(),
-        stream_created_unix: 0,
-        sequence: 1,
-        stored_ms: arguments.clock.unwrap_or_else(|| Clock::System.now_ms()),
-        delivered: 1,
-    };
-    let carried_id = arguments.id.as_deref().map(tidemill_policy::headers::clean_id);
-    let attempt = Attempt::new(arguments.attempt).unwrap_or(Attempt::FIRST);
-    Arrival { carried_id, attempt, ..arrival::first(message, position) }
-}
-
-/// Decodes, admits, invokes and decides.
-async fn attempt(part: &Part<WasmHandler>, arrival: &Arrival, arguments: &Arguments) -> Run {
-    let handler = part.handler.as_ref();
-    let event = match decode(arrival, handler) {
-        Ok(event) => event,
-        Err(undecodable) => {
-            let refusal = Refusal::new(Kind::Undecodable, undecodable.to_string());
-            return Run::new(handler, None).decided(Decision::Fail(Setback::DeadLetter(refusal)));
-        }
-    };
-    let run = Run::new(handler, Some(&event));
-    let clock_ms = arguments.clock.unwrap_or_else(|| Clock::System.now_ms());
-    let admitted = admit(handler, arrival, &event, clock_ms).and_then(|()| part.schemas.admit(&event));
-    let admitted = admitted.and_then(|()| latest::place(handler, arrival, &event));
-    if let Err(refusal) = admitted {
-        return run.decided(Decision::Fail(Setback::DeadLetter(refusal)));
-    }
-    let seed = arguments.seed.unwrap_or_else(rand::random);
-    let report = part.invoker.replay(event.clone(), seed, clock_ms).await;
-    let run = run.ran(&report);
-    run.decided(decide(handler, &event, part.schemas.screen(report.outcome)))
 }
 
 /// One run, as it is shown.
@@ -188,6 +142,15 @@ struct UsageShown {
 }
 
 impl Run {
+    fn of(handler: &Handler, Rehearsal { event, report, decision }: Rehearsal) -> Run {
+        let run = Run::new(handler, event.as_ref());
+        let run = match &report {
+            Some(report) => run.ran(report),
+            None => run,
+        };
+        run.decided(decision)
+    }
+
     fn new(handler: &Handler, event: Option<&Event>) -> Run {
         Run {
             handler: handler.name.clone(),
@@ -313,43 +276,9 @@ fn name_of(outcome: &Outcome) -> &'static str {
     }
 }
 
-fn parse_seed(text: &str) -> Result<Seed, String> {
-    let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(|error| error.to_string())?;
-    bytes.try_into().map_err(|bytes: Vec<u8>| format!("{} digits, where 64 are needed", bytes.len() * 2))
-}
-
-fn parse_clock(text: &str) -> anyhow::Result<u64> {
-    use time::OffsetDateTime;
-    use time::format_description::well_known::Rfc3339;
-    if let Ok(ms) = text.parse() {
-        return Ok(ms);
-    }
-    let time = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|_| anyhow!("write it as 2026-01-31T12:00:00Z, or in milliseconds since 1970"))?;
-    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).context("a time before 1970")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn clocks_are_read_in_both_forms() {
-        assert_eq!(parse_clock("1700000000123").ok(), Some(1_700_000_000_123));
-        assert_eq!(parse_clock("2023-11-14T22:13:20.123Z").ok(), Some(1_700_000_000_123));
-        assert_eq!(parse_clock("2023-11-14T23:13:20.123+01:00").ok(), Some(1_700_000_000_123));
-        for wrong in ["", "yesterday", "2023-11-14", "-5", "1969-12-31T00:00:00Z"] {
-            assert!(parse_clock(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn seeds_are_64_digits() {
-        assert_eq!(parse_seed(&"0F".repeat(32)), Ok([15; 32]));
-        for wrong in [String::new(), "0f".repeat(31), "0f".repeat(33), "0g".repeat(32), "0".repeat(63)] {
-            assert!(parse_seed(&wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn payloads_are_shown_as_text_where_they_are() {

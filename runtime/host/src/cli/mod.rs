@@ -16,6 +16,7 @@ mod run;
 mod schema;
 mod service;
 mod status;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,6 +92,8 @@ enum Command {
     Dev(dev::Arguments),
     /// Run a handler once for an event from a file; needs no broker
     Invoke(invoke::Arguments),
+    /// Run the cases that lie beside the components, and compare what comes of them; needs no broker
+    Test(test::Arguments),
     /// Publish an event, and wait until it is stored
     Publish(publish::Arguments),
     /// Show what a WebAssembly file is, imports and exports
@@ -152,6 +155,7 @@ impl Cli {
             Command::Run(arguments) => run::run(global, &arguments).await,
             Command::Dev(arguments) => dev::run(global, &arguments).await,
             Command::Invoke(arguments) => invoke::run(global, &arguments).await,
+            Command::Test(arguments) => test::run(global, &arguments).await,
             Command::Publish(arguments) => publish::run(global, &arguments).await,
             Command::Inspect(arguments) => inspect::run(global, &arguments),
             Command::Explain(arguments) => explain::run(global, &arguments),

@@ -35,7 +35,7 @@ pub use contract::{SchemaBy, SchemaPolicy};
 pub use expand::Env;
 pub use latest::{Latest, OnMissing, OnStale, OrderTime};
 pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
-pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity};
+pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity, nearest};
 pub use reload::Reload;
 pub use resolved::{
     AckMode, Across, Allow, Auth, Backoff, CONCURRENCY_MAX, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format,

@@ -240,7 +240,7 @@ fn shorten(line: String, caret: usize) -> (String, usize) {
 }
 
 /// The candidate most like `word`, if one is like enough to be what was meant.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let distance = |candidate: &&str| strsim::osa_distance(&word, &candidate.to_lowercase());
     let best = candidates.into_iter().min_by_key(distance)?;
