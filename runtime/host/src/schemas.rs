@@ -1,5 +1,6 @@
 //! Reading the schemas of a handler from their files, and what those refer to.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,15 +19,29 @@ const FILES_MAX: usize = 256;
 /// # Errors
 /// What is wrong with each, with its key and the remedy.
 pub fn read(handler: &Handler, base: &Path) -> Result<Schemas, Vec<String>> {
-    Schemas::load(&handler.schema, |path| compile(path, base))
+    read_with_files(handler, base).0
 }
 
-fn compile(relative: &Path, base: &Path) -> Result<Schema, String> {
+/// The texts of files, by their absolute paths.
+pub type Files = BTreeMap<PathBuf, String>;
+
+/// As [`read`], with the files that were read.
+pub fn read_with_files(handler: &Handler, base: &Path) -> (Result<Schemas, Vec<String>>, Files) {
+    let all = RefCell::<Files>::default();
+    let schemas = Schemas::load(&handler.schema, |path| {
+        let mut files = Files::new();
+        let schema = compile(path, base, &mut files);
+        all.borrow_mut().append(&mut files);
+        schema
+    });
+    (schemas, all.into_inner())
+}
+
+fn compile(relative: &Path, base: &Path, files: &mut Files) -> Result<Schema, String> {
     let name = relative.display().to_string();
     let path = std::path::absolute(base.join(relative)).map_err(|error| format!("{name}: {error}"))?;
-    let mut files: BTreeMap<PathBuf, String> = BTreeMap::new();
     loop {
-        let wanted = match Schema::compile(&name, &path, &files) {
+        let wanted = match Schema::compile(&name, &path, files) {
             Ok(schema) => return Ok(schema),
             Err(SchemaError::Invalid(why)) => return Err(why),
             Err(SchemaError::Wanted(wanted)) => wanted,
@@ -71,7 +86,7 @@ mod tests {
         for (name, text) in files {
             std::fs::write(folder.path().join("s p").join(name), text).expect("written");
         }
-        compile(Path::new("s p/a.json"), folder.path())
+        compile(Path::new("s p/a.json"), folder.path(), &mut Files::new())
             .map_err(|why| why.replace(&*folder.path().to_string_lossy(), "BASE"))
     }
 

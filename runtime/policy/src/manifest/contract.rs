@@ -34,6 +34,11 @@ pub enum SchemaBy {
 }
 
 impl SchemaPolicy {
+    /// All files that it names.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.default.iter().chain(self.versions.values()).chain(self.outputs.values())
+    }
+
     /// Whether payloads are not checked at all.
     pub fn is_empty(&self) -> bool {
         self.default.is_none() && self.versions.is_empty() && self.outputs.is_empty()
