@@ -16,7 +16,7 @@ use tidemill_policy::gate::breaker::{self, Record, State as Breaker, Tally};
 use tidemill_policy::gate::rate::{self, Meter};
 use tidemill_policy::gate::{Start, Verdict};
 use tidemill_policy::history::millis;
-use tidemill_policy::manifest::{Across, Handler, RateLimit};
+use tidemill_policy::manifest::{Across, Handler, RateLimit, RetryPolicy};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
@@ -43,6 +43,8 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     brake: Brake,
+    /// By which the brake pauses; nothing where it is the handler's still.
+    retry: Option<RetryPolicy>,
     tally: Tally,
     meter: Meter,
     record: Record,
@@ -114,6 +116,12 @@ impl Gate {
         let gate = Gate { handler, clock, state: Mutex::default(), work: Notify::new(), intake: watch::Sender::new(0) };
         gate.tell(&gate.lock());
         Arc::new(gate)
+    }
+
+    /// Follows another retry policy from now on. The rest of the handler's policy must be as it was, as far as it
+    /// concerns the gate.
+    pub fn follow(&self, retry: &RetryPolicy) {
+        self.lock().retry = Some(retry.clone());
     }
 
     /// How many events of each stream may be in hand, as it changes.
@@ -208,7 +216,9 @@ impl Gate {
         let mut state = self.lock();
         let was_quiet = state.is_quiet();
         if self.handler.outage_brake {
-            let change = state.brake.ended(&self.handler.retry, self.handler.concurrency, verdict, now_ms);
+            let State { brake, retry, .. } = &mut *state;
+            let retry = retry.as_ref().unwrap_or(&self.handler.retry);
+            let change = brake.ended(retry, self.handler.concurrency, verdict, now_ms);
             self.log_brake(change);
         }
         let failed = verdict.map(Verdict::is_failure);

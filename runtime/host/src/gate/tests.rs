@@ -48,6 +48,21 @@ async fn while_the_brake_is_on_events_are_tried_that_have_most_attempts_left() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_brake_pauses_as_the_policy_says_that_holds_now() {
+    let gate = gate("retry = { initial = '1m', max = '1h', jitter = 0.0 }");
+    gate.follow(&RetryPolicy {
+        initial: Duration::from_secs(1),
+        max: Duration::from_secs(1),
+        ..gate.handler.retry.clone()
+    });
+    fail(&gate, 18).await;
+    let waiting = line_up(&gate, 1);
+    assert!(passes(&waiting).is_none(), "there is a pause");
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(passes(&waiting).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_no_longer_waits_holds_nobody_up() {
     let gate = gate("rate_limit = { rate = '1/min', burst = 1 }");
     assert_eq!(*gate.intake().borrow(), 1);
