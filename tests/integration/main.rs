@@ -15,6 +15,7 @@ mod latest;
 mod operator;
 mod order;
 mod preflight;
+mod reload;
 mod schema;
 mod service;
 mod support;

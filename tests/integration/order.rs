@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tidemill::broker::nats::connect::Target;
-use tidemill::instance::{self, Part, Settings};
+use tidemill::instance::{self, Generation};
 use tidemill::invoker::{Invoker, Report};
 use tidemill::status::Status;
+use tidemill::version::Part;
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
 use tidemill_policy::headers;
 use tidemill_policy::manifest::Auth;
 use tidemill_policy::outcome::Outcome;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -117,17 +119,19 @@ impl Instance {
             invoker: recorder.clone(),
             schemas: Arc::default(),
             component: "digest".into(),
+            tally: Arc::default(),
         };
         let parts: Vec<_> = manifest.handlers.values().map(part).collect();
-        let status = Arc::new(Status::new(nuid::next().to_lowercase(), &parts));
+        let generation = Generation::new(manifest, parts);
+        let status = Arc::new(Status::new(nuid::next().to_lowercase()));
         let target = Target { urls, auth: Auth::None, tls: None, base: std::path::PathBuf::new() };
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let (shared, token) = (Arc::clone(&status), stop.clone());
         runtime.spawn(async move {
-            let settings = Settings { manifest, target };
-            instance::run(&settings, parts, shared, token).await.expect("runs");
+            let orders = mpsc::channel(1).1;
+            instance::run(target, generation, orders, shared, token).await.expect("runs");
         });
         Instance { recorder, status, stop, runtime: Some(runtime) }
     }

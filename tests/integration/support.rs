@@ -17,14 +17,16 @@ use tidemill::broker::nats::consume::Spec;
 use tidemill::broker::nats::durable;
 use tidemill::broker::nats::server::{Server, executable};
 use tidemill::in_flight::{Budget, Purse};
-use tidemill::instance::{self, Part, Settings, StartError};
+use tidemill::instance::{self, Generation, StartError};
 use tidemill::invoker::{Invoker, Report};
 use tidemill::status::Status;
+use tidemill::version::Part;
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::{Event, Output};
 use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{self, Auth, Manifest, Source};
 use tidemill_policy::outcome::{HandlerError, Outcome};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -244,6 +246,7 @@ pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outco
             invoker: invoker.clone(),
             schemas: Arc::new(tidemill::schemas::read(handler, Path::new("/")).expect("schemas")),
             component: "digest".into(),
+            tally: Arc::default(),
         })
         .collect();
     let target = Target {
@@ -253,13 +256,12 @@ pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outco
         base: std::path::PathBuf::new(),
     };
     let name = nuid::next().to_lowercase();
-    let status = Arc::new(Status::new(name, &parts));
+    let status = Arc::new(Status::new(name));
+    let generation = Generation::new(manifest, parts);
+    let orders = mpsc::channel(1).1;
     let stop = CancellationToken::new();
     let (shared, token) = (Arc::clone(&status), stop.clone());
-    let task = tokio::spawn(async move {
-        let settings = Settings { manifest, target };
-        instance::run(&settings, parts, shared, token).await
-    });
+    let task = tokio::spawn(async move { instance::run(target, generation, orders, shared, token).await });
     Running { status, stop, seen, gate, task }
 }
 

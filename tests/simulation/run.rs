@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill::crew::{Crew, Site};
 use tidemill::gate::Gate;
 use tidemill::gate::keeper::Keeper;
-use tidemill::instance::Part;
 use tidemill::leader::Leader;
-use tidemill::pipeline::{Pipeline, Stop};
-use tidemill::status::Status;
+use tidemill::pipeline::Stop;
 use tidemill::turns::Turns;
+use tidemill::version::{Part, Versions};
 use tidemill::worker::Worker;
 use tidemill_policy::order::is_all_in_hand;
 use tokio::sync::watch;
@@ -163,32 +163,32 @@ impl Instance {
         let handler = Arc::new(world.plan.handler.clone());
         let gate = Gate::new(Arc::clone(&handler), world.clock);
         let credit = handler.concurrency as usize * 2;
-        let part =
-            Part { handler: Arc::clone(&handler), invoker: (), schemas: Arc::default(), component: String::new() };
-        let pipeline = Pipeline {
+        let part = Part {
             handler,
             invoker: process.clone(),
             schemas: Arc::default(),
+            component: "digest".into(),
+            tally: Arc::default(),
+        };
+        let site = Site {
             broker: Arc::new(process.clone()),
             prefix: "tidemill".into(),
-            instance: process.name.clone(),
-            component: "digest".into(),
+            instance: process.name.as_str().into(),
             clock: world.clock,
-            stop: stop.clone(),
             recent: Arc::default(),
             gate: Arc::clone(&gate),
         };
-        let status = Arc::new(Status::new(process.name.clone(), &[part]));
+        let crew = Crew::new(site, Arc::default(), Versions::only(part));
         let (starting, stops, tracker) = (process.clone(), stop.clone(), in_flight.clone());
         in_flight.spawn(async move {
             let (broker, name) = (Arc::new(starting.clone()), starting.name.clone());
             let keeper = Keeper::start(Arc::clone(&gate), broker, name, Vec::new());
             let Some(keeper) = stops.requested.run_until_cancelled(keeper).await else { return };
-            tokio::spawn(keeper.run(stops.overdue));
+            tokio::spawn(keeper.run(stops.overdue.clone()));
             if let Flow::Window(window) = starting.world.plan.flow {
-                return lead(starting, pipeline, status, window as usize).await;
+                return lead(starting, crew, stops, window as usize).await;
             }
-            let worker = Worker::new(pipeline, status, tracker.clone(), None);
+            let worker = crew.worker(&stops, tracker.clone(), None);
             tokio::spawn(consume(starting, worker, credit, gate.intake(), stops.requested, tracker, None));
         });
         Instance { number, starts, process, stop, in_flight }
@@ -233,13 +233,12 @@ impl Instance {
 }
 
 /// Pulls whenever it is the active instance.
-async fn lead(process: Process, pipeline: Pipeline<Process, Process>, status: Arc<Status>, window: usize) {
-    let leader = Leader::new(Arc::new(process.clone()), &pipeline.handler, &process.name);
+async fn lead(process: Process, crew: Crew<Process, Process>, stop: Stop, window: usize) {
+    let leader = Leader::new(Arc::new(process.clone()), &crew.handler(), &process.name);
     let serve = |stop: Stop| {
         let (turns, in_flight) = (Arc::new(Turns::default()), TaskTracker::new());
         turns.hold();
-        let pipeline = pipeline.with_stop(stop.clone());
-        let worker = Worker::new(pipeline, Arc::clone(&status), in_flight.clone(), Some(Arc::clone(&turns)));
+        let worker = crew.worker(&stop, in_flight.clone(), Some(Arc::clone(&turns)));
         let process = process.clone();
         async move {
             let requested = stop.requested.clone();
@@ -256,7 +255,7 @@ async fn lead(process: Process, pipeline: Pipeline<Process, Process>, status: Ar
             in_flight.wait().await;
         }
     };
-    leader.lead(&pipeline.stop, serve).await;
+    leader.lead(&stop, serve).await;
 }
 
 /// Lets events begin whenever everything that was delivered is in hand.

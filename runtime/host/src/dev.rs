@@ -3,13 +3,16 @@
 //! never changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
+use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::repeats_within;
 use tidemill_policy::subject::{covers, overlaps};
 
 use crate::broker::nats::Nats;
+use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::streams::{self, StreamError, dead_letter_stream, retry_stream};
 
 /// What is to be made, and what cannot be.
@@ -175,6 +178,31 @@ impl Planner {
 
 fn first_token(pattern: &str) -> Option<&str> {
     pattern.split('.').next().filter(|token| !["*", ">", ""].contains(token))
+}
+
+/// Why streams cannot be provided.
+#[derive(Debug, Error)]
+pub enum ProvideError {
+    /// There is no connection.
+    #[error("{0}; is the server running, and are the URL and the credentials right?")]
+    Connect(#[from] ConnectError),
+    /// The server refuses, or does not answer.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// Makes the streams that the handlers of a manifest lack.
+///
+/// # Errors
+/// Where there is no connection, or the first stream that the server refuses.
+pub async fn provide(target: &Target, manifest: &Manifest) -> Result<Plan, ProvideError> {
+    let (client, link) = connect::connect(target, "tidemill dev", Arc::default()).await?;
+    let nats = Nats::new(client, link);
+    // A clearer answer than a list of streams gives where there is no JetStream.
+    streams::api(&nats).await?;
+    let plan = plan_streams(manifest, &streams::list(&nats).await?);
+    create(&nats, manifest, &plan).await?;
+    Ok(plan)
 }
 
 /// Makes the streams of a plan, which recognise duplicates for as long as any handler may take to repeat them.

@@ -13,8 +13,8 @@ use thiserror::Error;
 use tidemill_policy::manifest::{self, Auth, Handler, Manifest, Problems, SecretRef, Source};
 use tidemill_policy::schema::Schemas;
 
-use crate::instance::Part;
-use crate::invoker::wasm::{Engine, WasmHandler};
+use crate::invoker::wasm::{self, Engine, LoadError, WasmHandler};
+use crate::version::Part;
 use crate::{schemas, secrets};
 
 /// The most drop-in manifests that are read.
@@ -142,19 +142,60 @@ pub fn cache_dir(configured: Option<&Path>, base: &Path, env: &dyn Fn(&str) -> O
 
 /// The file of a handler's component.
 pub fn component_path(file: &ManifestFile, handler: &Handler) -> PathBuf {
-    tidy(&file.base.join(&file.manifest.runtime.plugins).join(&handler.component))
+    component_path_in(&file.base, &file.manifest.runtime.plugins, handler)
+}
+
+/// The file of a handler's component, with the folder of plugins in the folder `base` of the manifest.
+pub fn component_path_in(base: &Path, plugins: &Path, handler: &Handler) -> PathBuf {
+    tidy(&base.join(plugins).join(&handler.component))
+}
+
+/// The files that a handler's table names.
+pub fn files(file: &ManifestFile, handler: &Handler) -> Vec<PathBuf> {
+    let secrets = handler.secrets.values().filter_map(|secret| match secret {
+        SecretRef::File(path) => Some(path),
+        SecretRef::Env(_) => None,
+    });
+    let schemas = handler.schema.files();
+    let mut files: Vec<_> = secrets.chain(schemas).map(|path| file.base.join(path)).collect();
+    files.push(component_path(file, handler));
+    files
 }
 
 /// A handler and what came of loading it.
 pub struct Loaded {
     /// The handler.
     pub handler: Arc<Handler>,
-    /// The component, or all that is wrong.
-    pub result: Result<WasmHandler, Vec<String>>,
-    /// Its schemas; none where something is wrong.
-    pub schemas: Arc<Schemas>,
+    /// The component and its schemas, or all that is wrong.
+    pub result: Result<(WasmHandler, Arc<Schemas>), Vec<String>>,
     /// How long it took.
     pub elapsed: Duration,
+}
+
+/// What one version of a handler is made of beside its policy: two that have the same are the same.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The digest of its component.
+    pub digest: String,
+    /// Its `config` and the values of its `secrets`.
+    settings: BTreeMap<String, String>,
+    /// The texts of its schemas.
+    schemas: schemas::Files,
+}
+
+/// What a handler is made of, read and not yet compiled.
+pub struct Sources {
+    /// The handler.
+    pub handler: Arc<Handler>,
+    /// The file of its component.
+    pub path: PathBuf,
+    /// What is in it; nothing where it cannot be read.
+    pub bytes: Option<Vec<u8>>,
+    /// What tells it from another version.
+    pub origin: Origin,
+    schemas: Arc<Schemas>,
+    /// What is wrong with all that.
+    faults: Vec<String>,
 }
 
 /// One thing that keeps the handlers from running.
@@ -179,27 +220,72 @@ pub async fn handler(file: &ManifestFile, engine: &Engine, handler: &Handler) ->
     let (engine, base, path) = (engine.clone(), file.base.clone(), component_path(file, &handler));
     let given = Arc::clone(&handler);
     let started = Instant::now();
-    let result = tokio::task::spawn_blocking(move || load(&engine, &base, &path, &given)).await;
+    let result = tokio::task::spawn_blocking(move || sources(&base, path, &given).build(&engine)).await;
     let result = result.unwrap_or_else(|error| Err(vec![format!("loading the component failed: {error}")]));
-    let (result, schemas) = match result {
-        Ok((loaded, schemas)) => (Ok(loaded), Arc::new(schemas)),
-        Err(faults) => (Err(faults), Arc::default()),
-    };
-    Loaded { handler, result, schemas, elapsed: started.elapsed() }
+    Loaded { handler, result, elapsed: started.elapsed() }
 }
 
-fn load(engine: &Engine, base: &Path, path: &Path, handler: &Handler) -> Result<(WasmHandler, Schemas), Vec<String>> {
+/// Reads what a handler is made of; `base` is the folder of the manifest.
+pub fn sources(base: &Path, path: PathBuf, handler: &Arc<Handler>) -> Sources {
     let (settings, mut faults) = settings(handler, base);
-    let schemas = schemas::read(handler, base).unwrap_or_else(|more| {
+    let (schemas, texts) = schemas::read_with_files(handler, base);
+    let schemas = schemas.unwrap_or_else(|more| {
         faults.extend(more);
         Schemas::default()
     });
-    match WasmHandler::load(engine, path, handler, settings) {
-        Ok(loaded) if faults.is_empty() => Ok((loaded, schemas)),
-        Ok(_) => Err(faults),
-        Err(error) => {
-            faults.push(error.to_string());
-            Err(faults)
+    let bytes = wasm::read(&path, handler).map_err(|error| faults.push(error.to_string())).ok();
+    let digest = wasm::digest(bytes.as_deref().unwrap_or_default());
+    let origin = Origin { digest, settings, schemas: texts };
+    Sources { handler: Arc::clone(handler), path, bytes, origin, schemas: Arc::new(schemas), faults }
+}
+
+impl Sources {
+    /// The files of its schemas, those included that they refer to.
+    pub fn schema_files(&self) -> Vec<PathBuf> {
+        self.origin.schemas.keys().cloned().collect()
+    }
+
+    /// The same with another component.
+    #[must_use]
+    pub fn with_component(&self, path: PathBuf, bytes: Vec<u8>) -> Sources {
+        let origin = Origin { digest: wasm::digest(&bytes), ..self.origin.clone() };
+        let (handler, schemas, faults) = (Arc::clone(&self.handler), Arc::clone(&self.schemas), self.faults.clone());
+        Sources { handler, path, bytes: Some(bytes), origin, schemas, faults }
+    }
+
+    /// Compiles the component, which takes up to seconds of CPU time.
+    ///
+    /// # Errors
+    /// All that is wrong with what the handler is made of.
+    pub fn build(&self, engine: &Engine) -> Result<(WasmHandler, Arc<Schemas>), Vec<String>> {
+        let mut faults = self.faults.clone();
+        let settings = || self.origin.settings.clone();
+        let built = self.bytes.as_ref().map(|bytes| WasmHandler::from_bytes(engine, bytes, &self.handler, settings()));
+        match built {
+            Some(Ok(built)) if faults.is_empty() => return Ok((built, Arc::clone(&self.schemas))),
+            Some(Err(problem)) => faults.push(LoadError { file: self.path.clone(), problem }.to_string()),
+            Some(Ok(_)) | None => {}
+        }
+        Err(faults)
+    }
+}
+
+/// Makes a version of a handler of what was loaded.
+pub fn part(handler: Arc<Handler>, (invoker, schemas): (WasmHandler, Arc<Schemas>)) -> Part<Arc<WasmHandler>> {
+    let component = invoker.inspection().digest.clone();
+    Part { handler, invoker: Arc::new(invoker), schemas, component, tally: Arc::default() }
+}
+
+impl Loaded {
+    /// The version, or all that is wrong with it.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn into_part(self) -> Result<Part<Arc<WasmHandler>>, Vec<Fault>> {
+        let Loaded { handler, result, .. } = self;
+        match result {
+            Ok(built) => Ok(part(handler, built)),
+            Err(messages) => Err(messages.into_iter().map(|message| Fault::of_handler(&handler, message)).collect()),
         }
     }
 }
@@ -235,25 +321,6 @@ pub fn nats_faults(file: &ManifestFile) -> Vec<Fault> {
     };
     let error = secret.and_then(|secret| secrets::read(secret, &file.base).err());
     error.map(|error| Fault { key: "nats".into(), message: error.to_string() }).into_iter().collect()
-}
-
-/// The parts of an instance.
-///
-/// # Errors
-/// All that is wrong with any of the handlers.
-pub fn parts(loaded: Vec<Loaded>) -> Result<Vec<Part<WasmHandler>>, Vec<Fault>> {
-    let mut parts = Vec::new();
-    let mut faults = Vec::new();
-    for Loaded { handler, result, schemas, .. } in loaded {
-        match result {
-            Ok(invoker) => {
-                let component = invoker.inspection().digest.clone();
-                parts.push(Part { handler, invoker, schemas, component });
-            }
-            Err(messages) => faults.extend(messages.into_iter().map(|message| Fault::of_handler(&handler, message))),
-        }
-    }
-    if faults.is_empty() { Ok(parts) } else { Err(faults) }
 }
 
 #[cfg(test)]

@@ -78,9 +78,9 @@ pub struct Pipeline<B, I> {
     /// Stores and settles.
     pub broker: Arc<B>,
     /// The first part of our own subjects.
-    pub prefix: String,
+    pub prefix: Arc<str>,
     /// This instance's name.
-    pub instance: String,
+    pub instance: Arc<str>,
     /// The digest of the handler's component.
     pub component: String,
     /// The time of day.
@@ -118,27 +118,6 @@ impl Step {
 }
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
-    /// The same pipeline with another time to stop.
-    #[must_use]
-    pub fn with_stop(&self, stop: Stop) -> Pipeline<B, I>
-    where
-        I: Clone,
-    {
-        Pipeline {
-            handler: Arc::clone(&self.handler),
-            invoker: self.invoker.clone(),
-            broker: Arc::clone(&self.broker),
-            prefix: self.prefix.clone(),
-            instance: self.instance.clone(),
-            component: self.component.clone(),
-            clock: self.clock,
-            stop,
-            recent: Arc::clone(&self.recent),
-            schemas: Arc::clone(&self.schemas),
-            gate: Arc::clone(&self.gate),
-        }
-    }
-
     /// Takes one delivery all the way to its settlement, and says what became of it.
     pub async fn handle(&self, taken: Taken<B::Receipt>, slot: Slot) -> Fate {
         let started = Instant::now();

@@ -11,11 +11,12 @@ use async_nats::service::{Request, Service, ServiceExt};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::broker::nats::Nats;
+use crate::reload::{Ask, Report};
 use crate::status::{Status, VERSION};
 
 /// The name of the endpoint that tells how the instance is.
@@ -77,11 +78,16 @@ async fn serve(
     };
     let (counts, own) = (stats_subject(&prefix), format!("{}.{INSTANCE_ENDPOINT}", space(&prefix)));
     let answer = async {
-        while let Some((handler, request)) = requests.next().await {
-            let answer = answer(&status, handler.as_deref());
-            if let Err(error) = request.respond(Ok(answer)).await {
-                tracing::debug!(%error, "could not tell how the instance is");
-            }
+        while let Some((endpoint, request)) = requests.next().await {
+            let status = Arc::clone(&status);
+            let answer = async move {
+                let answer = endpoint.answer(&status, &request.message.payload).await;
+                if let Err(error) = request.respond(Ok(answer)).await {
+                    tracing::debug!(%error, "could not answer a request");
+                }
+            };
+            // A reload takes a while, and meanwhile others want to know how the instance is.
+            tokio::spawn(answer);
         }
     };
     tokio::select! {
@@ -105,7 +111,49 @@ async fn serve(
     let _ = service.stop().await;
 }
 
-type Requests = SelectAll<BoxStream<'static, (Option<String>, Request)>>;
+type Requests = SelectAll<BoxStream<'static, (Answers, Request)>>;
+
+/// What an endpoint answers with.
+#[derive(Debug, Clone)]
+enum Answers {
+    /// How the instance is.
+    Instance,
+    /// How a handler is.
+    Handler(String),
+    /// What came of a reload.
+    Reload,
+    /// What came of going back to an earlier version.
+    Rollback,
+}
+
+/// What is sent with a request to go back to an earlier version.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RollbackRequest {
+    /// The handler.
+    pub handler: String,
+    /// The beginning of the version's digest; the last one that was kept before, if none is named.
+    pub to: Option<String>,
+}
+
+/// What a reload or a rollback is answered with: a report, or why there is none.
+#[derive(Debug, Serialize)]
+struct Refusal {
+    ok: bool,
+    problems: Vec<String>,
+}
+
+/// The subject on which one instance is asked to reload.
+pub fn reload_subject(prefix: &str, instance: &str) -> String {
+    format!("{}.{RELOAD}.{instance}", space(prefix))
+}
+
+/// The subject on which one instance is asked to go back to an earlier version, with a [`RollbackRequest`].
+pub fn rollback_subject(prefix: &str, instance: &str) -> String {
+    format!("{}.{ROLLBACK}.{instance}", space(prefix))
+}
+
+const RELOAD: &str = "reload";
+const ROLLBACK: &str = "rollback";
 
 async fn register(
     client: &async_nats::Client,
@@ -115,7 +163,8 @@ async fn register(
     let counts = Arc::clone(status);
     let data = move |endpoint: String, _| match endpoint.strip_prefix(HANDLER_ENDPOINT) {
         Some(handler) => json(&counts.report_of(handler)),
-        None => json(&counts.report_of_instance()),
+        None if endpoint == INSTANCE_ENDPOINT => json(&counts.report_of_instance()),
+        None => serde_json::Value::Null,
     };
     let metadata = [(INSTANCE_KEY, status.name.as_str()), ("prefix", prefix)];
     let service = client
@@ -130,25 +179,45 @@ async fn register(
     let space = service.group(space(prefix));
     let own = space.endpoint_builder().name(INSTANCE_ENDPOINT).add(INSTANCE_ENDPOINT).await?;
     let mut requests = Requests::new();
-    requests.push(tagged(own, None));
+    requests.push(tagged(own, Answers::Instance));
+    for (name, answers) in [(RELOAD, Answers::Reload), (ROLLBACK, Answers::Rollback)] {
+        let subject = format!("{name}.{}", status.name);
+        requests.push(tagged(space.endpoint_builder().name(name).add(subject).await?, answers));
+    }
     let handlers = space.group("handler");
     for handler in status.handlers() {
-        let endpoint = handlers.endpoint_builder().name(format!("{HANDLER_ENDPOINT}{handler}")).add(handler).await?;
-        requests.push(tagged(endpoint, Some(handler.to_owned())));
+        let endpoint = handlers.endpoint_builder().name(format!("{HANDLER_ENDPOINT}{handler}")).add(&handler).await?;
+        requests.push(tagged(endpoint, Answers::Handler(handler)));
     }
     Ok((service, requests))
 }
 
-fn tagged(endpoint: Endpoint, handler: Option<String>) -> BoxStream<'static, (Option<String>, Request)> {
-    endpoint.map(move |request| (handler.clone(), request)).boxed()
+fn tagged(endpoint: Endpoint, answers: Answers) -> BoxStream<'static, (Answers, Request)> {
+    endpoint.map(move |request| (answers.clone(), request)).boxed()
 }
 
-fn answer(status: &Status, handler: Option<&str>) -> Bytes {
-    let answer = match handler {
-        Some(handler) => json(&status.report_of(handler)),
-        None => json(&status.report()),
-    };
-    answer.to_string().into()
+impl Answers {
+    async fn answer(&self, status: &Status, payload: &[u8]) -> Bytes {
+        let answer = match self {
+            Answers::Instance => json(&status.report()),
+            Answers::Handler(handler) => json(&status.report_of(handler)),
+            Answers::Reload => done(status.reloads.ask(Ask::Reload, "asked for over NATS").await),
+            Answers::Rollback => match serde_json::from_slice(payload) {
+                Ok(RollbackRequest { handler, to }) => {
+                    done(status.reloads.ask(Ask::Rollback { handler, to }, "asked for over NATS").await)
+                }
+                Err(error) => done(Err(format!("the request is not {{\"handler\": NAME, \"to\": DIGEST}}: {error}"))),
+            },
+        };
+        answer.to_string().into()
+    }
+}
+
+fn done(report: Result<Report, String>) -> serde_json::Value {
+    match report {
+        Ok(report) => json(&report),
+        Err(why) => json(&Refusal { ok: false, problems: vec![why] }),
+    }
 }
 
 fn json(value: &impl Serialize) -> serde_json::Value {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::Serialize;
 use tidemill_policy::decide::rfc3339;
@@ -14,8 +14,9 @@ use crate::clock::Clock;
 use crate::fate::{Counters, Counts, Fate};
 use crate::gate::{Gate, GateReport};
 use crate::in_flight::{Budget, BytesReport};
-use crate::instance::Part;
+use crate::reload::{Reloads, ReloadsReport};
 use crate::troubles::{Trouble, Troubles};
+use crate::version::{Part, Tally, Versions};
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -29,21 +30,42 @@ pub struct Status {
     started: (u64, Instant),
     /// What is wrong.
     pub troubles: Arc<Troubles>,
-    handlers: BTreeMap<String, HandlerStatus>,
+    /// What it tells about its generations, and where it is asked for another.
+    pub reloads: Reloads,
+    handlers: RwLock<BTreeMap<String, Arc<HandlerStatus>>>,
     nats: Mutex<Option<Arc<Link>>>,
     budget: Mutex<Option<Arc<Budget>>>,
-    /// How many consumers are yet to be set up.
-    missing: AtomicU64,
+    /// Whether all consumers are set up.
+    is_consuming: AtomicBool,
 }
 
+/// What is told about one handler.
 #[derive(Debug, Default)]
-struct HandlerStatus {
-    component: String,
+pub struct HandlerStatus {
+    running: Mutex<Running>,
     counters: Counters,
     in_flight: AtomicU64,
     gate: Mutex<Option<Arc<Gate>>>,
-    /// Whether this instance is the active one; nothing where there is none.
-    active: Option<AtomicBool>,
+    /// Whether one instance at a time is the active one.
+    has_active: AtomicBool,
+    /// Whether this instance is it.
+    active: AtomicBool,
+}
+
+/// What runs.
+#[derive(Debug, Default)]
+struct Running {
+    component: String,
+    trial: Option<OnTrial>,
+}
+
+/// What is on trial.
+#[derive(Debug)]
+struct OnTrial {
+    component: String,
+    share: f64,
+    since_ms: u64,
+    tally: Arc<Tally>,
 }
 
 /// The time in which this instance is the active one of a handler; ends when it is dropped.
@@ -93,6 +115,9 @@ pub struct InstanceReport {
     pub connected: bool,
     /// What is wrong.
     pub troubles: Vec<Trouble>,
+    /// Which generation of manifest and components runs.
+    #[serde(flatten)]
+    pub reloads: ReloadsReport,
     /// The bytes of messages in flight; nothing before the consumers are set up.
     pub in_flight_bytes: Option<BytesReport>,
 }
@@ -102,6 +127,9 @@ pub struct InstanceReport {
 pub struct HandlerReport {
     /// The digest of its component.
     pub component: String,
+    /// The new version that is on trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialReport>,
     /// Events queued or running here.
     pub in_flight: u64,
     /// Whether this instance is the active one, of a handler that has one: `order.form = "queues"`.
@@ -114,64 +142,72 @@ pub struct HandlerReport {
     pub counts: Counts,
 }
 
+/// A version on trial in a [`HandlerReport`].
+#[derive(Debug, Serialize)]
+pub struct TrialReport {
+    /// The digest of its component.
+    pub component: String,
+    /// The share of events that it gets.
+    pub share: f64,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// How many attempts it has made.
+    pub attempts: u64,
+    /// How many of them have failed.
+    pub failures: u64,
+}
+
 impl Status {
     /// The status of an instance that has not started yet.
-    pub fn new<I>(name: String, parts: &[Part<I>]) -> Status {
-        let handlers = parts.iter().map(|part| {
-            let active = part.handler.window().map(|_| AtomicBool::new(false));
-            let status = HandlerStatus { component: part.component.clone(), active, ..HandlerStatus::default() };
-            (part.handler.name.clone(), status)
-        });
+    pub fn new(name: String) -> Status {
         Status {
             name,
             started: (Clock::System.now_ms(), Instant::now()),
             troubles: Arc::default(),
-            handlers: handlers.collect(),
+            reloads: Reloads::default(),
+            handlers: RwLock::default(),
             nats: Mutex::default(),
             budget: Mutex::default(),
-            missing: AtomicU64::new(parts.len() as u64),
+            is_consuming: AtomicBool::new(false),
         }
     }
 
-    /// Notes a new connection, on which every handler's consumers are yet to be set up.
+    /// Notes a new connection, on which the consumers are yet to be set up.
     pub fn connected(&self, link: &Arc<Link>) {
-        self.missing.store(self.handlers.len() as u64, Ordering::Relaxed);
+        self.is_consuming.store(false, Ordering::Relaxed);
         *self.link() = Some(Arc::clone(link));
+    }
+
+    /// Notes that all consumers are set up.
+    pub fn consuming(&self) {
+        self.is_consuming.store(true, Ordering::Relaxed);
+    }
+
+    /// What is told about a handler, from now on if it is new.
+    pub fn handler(&self, name: &str) -> Arc<HandlerStatus> {
+        if let Some(status) = self.read().get(name) {
+            return Arc::clone(status);
+        }
+        let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(handlers.entry(name.to_owned()).or_default())
+    }
+
+    /// Tells no more about a handler.
+    pub fn forget(&self, name: &str) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<HandlerStatus>>> {
+        self.handlers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn link(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
         lock(&self.nats)
     }
 
-    /// Notes that one more handler's consumers are set up.
-    pub fn consuming(&self) {
-        self.missing.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Notes the gate of a handler.
-    pub fn watch(&self, handler: &str, gate: &Arc<Gate>) {
-        if let Some(status) = self.handlers.get(handler) {
-            *lock(&status.gate) = Some(Arc::clone(gate));
-        }
-    }
-
     /// Notes what keeps the account of the bytes in flight.
     pub fn account(&self, budget: &Arc<Budget>) {
         *lock(&self.budget) = Some(Arc::clone(budget));
-    }
-
-    /// Counts a delivery as in flight until the result is dropped.
-    pub fn begin(&self, handler: &str) -> Option<InFlight<'_>> {
-        let count = &self.handlers.get(handler)?.in_flight;
-        count.fetch_add(1, Ordering::Relaxed);
-        Some(InFlight(count))
-    }
-
-    /// Counts what became of a delivery.
-    pub fn record(&self, handler: &str, fate: &Fate) {
-        if let Some(status) = self.handlers.get(handler) {
-            status.counters.record(fate);
-        }
     }
 
     /// Whether the connection to NATS is up.
@@ -190,29 +226,22 @@ impl Status {
         let mut reasons: Vec<_> = blocking.map(|trouble| format!("{}: {}", trouble.what, trouble.why)).collect();
         if reasons.is_empty() && !self.is_connected() {
             reasons.push("not connected to NATS".to_owned());
-        } else if self.missing.load(Ordering::Relaxed) > 0 {
+        } else if !self.is_consuming.load(Ordering::Relaxed) {
             reasons.push("starting: streams and consumers are being set up".to_owned());
         }
         reasons
     }
 
-    /// Notes that this instance is the active one of a handler, until the result is dropped.
-    pub fn activate(&self, handler: &str) -> Option<Active<'_>> {
-        let active = self.handlers.get(handler)?.active.as_ref()?;
-        active.store(true, Ordering::Relaxed);
-        Some(Active(active))
-    }
-
     /// The names of the handlers.
-    pub fn handlers(&self) -> impl Iterator<Item = &str> {
-        self.handlers.keys().map(String::as_str)
+    pub fn handlers(&self) -> Vec<String> {
+        self.read().keys().cloned().collect()
     }
 
     /// The status now.
     pub fn report(&self) -> StatusReport {
         StatusReport {
             instance: self.report_of_instance(),
-            handlers: self.handlers.iter().map(|(name, status)| (name.clone(), status.report())).collect(),
+            handlers: self.read().iter().map(|(name, status)| (name.clone(), status.report())).collect(),
         }
     }
 
@@ -227,24 +256,77 @@ impl Status {
             ready: self.is_ready(),
             connected: self.is_connected(),
             troubles: self.troubles.now(),
+            reloads: self.reloads.report(),
             in_flight_bytes: lock(&self.budget).as_ref().map(|budget| budget.report()),
         }
     }
 
     /// The part of the status that is about one handler.
     pub fn report_of(&self, handler: &str) -> Option<HandlerReport> {
-        self.handlers.get(handler).map(HandlerStatus::report)
+        self.read().get(handler).map(|status| status.report())
     }
 }
 
 impl HandlerStatus {
+    /// Notes which versions run.
+    pub fn runs<I>(&self, versions: &Versions<I>) {
+        let of_trial = |part: &Part<I>, share| OnTrial {
+            component: part.component.clone(),
+            share,
+            since_ms: Clock::System.now_ms(),
+            tally: Arc::clone(&part.tally),
+        };
+        let mut running = lock(&self.running);
+        let trial = versions.trial.as_ref().map(|trial| of_trial(&trial.part, trial.share));
+        *running = Running { component: versions.steady.component.clone(), trial };
+        self.has_active.store(versions.steady.handler.window().is_some(), Ordering::Relaxed);
+    }
+
+    /// Notes the gate of the handler.
+    pub fn watch(&self, gate: &Arc<Gate>) {
+        *lock(&self.gate) = Some(Arc::clone(gate));
+    }
+
+    /// Counts a delivery as in flight until the result is dropped.
+    pub fn begin(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(&self.in_flight)
+    }
+
+    /// Counts what became of a delivery.
+    pub fn record(&self, fate: &Fate) {
+        self.counters.record(fate);
+    }
+
+    /// Notes that this instance is the active one, until the result is dropped.
+    pub fn activate(&self) -> Active<'_> {
+        self.active.store(true, Ordering::Relaxed);
+        Active(&self.active)
+    }
+
     fn report(&self) -> HandlerReport {
+        let running = lock(&self.running);
+        let has_active = self.has_active.load(Ordering::Relaxed);
         HandlerReport {
-            component: self.component.clone(),
+            component: running.component.clone(),
+            trial: running.trial.as_ref().map(OnTrial::report),
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            active: self.active.as_ref().map(|active| active.load(Ordering::Relaxed)),
+            active: has_active.then(|| self.active.load(Ordering::Relaxed)),
             gate: lock(&self.gate).as_ref().map(|gate| gate.report()),
             counts: self.counters.counts(),
+        }
+    }
+}
+
+impl OnTrial {
+    fn report(&self) -> TrialReport {
+        let counts = self.tally.now();
+        TrialReport {
+            component: self.component.clone(),
+            share: self.share,
+            since_ms: self.since_ms,
+            attempts: counts.attempts,
+            failures: counts.failures,
         }
     }
 }

@@ -67,12 +67,19 @@ pub struct Trouble {
 impl Troubles {
     /// Notes that `what` is in trouble; called again and again while it lasts. Each reason is said once.
     pub fn begin(&self, what: &str, effect: Effect, why: &str) {
+        if self.note(what, effect, why) {
+            tracing::warn!(trouble = what, "{why}");
+        }
+    }
+
+    /// As [`Troubles::begin`], where whoever notes it says it. Returns whether it is to be said.
+    pub fn note(&self, what: &str, effect: Effect, why: &str) -> bool {
         let now = Instant::now();
         let mut known = self.lock();
         if !known.contains_key(what) {
             known.retain(|_, record| record.over.is_none_or(|over| now - over < REPEAT_AFTER));
             if known.len() >= TROUBLES_MAX {
-                return;
+                return false;
             }
         }
         let record = known.entry(what.to_owned()).or_insert_with(|| Record::new(effect, now));
@@ -89,8 +96,8 @@ impl Troubles {
         if is_new || is_due {
             record.said.insert(why.to_owned());
             (record.said_at, record.spoken) = (now, true);
-            tracing::warn!(trouble = what, "{why}");
         }
+        is_new || is_due
     }
 
     /// Notes that `what` works; called whenever it does.

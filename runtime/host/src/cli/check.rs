@@ -91,7 +91,7 @@ fn report(file: &ManifestFile, loaded: Vec<Loaded>) -> Report<'_> {
     let mut faults = load::nats_faults(file);
     let mut handlers = Vec::new();
     for Loaded { handler, result, elapsed, .. } in loaded {
-        let inspection = result.as_ref().ok().map(|loaded| loaded.inspection().clone());
+        let inspection = result.as_ref().ok().map(|(loaded, _)| loaded.inspection().clone());
         handlers.push(HandlerReport {
             name: handler.name.clone(),
             ok: result.is_ok(),

@@ -9,12 +9,10 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::server::{self, Server};
-use tidemill::broker::nats::streams;
 use tidemill::dev::{self, Plan};
-use tidemill::instance::{Part, Settings};
-use tidemill::invoker::wasm::WasmHandler;
 use tidemill::load::ManifestFile;
 use tidemill::logging::Purpose;
+use tidemill::reload::First;
 use tidemill_policy::manifest::{Auth, Manifest};
 use tidemill_policy::subject;
 
@@ -64,14 +62,15 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let target = shared_target(global, arguments, &file)?;
     let signals = service::signals()?;
     let work = async {
-        let Some(parts) = service::load_parts(&file, &signals).await? else { return Ok(()) };
+        let manifest = file.manifest.clone();
+        let Some(first) = service::load(file, &signals).await? else { return Ok(()) };
         let mut broker = match target {
             Some(target) => Broker { private: None, target },
             None => Broker::start(arguments).await?,
         };
-        let settings = Settings { manifest: file.manifest, target: broker.target.clone() };
+        let target = broker.target.clone();
         let done = tokio::select! {
-            done = develop(global, &settings, parts, &broker.target, &signals) => done,
+            done = develop(global, &manifest, first, target, &signals) => done,
             why = broker_ended(&mut broker.private) => Err(Failure::Failed(anyhow!(why))),
         };
         if let Some(private) = broker.private {
@@ -94,30 +93,14 @@ fn shared_target(global: &Global, arguments: &Arguments, file: &ManifestFile) ->
     Ok(None)
 }
 
-async fn develop(
-    global: &Global,
-    settings: &Settings,
-    parts: Vec<Part<WasmHandler>>,
-    target: &Target,
-    signals: &Signals,
-) -> Done {
-    let plan = provide_streams(&settings.manifest, target).await?;
+async fn develop(global: &Global, manifest: &Manifest, first: First, target: Target, signals: &Signals) -> Done {
+    let plan = dev::provide(&target, manifest).await?;
     let desk = Desk { url: connect::without_credentials(&target.urls), created: plan };
-    global.out().show(&desk, || desk.text(&settings.manifest));
+    global.out().show(&desk, || desk.text(manifest));
     for warning in &desk.created.warnings {
         tracing::warn!("{warning}");
     }
-    service::serve(settings, parts, signals).await
-}
-
-/// Makes the streams that are missing.
-async fn provide_streams(manifest: &Manifest, target: &Target) -> Result<Plan, Failure> {
-    let nats = super::connect(target, "tidemill dev").await?;
-    // A clearer answer than a list of streams gives where there is no JetStream.
-    streams::api(&nats).await?;
-    let plan = dev::plan_streams(manifest, &streams::list(&nats).await?);
-    dev::create(&nats, manifest, &plan).await?;
-    Ok(plan)
+    service::serve(first, target, true, signals).await
 }
 
 /// The NATS server that the handlers run on.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::Args;
 use serde::Serialize;
 use tidemill::clock::Clock;
@@ -70,8 +69,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     })?;
     let payload = read_input(&arguments.event).map_err(Failure::Usage)?;
     let loaded = load::handler(&file, &Global::engine(Some(&file))?, handler).await;
-    let parts = load::parts(vec![loaded]).map_err(Failure::Faults)?;
-    let part = parts.first().context("no handler was loaded")?;
+    let part = loaded.into_part().map_err(Failure::Faults)?;
     let message = Message { subject, headers: arguments.header.clone(), payload, damage: None };
     let rehearsal = rehearse(&part.handler, &part.schemas, &part.invoker, scene(message, arguments)).await;
     let run = Run::of(&part.handler, rehearsal);

@@ -6,11 +6,13 @@ mod check;
 mod dev;
 mod dlq;
 mod explain;
+mod history;
 mod inspect;
 mod invoke;
 mod output;
 mod publish;
 mod queues;
+mod reload;
 mod retry;
 mod run;
 mod schema;
@@ -102,6 +104,12 @@ enum Command {
     Explain(explain::Arguments),
     /// Show how the events of all handlers stand: waiting, running, to be retried, given up on
     Status(status::Arguments),
+    /// Have running instances load what has changed: manifest, components, schemas
+    Reload(reload::ReloadArguments),
+    /// Have running instances go back to an earlier version of a handler's component
+    Rollback(reload::RollbackArguments),
+    /// Show the versions of a handler's component, and what became of them
+    History(history::Arguments),
     /// Show the circuit breakers, open and close them by hand
     Breaker(breaker::Arguments),
     /// Show the retries that wait, bring them forward, drop them
@@ -160,6 +168,9 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(global, &arguments),
             Command::Explain(arguments) => explain::run(global, &arguments),
             Command::Status(arguments) => status::run(global, &arguments).await,
+            Command::Reload(arguments) => reload::reload(global, &arguments).await,
+            Command::Rollback(arguments) => reload::rollback(global, &arguments).await,
+            Command::History(arguments) => history::run(global, &arguments),
             Command::Breaker(arguments) => breaker::run(global, &arguments).await,
             Command::Retry(arguments) => retry::run(global, &arguments).await,
             Command::Dlq(arguments) => dlq::run(global, &arguments).await,

@@ -1,7 +1,6 @@
 //! `tidemill run`: an instance that runs until it is told to stop.
 
 use clap::Args;
-use tidemill::instance::Settings;
 use tidemill::logging::Purpose;
 
 use super::{Done, Failure, Global, service};
@@ -9,6 +8,7 @@ use super::{Done, Failure, Global, service};
 const EXAMPLES: &str = "\
 Ctrl-C or SIGTERM: no more events are taken, those in flight are finished (see runtime.drain).
 Ctrl-C again: ends at once; the events in flight are delivered again later.
+SIGHUP: reloads, as changed files do by themselves (see runtime.watch) and `tidemill reload` does for all instances.
 
 Examples:
   tidemill run
@@ -32,9 +32,8 @@ pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
     })?;
     let signals = service::signals()?;
     service::unless_aborted(&signals, async {
-        let Some(parts) = service::load_parts(&file, &signals).await? else { return Ok(()) };
-        let settings = Settings { manifest: file.manifest, target };
-        service::serve(&settings, parts, &signals).await
+        let Some(first) = service::load(file, &signals).await? else { return Ok(()) };
+        service::serve(first, target, false, &signals).await
     })
     .await
 }

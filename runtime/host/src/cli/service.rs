@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use tidemill::broker::nats::connect::Target;
 use tidemill::http;
-use tidemill::instance::{self, Part, Settings};
-use tidemill::invoker::wasm::WasmHandler;
-use tidemill::load::{self, ManifestFile};
+use tidemill::instance;
+use tidemill::load::ManifestFile;
+use tidemill::reload::{Ask, First, Request, watch};
 use tidemill::status::Status;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Done, Failure, Global};
@@ -53,28 +55,53 @@ pub(crate) async fn unless_aborted(signals: &Signals, work: impl Future<Output =
 }
 
 /// Loads all components. Nothing if the user wants to stop before that is done.
-pub(crate) async fn load_parts(
-    file: &ManifestFile,
-    signals: &Signals,
-) -> Result<Option<Vec<Part<WasmHandler>>>, Failure> {
-    let engine = Global::engine(Some(file))?;
-    let loaded = tokio::select! {
-        loaded = load::handlers(file, &engine) => loaded,
-        () = signals.stop.cancelled() => return Ok(None),
-    };
-    load::parts(loaded).map(Some).map_err(Failure::Faults)
+pub(crate) async fn load(file: ManifestFile, signals: &Signals) -> Result<Option<First>, Failure> {
+    let engine = Global::engine(Some(&file))?;
+    tokio::select! {
+        first = First::load(file, engine) => first.map(Some).map_err(Failure::Faults),
+        () = signals.stop.cancelled() => Ok(None),
+    }
 }
 
-/// Serves health over HTTP and runs an instance until the user stops it.
-pub(crate) async fn serve(settings: &Settings, parts: Vec<Part<WasmHandler>>, signals: &Signals) -> Done {
-    let status = Arc::new(Status::new(instance_name(), &parts));
-    if let Some(address) = &settings.manifest.runtime.listen {
+/// Serves health over HTTP and runs an instance until the user stops it. Where it `provides` streams, those that a
+/// handler lacks which is added later are made.
+pub(crate) async fn serve(first: First, target: Target, provides: bool, signals: &Signals) -> Done {
+    let status = Arc::new(Status::new(instance_name()));
+    let generation = first.generation.clone();
+    let runtime = generation.manifest.runtime.clone();
+    let (orders, ordered) = mpsc::channel(1);
+    let (requests, requested) = mpsc::channel(16);
+    let reloader = first.reloader(orders, Arc::clone(&status), target.clone(), provides);
+    if let Some(address) = &runtime.listen {
         let local = http::serve(address, Arc::clone(&status)).await?;
         tracing::info!("health is at http://{local}/livez and /readyz, status at http://{local}/api/v1/status");
     }
-    // Boxed, since it is large.
-    Box::pin(instance::run(settings, parts, status, signals.stop.clone())).await?;
+    status.reloads.listen(requests.clone());
+    if runtime.watch {
+        let watching = watch::run(reloader.places(), runtime.watch_poll, requests.clone(), signals.stop.clone());
+        tokio::spawn(watching);
+    }
+    reload_on_hangup(requests, &signals.stop)?;
+    let reloading = reloader.start(requested, signals.stop.clone());
+    instance::run(target, generation, ordered, status, signals.stop.clone()).await?;
+    // What it is about to write down is not to be cut off.
+    let _ = reloading.await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Reloads whenever the process gets SIGHUP.
+fn reload_on_hangup(requests: mpsc::Sender<Request>, stop: &CancellationToken) -> Result<(), Failure> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        while let Some(Some(())) = stop.run_until_cancelled(hangup.recv()).await {
+            let request = Request { ask: Ask::Reload, cause: "SIGHUP".to_owned(), answer: None };
+            if requests.send(request).await.is_err() {
+                return;
+            }
+        }
+    });
     Ok(())
 }
 

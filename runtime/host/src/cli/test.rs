@@ -65,7 +65,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     for (handler, folder) in chosen(&file, &arguments.handler)? {
         let loaded = load::handler(&file, &engine, handler).await;
         let ran = match &loaded.result {
-            Ok(invoker) => cases::run_cases(&loaded.handler, &loaded.schemas, invoker, Path::new(&folder))
+            Ok((invoker, schemas)) => cases::run_cases(&loaded.handler, schemas, invoker, Path::new(&folder))
                 .await
                 .map_err(|error| error.0.iter().map(ToString::to_string).collect()),
             Err(messages) => Err(messages.clone()),

@@ -5,40 +5,38 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::pull;
+use super::unit::pull;
 use crate::broker::nats::Nats;
 use crate::broker::nats::consume::Spec;
+use crate::crew::Crew;
 use crate::in_flight::Purse;
 use crate::invoker::Invoker;
 use crate::leader::Leader;
-use crate::pipeline::{Pipeline, Stop};
-use crate::status::Status;
+use crate::pipeline::Stop;
 use crate::turns::Turns;
-use crate::worker::Worker;
 
 /// An instance that may become the active one of a handler.
 pub(super) struct Candidate<I> {
     pub(super) nats: Arc<Nats>,
-    pub(super) status: Arc<Status>,
+    pub(super) crew: Arc<Crew<Nats, I>>,
+    pub(super) instance: Arc<str>,
     pub(super) specs: Vec<(Spec, Purse)>,
-    pub(super) pipeline: Pipeline<Nats, I>,
+    pub(super) stop: Stop,
 }
 
 impl<I: Invoker + Clone> Candidate<I> {
     /// Serves term after term, until the process stops and what was begun has ended.
     pub(super) async fn run(self) {
-        let Pipeline { handler, instance, stop, .. } = &self.pipeline;
-        let leader = Leader::new(Arc::clone(&self.nats), handler, instance);
-        leader.lead(stop, |of_term| self.serve(of_term)).await;
+        let leader = Leader::new(Arc::clone(&self.nats), &self.crew.handler(), &self.instance);
+        leader.lead(&self.stop, |of_term| self.serve(of_term)).await;
     }
 
     /// Pulls until the process is asked to stop, and waits for what was begun.
     async fn serve(&self, stop: Stop) {
-        let _active = self.status.activate(&self.pipeline.handler.name);
+        let _active = self.crew.status().activate();
         let in_flight = TaskTracker::new();
         let turns = Arc::new(Turns::default());
-        let pipeline = self.pipeline.with_stop(stop.clone());
-        let worker = Worker::new(pipeline, Arc::clone(&self.status), in_flight.clone(), Some(Arc::clone(&turns)));
+        let worker = self.crew.worker(&stop, in_flight.clone(), Some(Arc::clone(&turns)));
         let consumers = TaskTracker::new();
         // What is in flight must come into hand before anything begins, so it is not for the gate to say how much is.
         let everything = watch::channel(u32::MAX).1;

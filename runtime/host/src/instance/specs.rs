@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use tidemill_policy::manifest::{Handler, Mode};
+use tidemill_policy::manifest::{Handler, Mode, Nats as NatsTable};
 use tidemill_policy::order;
 use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_subject};
 
-use super::Settings;
 use crate::broker::Source;
 use crate::broker::nats::consume::Spec;
 use crate::broker::nats::streams::{self, InputStream};
@@ -21,12 +20,12 @@ const HANDED_BACK_MAX: i64 = 100_000;
 pub(super) fn consumers_of(
     handler: &Handler,
     input: &InputStream,
-    settings: &Settings,
+    table: &NatsTable,
     nats: &Nats,
     instance: &str,
 ) -> Vec<Spec> {
     let broadcast = handler.mode == Mode::Broadcast;
-    let prefix = &settings.manifest.nats.prefix;
+    let prefix = &table.prefix;
     let credit = streams::credit(handler);
     let share = i64::from(credit) * INSTANCES_MAX;
     let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
@@ -60,8 +59,8 @@ pub(super) fn consumers_of(
         name: streams::retry_consumer(prefix, &handler.name),
         filters: vec![retry_due_subject(prefix, &handler.name)],
         max_ack_pending: match nats.features.retry_clock {
-            RetryClock::Schedules => limited(share, nats.own.ack_pending_max),
-            RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.ack_pending_max),
+            RetryClock::Schedules => limited(share, nats.own.load().ack_pending_max),
+            RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.load().ack_pending_max),
         },
         source: Source::Retry,
         turns: None,

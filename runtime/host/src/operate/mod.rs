@@ -7,6 +7,7 @@ pub mod breakers;
 pub mod instances;
 pub mod letters;
 pub mod overview;
+pub mod reloads;
 pub mod retries;
 
 use thiserror::Error;

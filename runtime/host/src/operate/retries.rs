@@ -67,6 +67,17 @@ pub async fn list(
     Ok(all)
 }
 
+/// How many retries of a handler there are in the retry stream, due or not.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub async fn count(nats: &Nats, prefix: &str, handler: &str) -> Result<u64, AskError> {
+    let Some(shelf) = open(nats, prefix).await? else { return Ok(0) };
+    let scheduled = shelf.subjects(&scheduled_subjects(prefix, handler)).await?;
+    let others: u64 = shelf.counts(&retry_due_subject(prefix, handler)).await?.values().sum();
+    Ok(scheduled + others)
+}
+
 fn filters(prefix: &str, handler: Option<&str>) -> Vec<String> {
     match handler {
         Some(handler) => vec![scheduled_subjects(prefix, handler), retry_due_subject(prefix, handler)],

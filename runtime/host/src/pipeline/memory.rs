@@ -156,7 +156,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if !self.handler.dedup.as_ref().is_some_and(|dedup| dedup.claim) {
             return Remembered::Stored;
         }
-        Box::pin(self.write(work, Marker::Claimed { instance: self.instance.clone() })).await
+        Box::pin(self.write(work, Marker::Claimed { instance: self.instance.to_string() })).await
     }
 
     /// Waits a while for an event that another instance has claimed.
@@ -270,7 +270,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Whether a claim is a leftover of our own: nobody in this process works on the event while we have the turn.
     fn is_own_claim(&self, marker: &Marker) -> bool {
-        matches!(marker, Marker::Claimed { instance } if *instance == self.instance)
+        matches!(marker, Marker::Claimed { instance } if **instance == *self.instance)
     }
 }
 

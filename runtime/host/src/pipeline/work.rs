@@ -55,6 +55,11 @@ pub struct Taken<R> {
 }
 
 impl<R> Taken<R> {
+    /// The event's id; nothing where the message is no event.
+    pub fn identity(&self) -> &str {
+        self.work.event.as_ref().map_or("", |event| &event.id)
+    }
+
     /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
     pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
         let Work { arrival, event, .. } = &*self.work;

@@ -30,7 +30,7 @@ const LOG: &str = "log.jsonl";
 
 /// Why versions cannot be kept or read.
 #[derive(Debug, Error)]
-pub enum VersionsError {
+pub enum StoreError {
     /// The folder cannot be used.
     #[error(
         "versions cannot be kept in {folder}: {source}; let this user write there, or name another folder with \
@@ -59,7 +59,7 @@ pub enum VersionsError {
 
 /// The folder of versions.
 #[derive(Debug, Clone)]
-pub struct Versions {
+pub struct Store {
     folder: PathBuf,
 }
 
@@ -72,26 +72,31 @@ struct Stored {
     since: SystemTime,
 }
 
-impl Versions {
+impl Store {
     /// Opens the folder, and makes it if it is missing.
     ///
     /// # Errors
     /// Where the folder cannot be made or written to. Handlers can be run without it; only going back cannot.
-    pub fn open(folder: PathBuf) -> Result<Versions, VersionsError> {
-        let versions = Versions { folder };
+    pub fn open(folder: PathBuf) -> Result<Store, StoreError> {
+        let versions = Store::at(folder);
         let probed = std::fs::create_dir_all(&versions.folder).and_then(|()| disk::probe(&versions.folder));
-        probed.map_err(|source| VersionsError::Folder { folder: versions.folder.clone(), source })?;
+        probed.map_err(|source| StoreError::Folder { folder: versions.folder.clone(), source })?;
         Ok(versions)
+    }
+
+    /// The folder, to be read from; it need not be there.
+    pub fn at(folder: PathBuf) -> Store {
+        Store { folder }
     }
 
     /// Puts a version into the folder; one that is there already becomes the newest one.
     ///
     /// # Errors
     /// Where the bytes do not have the digest, or cannot be written.
-    pub fn keep(&self, handler: &str, named: &str, bytes: &[u8]) -> Result<(), VersionsError> {
+    pub fn keep(&self, handler: &str, named: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let found = digest(bytes);
         if found != named {
-            return Err(VersionsError::Digest { handler: handler.to_owned(), named: named.to_owned(), found });
+            return Err(StoreError::Digest { handler: handler.to_owned(), named: named.to_owned(), found });
         }
         self.change(handler, |folder| {
             let file = folder.join(file_name(named));
@@ -106,13 +111,13 @@ impl Versions {
     ///
     /// # Errors
     /// Where the file is there and cannot be read.
-    pub fn bytes(&self, handler: &str, named: &str) -> Result<Option<Vec<u8>>, VersionsError> {
+    pub fn bytes(&self, handler: &str, named: &str) -> Result<Option<Vec<u8>>, StoreError> {
         if !is_digest(named) {
             return Ok(None);
         }
         let folder = self.of(handler);
         let file = folder.join(file_name(named));
-        let bytes = disk::read(&file).map_err(|source| VersionsError::Folder { folder, source })?;
+        let bytes = disk::read(&file).map_err(|source| StoreError::Folder { folder, source })?;
         match bytes {
             Some(bytes) if digest(&bytes) != named => {
                 tracing::warn!(file = %file.display(), "a version of a component is damaged, and taken as missing");
@@ -120,6 +125,38 @@ impl Versions {
             }
             bytes => Ok(bytes),
         }
+    }
+
+    /// The file of a version, whether it is there or not.
+    pub fn path(&self, handler: &str, named: &str) -> PathBuf {
+        self.of(handler).join(file_name(named))
+    }
+
+    /// The versions in the folder, the newest first.
+    ///
+    /// # Errors
+    /// Where the folder is there and cannot be read.
+    pub fn list(&self, handler: &str) -> Result<Vec<String>, StoreError> {
+        let folder = self.of(handler);
+        let mut stored = match stored_in(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            stored => stored.map_err(|source| StoreError::Folder { folder, source })?,
+        };
+        stored.sort_by(|a, b| (b.since, &b.digest).cmp(&(a.since, &a.digest)));
+        Ok(stored.into_iter().map(|stored| stored.digest).collect())
+    }
+
+    /// The version that ran before `running` and did well, as far as is known; nothing where it is not in the folder.
+    ///
+    /// # Errors
+    /// Where what happened cannot be read.
+    pub fn before(&self, handler: &str, running: &str) -> Result<Option<String>, StoreError> {
+        let history = self.history(handler)?;
+        let mut seen = BTreeSet::new();
+        let last_of_each = history.iter().rev().filter(|entry| seen.insert(&entry.digest));
+        let did_well = last_of_each.filter(|entry| !matches!(entry.outcome, Outcome::WentBack | Outcome::Refused));
+        let mut others = did_well.map(|entry| &entry.digest).filter(|digest| *digest != running);
+        Ok(others.find(|digest| self.has(handler, digest)).cloned())
     }
 
     /// Whether a version is in the folder and sound.
@@ -131,16 +168,16 @@ impl Versions {
     ///
     /// # Errors
     /// Where the file is there and cannot be read.
-    pub fn state(&self, handler: &str) -> Result<Kept, VersionsError> {
+    pub fn state(&self, handler: &str) -> Result<Kept, StoreError> {
         let folder = self.of(handler);
-        state_in(&folder).map_err(|source| VersionsError::Folder { folder, source })
+        state_in(&folder).map_err(|source| StoreError::Folder { folder, source })
     }
 
     /// Replaces what is remembered of a handler's versions. It is on the disk when this returns.
     ///
     /// # Errors
     /// Where it cannot be written; what was remembered before stays then.
-    pub fn set_state(&self, handler: &str, state: &Kept) -> Result<(), VersionsError> {
+    pub fn set_state(&self, handler: &str, state: &Kept) -> Result<(), StoreError> {
         self.change(handler, |folder| {
             let mut text = serde_json::to_vec_pretty(state)?;
             text.push(b'\n');
@@ -152,7 +189,7 @@ impl Versions {
     ///
     /// # Errors
     /// Where it cannot be written.
-    pub fn record(&self, handler: &str, entry: &Entry) -> Result<(), VersionsError> {
+    pub fn record(&self, handler: &str, entry: &Entry) -> Result<(), StoreError> {
         self.change(handler, |folder| log::append(&folder.join(LOG), entry))
     }
 
@@ -160,9 +197,9 @@ impl Versions {
     ///
     /// # Errors
     /// Where the file is there and cannot be read.
-    pub fn history(&self, handler: &str) -> Result<Vec<Entry>, VersionsError> {
+    pub fn history(&self, handler: &str) -> Result<Vec<Entry>, StoreError> {
         let folder = self.of(handler);
-        let text = disk::read(&folder.join(LOG)).map_err(|source| VersionsError::Folder { folder, source })?;
+        let text = disk::read(&folder.join(LOG)).map_err(|source| StoreError::Folder { folder, source })?;
         Ok(log::parse(&text.unwrap_or_default()))
     }
 
@@ -173,7 +210,7 @@ impl Versions {
     ///
     /// # Errors
     /// Where the folder cannot be read or a file not be removed.
-    pub fn tidy(&self, handler: &str, keep_versions: u32, also_keep: &[&str]) -> Result<Vec<String>, VersionsError> {
+    pub fn tidy(&self, handler: &str, keep_versions: u32, also_keep: &[&str]) -> Result<Vec<String>, StoreError> {
         self.change(handler, |folder| {
             let state = state_in(folder)?;
             let pin = state.pin.iter().flat_map(|pin| [pin.digest.as_str(), pin.instead_of.as_str()]);
@@ -198,13 +235,13 @@ impl Versions {
     }
 
     /// Changes the folder of a handler while nobody else does.
-    fn change<T>(&self, handler: &str, change: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, VersionsError> {
+    fn change<T>(&self, handler: &str, change: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, StoreError> {
         let folder = self.of(handler);
         let changed = std::fs::create_dir_all(&folder).and_then(|()| {
             let _lock = disk::lock(&folder)?;
             change(&folder)
         });
-        changed.map_err(|source| VersionsError::Folder { folder, source })
+        changed.map_err(|source| StoreError::Folder { folder, source })
     }
 }
 

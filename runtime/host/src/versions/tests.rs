@@ -7,14 +7,14 @@ use tidemill_policy::reload::start::{Kept, Pin};
 
 use super::*;
 
-fn opened() -> (TempDir, Versions) {
+fn opened() -> (TempDir, Store) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let versions = Versions::open(folder.path().join("versions")).expect("it can be made");
+    let versions = Store::open(folder.path().join("versions")).expect("it can be made");
     (folder, versions)
 }
 
 /// Keeps a version that was put there so many seconds ago, and returns its digest.
-fn keep(versions: &Versions, text: &str, seconds_ago: u64) -> String {
+fn keep(versions: &Store, text: &str, seconds_ago: u64) -> String {
     let digest = digest(text.as_bytes());
     versions.keep("mail", &digest, text.as_bytes()).expect("kept");
     let file = fs::File::options().append(true).open(path(versions, &digest)).expect("there");
@@ -22,7 +22,7 @@ fn keep(versions: &Versions, text: &str, seconds_ago: u64) -> String {
     digest
 }
 
-fn path(versions: &Versions, digest: &str) -> PathBuf {
+fn path(versions: &Store, digest: &str) -> PathBuf {
     versions.folder.join("mail").join(format!("{digest}.wasm"))
 }
 
@@ -58,7 +58,7 @@ fn what_was_kept_is_read_back() {
     let state = Kept { kept: Some(one), pin: Some(pin) };
     versions.set_state("mail", &state).expect("written");
     assert_eq!(versions.state("mail").expect("read"), state);
-    assert_eq!(Versions::open(versions.folder.clone()).expect("opened").state("mail").expect("read"), state);
+    assert_eq!(Store::open(versions.folder.clone()).expect("opened").state("mail").expect("read"), state);
 }
 
 #[test]
@@ -182,12 +182,12 @@ fn a_folder_that_cannot_be_used_is_named_with_the_remedy() {
     fs::write(&file, "").expect("written");
     // A file system that is read-only for everybody, root included.
     for unusable in [file.join("versions"), file, "/proc/tidemill".into()] {
-        let error = Versions::open(unusable.clone()).expect_err("unusable").to_string();
+        let error = Store::open(unusable.clone()).expect_err("unusable").to_string();
         let start = format!("versions cannot be kept in {}: ", unusable.display());
         assert!(error.starts_with(&start), "{error}");
         assert!(error.ends_with("or name another folder with runtime.versions"), "{error}");
     }
-    let versions = Versions::open(folder.path().join("versions")).expect("opened");
+    let versions = Store::open(folder.path().join("versions")).expect("opened");
     fs::write(folder.path().join("versions/mail"), "").expect("written");
     let error = versions.record("mail", &entry(0)).expect_err("a file is in the way").to_string();
     assert!(error.contains("versions/mail: "), "{error}");

@@ -542,7 +542,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             (Source::Retry, _) => streams::restore(self.nats, Some(stream)).await,
             (Source::Input, Some(subjects)) => {
                 tracing::warn!(stream, "making a stream anew that was deleted");
-                let together = &self.nats.own.together;
+                let together = &self.nats.own.load_full().together;
                 streams::provide(self.nats, stream, subjects, self.spec.repeats_within, together).await
             }
             (Source::Partition { .. }, _) => {

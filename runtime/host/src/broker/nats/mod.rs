@@ -41,6 +41,7 @@ mod surety;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_nats::jetstream;
 use async_nats::{Client, HeaderMap};
 use tidemill_policy::event::Headers;
@@ -83,7 +84,7 @@ pub struct Nats {
     /// Whether the server told that instances of this user cannot be found as a service.
     pub is_hidden: bool,
     /// What is ours, to be made again if somebody deletes it.
-    pub own: Own,
+    pub own: ArcSwap<Own>,
 }
 
 /// What the server can do, as far as it matters to us.
@@ -118,7 +119,7 @@ impl Nats {
             bucket: String::new(),
             bucket_is_replicated: false,
             is_hidden: false,
-            own: Own::default(),
+            own: ArcSwap::default(),
         }
     }
 }

@@ -54,10 +54,10 @@ async fn tell(nats: &Nats, fault: PublishError, is_news: bool) -> PublishError {
             let stream = nats.routes.stream_of(subject);
             (subject, stream.map_or_else(|| subject_trouble(subject), |stream| stream_trouble(&stream)), why.clone())
         }
-        PublishError::Denied { subject, why } if nats.own.needs(subject) => {
+        PublishError::Denied { subject, why } if nats.own.load().needs(subject) => {
             (subject, subject_trouble(subject), format!("{why}; grant publish on {subject:?}"))
         }
-        PublishError::NoStream { subject } if nats.own.needs(subject) => {
+        PublishError::NoStream { subject } if nats.own.load().needs(subject) => {
             let restored = streams::restore(nats, None).await;
             let why = restored.map_or_else(|error| error.to_string(), |()| "its stream is gone".to_owned());
             (subject, subject_trouble(subject), why)

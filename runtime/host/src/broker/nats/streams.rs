@@ -2,8 +2,10 @@
 //! up. What a server does not know it ignores in silence, so what it echoes is compared with what was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind, RequestErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode};
@@ -198,9 +200,35 @@ pub async fn api(nats: &Nats) -> Result<Api, StreamError> {
 /// # Errors
 /// Where JetStream does not answer, or refuses a stream.
 pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamError> {
-    let Api { level: api_level, ack_pending_max } = api(nats).await?;
-    let schedules = api_level >= SCHEDULES_API_LEVEL;
-    let message_ttl = api_level >= MESSAGE_TTL_API_LEVEL;
+    let api = api(nats).await?;
+    let (own, offered) = provide_own(nats, manifest, api).await?;
+    nats.own = ArcSwap::from_pointee(own);
+    nats.bucket = markers::bucket(&manifest.nats.prefix);
+    nats.bucket_is_replicated = offered.replicated_bucket;
+    nats.features = offered.features;
+    Ok(())
+}
+
+/// Adds to our own streams what the handlers of another manifest need.
+///
+/// # Errors
+/// Where JetStream does not answer, or refuses a stream.
+pub async fn extend(nats: &Nats, manifest: &Manifest) -> Result<(), StreamError> {
+    let api = api(nats).await?;
+    let (own, _) = provide_own(nats, manifest, api).await?;
+    nats.own.store(Arc::new(own));
+    Ok(())
+}
+
+/// What our own streams can do as the server has made them.
+struct Offered {
+    features: Features,
+    replicated_bucket: bool,
+}
+
+async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own, Offered), StreamError> {
+    let schedules = api.level >= SCHEDULES_API_LEVEL;
+    let message_ttl = api.level >= MESSAGE_TTL_API_LEVEL;
     let prefix = &manifest.nats.prefix;
     let own = |name: String, subjects: Vec<String>| Config {
         name,
@@ -234,19 +262,24 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
         max_age: if message_ttl { Duration::ZERO } else { marker::lifetime_max(manifest.handlers.values()) },
         ..own(markers::stream(prefix), vec![markers::subject(&markers::bucket(prefix), ">")])
     };
-    nats.bucket_is_replicated = ensure(nats, markers.clone()).await?.num_replicas > 1;
-    nats.bucket = markers::bucket(prefix);
-    nats.features = Features {
-        api_level,
-        retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
-        message_ttl: echoed_dead_letter.allow_message_ttl,
+    let offered = Offered {
+        replicated_bucket: ensure(nats, markers.clone()).await?.num_replicas > 1,
+        features: Features {
+            api_level: api.level,
+            retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
+            message_ttl: echoed_dead_letter.allow_message_ttl,
+        },
     };
     let mut subjects = vec![format!("{prefix}.retry.>")];
     subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
-    let together = manifest.stored_together();
-    let replicas = manifest.nats.replicas as usize;
-    nats.own = Own { streams: vec![retry, dead_letter, markers], subjects, together, ack_pending_max, replicas };
-    Ok(())
+    let own = Own {
+        streams: vec![retry, dead_letter, markers],
+        subjects,
+        together: manifest.stored_together(),
+        ack_pending_max: api.ack_pending_max,
+        replicas: manifest.nats.replicas as usize,
+    };
+    Ok((own, offered))
 }
 
 /// Makes those of our own streams again that somebody has deleted: all, or the one called `name`.
@@ -254,7 +287,8 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
 /// # Errors
 /// Where the server refuses or does not answer.
 pub async fn restore(nats: &Nats, name: Option<&str>) -> Result<(), StreamError> {
-    for config in nats.own.streams.iter().filter(|config| name.is_none_or(|name| config.name == name)) {
+    let own = nats.own.load_full();
+    for config in own.streams.iter().filter(|config| name.is_none_or(|name| config.name == name)) {
         if matches!(nats.context.get_stream(&config.name).await, Err(error) if is_not_found(&error)) {
             ensure(nats, config.clone()).await?;
             tracing::warn!(stream = %config.name, "made a stream anew that was deleted");
@@ -381,7 +415,7 @@ pub async fn provide(
         name: name.to_owned(),
         subjects: subjects.to_vec(),
         storage: StorageType::File,
-        num_replicas: nats.own.replicas,
+        num_replicas: nats.own.load().replicas,
         duplicate_window: provided_window(repeats_within),
         allow_direct: true,
         allow_atomic_publish: subjects.iter().any(is_published),
@@ -426,13 +460,13 @@ pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamEr
 /// Where there is no such stream, more than one, or one that does not store the handler's subjects.
 pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
     if let (true, Some(name)) = (handler.create_stream, &handler.stream) {
-        provide(nats, name, &handler.subjects, repeats_within(handler), &nats.own.together).await?;
+        provide(nats, name, &handler.subjects, repeats_within(handler), &nats.own.load_full().together).await?;
     }
     let Some(info) = look_up(nats, handler).await? else {
         return Err(StreamError::Unstored { handler: handler.name.clone(), subject: handler.subjects.join(",") });
     };
     Ok(InputStream {
-        ack_pending_max: ack_pending_max(nats.own.ack_pending_max, &info.config),
+        ack_pending_max: ack_pending_max(nats.own.load().ack_pending_max, &info.config),
         replicas: info.config.num_replicas,
         name: info.config.name,
         created_unix: info.created.unix_timestamp(),

@@ -1,0 +1,191 @@
+//! Watching the files that a generation is made of. The system tells of changes where it can; besides, they are looked
+//! at every now and then, for file systems that tell nothing.
+//!
+//! A change counts when nothing has changed for a moment, so that a file that is being written is not taken for one
+//! that is there. Whatever is found is only a reason to load; what is wrong with it is for the gate to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::report::{Ask, Request};
+
+/// Why it is asked for a reload.
+pub(super) const CAUSE: &str = "files have changed";
+
+/// For how long nothing must have changed.
+const QUIET: Duration = Duration::from_millis(300);
+/// After how long a change counts although something changes all the time.
+const QUIET_MAX: Duration = Duration::from_secs(30);
+/// The most entries of one folder that are looked at.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Where a generation comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Places {
+    /// Files, by their paths.
+    pub files: BTreeSet<PathBuf>,
+    /// Folders of which every component, manifest and case counts.
+    pub folders: BTreeSet<PathBuf>,
+}
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    modified: Option<SystemTime>,
+    #[cfg(unix)]
+    inode: (u64, u64),
+}
+
+type Snapshot = BTreeMap<PathBuf, Stamp>;
+
+/// Asks for a reload whenever something has changed, until `stop`.
+pub async fn run(
+    mut places: watch::Receiver<Places>,
+    poll: Duration,
+    requests: mpsc::Sender<Request>,
+    stop: CancellationToken,
+) {
+    let (tell, mut told) = mpsc::channel(1);
+    let mut watcher = watcher(tell);
+    let mut folders = BTreeMap::new();
+    // What has changed since it was loaded at the start is not known, so it is loaded once more.
+    let mut seen = None;
+    loop {
+        let current = places.borrow_and_update().clone();
+        if let Some(watcher) = &mut watcher {
+            follow(watcher, &mut folders, &current);
+        }
+        let found = snapshot(&current).await;
+        if seen.as_ref() != Some(&found) {
+            let settled = settle(&current, found);
+            let Some(settled) = stop.run_until_cancelled(settled).await else { return };
+            seen = Some(settled);
+            let request = Request { ask: Ask::Reload, cause: CAUSE.to_owned(), answer: None };
+            if requests.send(request).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(()) = told.recv() => {}
+            Ok(()) = places.changed() => {
+                // What is watched from now on was loaded just now.
+                let current = places.borrow().clone();
+                seen = Some(merge(seen.as_ref(), snapshot(&current).await));
+            }
+            () = sleep(poll) => {}
+        }
+    }
+}
+
+/// Adds what is looked at for the first time to what was seen; of the rest, a change is still to be noticed.
+fn merge(seen: Option<&Snapshot>, found: Snapshot) -> Snapshot {
+    let known = |path: &PathBuf| seen.and_then(|seen| seen.get(path)).cloned();
+    found.into_iter().map(|(path, stamp)| (path.clone(), known(&path).unwrap_or(stamp))).collect()
+}
+
+/// What the system tells changes by, if it can.
+fn watcher(tell: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let made = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
+        // Where one change is told already, another one tells no more.
+        let _ = tell.try_send(());
+    });
+    let failed =
+        |error| tracing::info!(%error, "the system tells of no changes of files; looking at them now and then");
+    made.map_err(failed).ok()
+}
+
+/// Watches the folders of all places, and anew those that were replaced.
+fn follow(watcher: &mut RecommendedWatcher, known: &mut BTreeMap<PathBuf, Stamp>, places: &Places) {
+    let of_files = places.files.iter().filter_map(|file| file.parent());
+    let mut folders: BTreeSet<PathBuf> = of_files.map(Path::to_owned).chain(places.folders.iter().cloned()).collect();
+    // A folder that was deleted is told of by the one that it was in.
+    folders.extend(places.folders.iter().filter_map(|folder| folder.parent().map(Path::to_owned)));
+    for folder in folders {
+        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+        let Some(now) = identity(&folder) else {
+            known.remove(&folder);
+            continue;
+        };
+        if known.get(&folder) == Some(&now) {
+            continue;
+        }
+        let _ = watcher.unwatch(&folder);
+        match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+            Ok(()) => drop(known.insert(folder, now)),
+            Err(error) => tracing::debug!(folder = %folder.display(), %error, "not told of changes"),
+        }
+    }
+}
+
+/// Which folder it is, whatever is in it.
+fn identity(folder: &Path) -> Option<Stamp> {
+    let stamp = stamp(folder)?;
+    Some(Stamp { bytes: 0, modified: None, ..stamp })
+}
+
+/// Waits until nothing has changed for a moment.
+async fn settle(places: &Places, mut found: Snapshot) -> Snapshot {
+    let end = Instant::now() + QUIET_MAX;
+    loop {
+        sleep(QUIET).await;
+        let again = snapshot(places).await;
+        if again == found || Instant::now() > end {
+            return again;
+        }
+        found = again;
+    }
+}
+
+async fn snapshot(places: &Places) -> Snapshot {
+    let places = places.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        let mut all = Snapshot::new();
+        places.files.iter().for_each(|file| note(&mut all, file));
+        places.folders.iter().for_each(|folder| note_folder(&mut all, folder));
+        all
+    });
+    taken.await.unwrap_or_default()
+}
+
+fn note(all: &mut Snapshot, file: &Path) {
+    if let Some(stamp) = stamp(file) {
+        all.insert(file.to_owned(), stamp);
+    }
+}
+
+fn note_folder(all: &mut Snapshot, folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.take(ENTRIES_MAX).filter_map(Result::ok).map(|entry| entry.path()) {
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("wasm" | "toml") => note(all, &path),
+            Some("cases") => {
+                let cases = fs::read_dir(&path).into_iter().flatten().take(ENTRIES_MAX);
+                cases.filter_map(Result::ok).for_each(|case| note(all, &case.path()));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The state of what a path leads to in the end.
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = fs::metadata(path).ok()?;
+    Some(Stamp {
+        bytes: metadata.len(),
+        modified: metadata.modified().ok(),
+        #[cfg(unix)]
+        inode: {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        },
+    })
+}
