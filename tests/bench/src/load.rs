@@ -53,6 +53,7 @@ pub(crate) struct Latency {
     pub(crate) rate: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) longest_us: f64,
 }
 
 /// Keeps this process on the last core.
@@ -129,7 +130,7 @@ impl Watch {
         let (p50_us, p99_us) = (us(0.5), us(0.99));
         #[allow(clippy::cast_precision_loss, reason = "far fewer events than a float can count")]
         let rate = self.taken.len() as f64 / since.elapsed().as_secs_f64();
-        Latency { rate, p50_us, p99_us }
+        Latency { rate, p50_us, p99_us, longest_us: micros(self.taken.max()) }
     }
 }
 

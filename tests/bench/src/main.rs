@@ -15,6 +15,7 @@ mod report;
 mod rows;
 mod stats;
 mod subject;
+mod swaps;
 mod sweep;
 mod tell;
 mod work;

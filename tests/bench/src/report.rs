@@ -11,6 +11,7 @@ use crate::footprint::{self, Held, Start};
 use crate::guest::{self, Call};
 use crate::neighbours::{self, Fairness};
 use crate::rows::{self, Alone, Outcome};
+use crate::swaps::{self, Swaps};
 use crate::sweep::{self, Point};
 use crate::{chart, tell};
 
@@ -45,6 +46,8 @@ pub(crate) enum Part {
     Guests,
     /// A good handler beside bad ones
     Fairness,
+    /// A handler whose component is replaced all the time
+    Swaps,
     /// How soon it is ready, and what it holds when idle
     Start,
     /// Memory over a million events
@@ -62,6 +65,7 @@ pub(crate) struct Report {
     pub(crate) latency: Option<Alone>,
     pub(crate) guests: Vec<Call>,
     pub(crate) fairness: Option<Fairness>,
+    pub(crate) swaps: Option<Swaps>,
     pub(crate) start: Vec<Start>,
     pub(crate) memory: Vec<Held>,
     pub(crate) over_concurrency: Vec<Point>,
@@ -96,6 +100,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     if wants(Part::Fairness) {
         progress("a good handler beside bad ones");
         report.fairness = Some(neighbours::measure(base, events, rounds).await?);
+    }
+    if wants(Part::Swaps) {
+        progress("components that are swapped");
+        report.swaps = Some(swaps::measure(base, events * 4, rounds).await?);
     }
     if wants(Part::Start) {
         for components in [1, 10, 100] {

@@ -108,7 +108,7 @@ pub(crate) fn guest(name: &str) -> Result<Vec<u8>> {
 }
 
 /// The component with one more custom section, which nobody reads.
-fn marked(component: &[u8], number: u64) -> Vec<u8> {
+pub(crate) fn marked(component: &[u8], number: u64) -> Vec<u8> {
     let mut marked = component.to_vec();
     let name = b"bench";
     let content = number.to_le_bytes();
@@ -139,17 +139,25 @@ impl Running {
         }
         Ok(self.since.elapsed())
     }
+
+    /// Asks tidemill for something, and returns its whole answer.
+    pub(crate) async fn post(&self, path: &str) -> Result<String> {
+        let port = self.port.context("only tidemill can be asked")?;
+        Ok(ask(port, &format!("POST {path}")).await?)
+    }
 }
 
 async fn is_ready(port: u16) -> bool {
-    let ask = async {
-        let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
-        connection.write_all(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").await?;
-        let mut answer = Vec::new();
-        connection.read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer.starts_with(b"HTTP/1.1 200"))
-    };
-    ask.await.unwrap_or(false)
+    ask(port, "GET /readyz").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+async fn ask(port: u16, what: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).await?;
+    let request = format!("{what} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
 
 impl Subject {

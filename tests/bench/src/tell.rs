@@ -8,6 +8,7 @@ use crate::neighbours::Fairness;
 use crate::report::Report;
 use crate::rows::{Alone, Outcome};
 use crate::stats::Spread;
+use crate::swaps::Swaps;
 use crate::sweep::Point;
 
 /// All of it, part by part.
@@ -20,6 +21,9 @@ pub(crate) fn text(report: &Report) -> String {
     }
     if let Some(fairness) = &report.fairness {
         neighbours(&mut text, fairness);
+    }
+    if let Some(all) = &report.swaps {
+        swaps(&mut text, all);
     }
     start(&mut text, &report.start);
     curve(&mut text, "in flight", &report.over_concurrency);
@@ -112,6 +116,19 @@ fn neighbours(text: &mut String, fairness: &Fairness) {
             around(*throughput, 2)
         ),
     );
+}
+
+fn swaps(text: &mut String, Swaps { count, took_ms, alone, swapped, p99 }: &Swaps) {
+    line(text, format_args!("\nswapped component                       alone                    swapped"));
+    for (name, alone, swapped) in [
+        ("99 % within, µs", alone.p99_us, swapped.p99_us),
+        ("longest, µs", alone.longest_us, swapped.longest_us),
+        ("events/s flat out", alone.rate, swapped.rate),
+    ] {
+        line(text, format_args!("{name:20} {:>24} {:>26}", around(alone, 0), around(swapped, 0)));
+    }
+    let (count, took) = (around(*count, 0), around(*took_ms, 1));
+    line(text, format_args!("{count} swaps of {took} ms; p99 {} times that of alone (goal 2)", around(*p99, 2)));
 }
 
 fn start(text: &mut String, all: &[Start]) {
