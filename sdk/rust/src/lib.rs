@@ -6,6 +6,8 @@ pub mod config;
 mod event;
 mod export;
 mod failure;
+#[cfg(all(feature = "heap", target_arch = "wasm32", target_os = "unknown", not(target_feature = "atomics")))]
+mod heap;
 pub mod log;
 mod output;
 pub mod random;

@@ -7,8 +7,9 @@ use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::WasmHandler;
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::manifest::Isolation;
+use wasmparser::{Parser, Payload};
 
-use crate::setup::{MIB, engine, entry, event, guest, output, run, unruly};
+use crate::setup::{MIB, engine, entry, event, guest, guest_bytes, output, run, unruly};
 
 async fn count(handler: &WasmHandler) -> u32 {
     output(&run(handler, "count").await).parse().unwrap()
@@ -60,6 +61,23 @@ async fn an_instance_is_retired_when_its_memory_has_grown() {
     let report = run(&handler, &format!("grow:{}", 8 * MIB)).await;
     assert!(report.usage.memory_peak_bytes > 12 * MIB);
     assert_eq!(count(&handler).await, 1);
+}
+
+/// Growing memory, and taking away what has grown, costs more than a small event.
+#[tokio::test]
+async fn a_small_event_needs_no_more_memory_than_an_instance_begins_with() {
+    let module = guest_bytes("unruly");
+    let memory = Parser::new(0).parse_all(&module).find_map(|part| match part {
+        Ok(Payload::MemorySection(memories)) => memories.into_iter().next(),
+        _ => None,
+    });
+    let pages = memory.expect("it has a memory").expect("the module is valid").initial;
+    let handler = unruly(|entry| entry.isolation = Isolation::Event);
+    for (kilobytes, needs_more) in [(1, false), (10, false), (100, true)] {
+        let report = run(&handler, &format!("echo:{}", "x".repeat(kilobytes * 1024))).await;
+        assert_eq!(output(&report).len(), kilobytes * 1024 + "echo:".len());
+        assert_eq!(report.usage.memory_peak_bytes > pages * 65_536, needs_more, "{kilobytes} KiB");
+    }
 }
 
 #[tokio::test]
