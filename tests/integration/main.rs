@@ -12,6 +12,7 @@ mod faults;
 mod flow;
 mod gate;
 mod latest;
+mod lookups;
 mod operator;
 mod order;
 mod preflight;

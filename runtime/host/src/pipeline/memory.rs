@@ -26,7 +26,7 @@ const KNOWN_MAX: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// The name of the marker, once it was needed.
-    key: Option<String>,
+    key: Option<Arc<str>>,
     /// The marker's revision; 0 where there is none, or we have not looked.
     revision: u64,
     /// Whether it must be looked at.
@@ -93,7 +93,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             return true;
         }
         let key = self.key(work);
-        work.memory.turn = Recent::turn(&self.recent, &key).now_or_never();
+        work.memory.turn = Recent::turn(&self.recent, key).now_or_never();
         work.memory.turn.is_some()
     }
 
@@ -120,12 +120,12 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn look_and_stand(&self, work: &mut Work, now_ms: u64) -> Option<Standing> {
         let key = self.key(work);
         let mut may_run = true;
-        if self.handler.dedup.is_some() && work.memory.turn.is_none() {
+        if !self.take_turn_if_free(work) {
             // Whoever has the turn may be waiting for a slot.
             work.give_up_slot();
             work.memory.turn = tokio::select! {
                 biased;
-                turn = Recent::turn(&self.recent, &key) => Some(turn),
+                turn = Recent::turn(&self.recent, Arc::clone(&key)) => Some(turn),
                 () = self.stop.requested.cancelled() => return None,
             };
             may_run = tokio::select! {
@@ -260,12 +260,12 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 
-    fn key(&self, work: &mut Work) -> String {
+    fn key(&self, work: &mut Work) -> Arc<str> {
         if let Some(key) = &work.memory.key {
-            return key.clone();
+            return Arc::clone(key);
         }
         let key = marker::key(&self.handler, self.case(work).identity(), &work.arrival);
-        work.memory.key.insert(key).clone()
+        Arc::clone(work.memory.key.insert(key.into()))
     }
 
     /// Whether a claim is a leftover of our own: nobody in this process works on the event while we have the turn.
@@ -278,21 +278,21 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 #[derive(Debug, Default)]
 pub struct Recent {
     ended: Mutex<Ended>,
-    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 #[derive(Debug, Default)]
 struct Ended {
-    known: HashSet<String>,
+    known: HashSet<Arc<str>>,
     /// In order of time, with the time until which each is to be remembered.
-    order: VecDeque<(String, Instant)>,
+    order: VecDeque<(Arc<str>, Instant)>,
 }
 
 /// The right to work on an event, or to publish for a key, in this process; ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     recent: Arc<Recent>,
-    key: String,
+    key: Arc<str>,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
@@ -309,9 +309,9 @@ impl Recent {
     }
 
     /// Notes that an event has ended. Where there are too many, the oldest are forgotten: then the broker is asked.
-    fn learn(&self, key: String, window: Duration) {
+    fn learn(&self, key: Arc<str>, window: Duration) {
         let mut ended = lock(&self.ended);
-        if ended.known.insert(key.clone()) {
+        if ended.known.insert(Arc::clone(&key)) {
             ended.order.push_back((key, Instant::now() + window));
         }
         while ended.order.len() > KNOWN_MAX {
@@ -322,9 +322,9 @@ impl Recent {
     }
 
     /// Waits until nobody else in this process works on the event, or publishes for the key.
-    pub(super) async fn turn(recent: &Arc<Recent>, key: &str) -> Turn {
-        let turn = Arc::clone(lock(&recent.turns).entry(key.to_owned()).or_default());
-        let mut turn_of_key = Turn { recent: Arc::clone(recent), key: key.to_owned(), guard: None };
+    pub(super) async fn turn(recent: &Arc<Recent>, key: Arc<str>) -> Turn {
+        let turn = Arc::clone(lock(&recent.turns).entry(Arc::clone(&key)).or_default());
+        let mut turn_of_key = Turn { recent: Arc::clone(recent), key, guard: None };
         turn_of_key.guard = Some(turn.lock_owned().await);
         turn_of_key
     }

@@ -91,7 +91,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         if standing.turn.is_none() {
             standing.turn = tokio::select! {
                 biased;
-                turn = Recent::turn(&self.recent, &standing.place.key) => Some(turn),
+                turn = Recent::turn(&self.recent, standing.place.key.as_str().into()) => Some(turn),
                 () = self.stop.overdue.cancelled() => return Err(Unstored::Unreachable),
             };
         }

@@ -5,20 +5,19 @@
 //! and one would overtake the event that its key is parked behind. Writing would not notice: what is found to be done or parked is
 //! not written. So the leader is asked there.
 //!
-//! The client's own key-value store is not used for writing, because its update has no time to live.
+//! How any server is asked is in [`super::lookups`]. The client's own key-value store is not used for writing, because its update has no time to live.
 
 use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
-use async_nats::{HeaderMap, HeaderValue, RequestErrorKind, StatusCode, header};
+use async_nats::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use serde::Deserialize;
 use tidemill_policy::marker::Marker;
-use tokio::time::timeout;
 
 use super::ask::AskError;
 use super::confirm::{self, Unconfirmed};
-use super::{CONFIRM_TIMEOUT, Nats, ask, streams};
+use super::{Nats, ask, lookups, streams};
 use crate::broker::{MarkerError, Recalled, Stored};
 use crate::troubles::Effect;
 
@@ -35,7 +34,7 @@ pub fn stream(prefix: &str) -> String {
     stream_of(&bucket(prefix))
 }
 
-fn stream_of(bucket: &str) -> String {
+pub(super) fn stream_of(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
@@ -78,7 +77,8 @@ pub async fn remember(
 /// # Errors
 /// Where the server does not answer.
 pub async fn read(nats: &Nats, key: &str) -> Result<Stored, MarkerError> {
-    let stored = if nats.bucket_is_replicated { ask_leader(nats, key).await } else { ask_any(nats, key).await };
+    let stored =
+        if nats.bucket_is_replicated { ask_leader(nats, key).await } else { lookups::look_up(nats, key).await };
     tell(nats, stored).await
 }
 
@@ -98,10 +98,13 @@ pub async fn replace(
 }
 
 /// Why a marker was not read or written.
-enum Fault {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Its revision is another one.
     Conflict,
     /// There is no bucket, or it has no leader.
     Nobody(String),
+    /// There is no answer, or none that helps.
     Unavailable(String),
 }
 
@@ -128,35 +131,6 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
         }
     }
     Err(MarkerError::Unavailable(why))
-}
-
-/// Asks any server that has the bucket.
-async fn ask_any(nats: &Nats, key: &str) -> Result<Stored, Fault> {
-    let bucket = &nats.bucket;
-    let subject = format!("$JS.API.DIRECT.GET.{}.{}", stream_of(bucket), subject(bucket, key));
-    if let Some(why) = nats.link.denied(&subject) {
-        return Err(Fault::Unavailable(why));
-    }
-    let answer = timeout(CONFIRM_TIMEOUT, nats.client.request(subject, "".into())).await;
-    let answer = answer.map_err(|_| Fault::Unavailable("the server does not answer".into()))?;
-    let answer = answer.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => Fault::Nobody("there is no such bucket".into()),
-        _ => Fault::Unavailable(error.to_string()),
-    })?;
-    match answer.status {
-        None | Some(StatusCode::OK) => {}
-        Some(StatusCode::NOT_FOUND) => return Ok(Stored::default()),
-        Some(status) => {
-            let description = answer.description.unwrap_or_default();
-            return Err(Fault::Unavailable(format!("status {status} {description}")));
-        }
-    }
-    let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name));
-    let revision = header("Nats-Sequence").and_then(|text| text.as_str().parse().ok());
-    let revision = revision.ok_or_else(|| Fault::Unavailable("an answer without a sequence".into()))?;
-    // A key that somebody deleted by hand has a message that says so.
-    let is_there = header("KV-Operation").is_none();
-    Ok(Stored { value: is_there.then_some(answer.payload), revision })
 }
 
 #[derive(Deserialize)]

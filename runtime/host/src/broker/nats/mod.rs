@@ -7,6 +7,7 @@
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - `open`: what was asked for and has not arrived.
 //! - [`markers`]: what is remembered of events.
+//! - `lookups`: looking many of them up at once.
 //! - [`partitions`]: the streams that keep events in order by a part of their subjects.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`pause`]: consumers that the server itself holds back.
@@ -25,6 +26,7 @@ pub mod connect;
 pub mod consume;
 pub mod durable;
 pub mod lease;
+mod lookups;
 pub mod markers;
 mod open;
 pub mod partitions;
@@ -75,6 +77,8 @@ pub struct Nats {
     /// Which subjects are stored by some stream.
     routes: Routes,
     confirmations: tokio::sync::OnceCell<confirm::Confirmations>,
+    /// Where markers are looked up.
+    lookups: tokio::sync::OnceCell<lookups::Lookups>,
     /// The batches that may still be opened at the same time.
     batches: tokio::sync::Semaphore,
     /// The bucket of markers.
@@ -115,6 +119,7 @@ impl Nats {
             features,
             routes: Routes::default(),
             confirmations: tokio::sync::OnceCell::new(),
+            lookups: tokio::sync::OnceCell::new(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
             bucket: String::new(),
             bucket_is_replicated: false,

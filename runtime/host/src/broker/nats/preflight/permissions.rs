@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tidemill_policy::latest;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::marker;
 use tidemill_policy::order;
@@ -46,11 +47,11 @@ struct Subjects {
 }
 
 /// How much of a pattern a user may publish on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Share {
-    All,
-    Part,
     Nothing,
+    Part,
+    All,
 }
 
 /// A subject that we publish on.
@@ -59,13 +60,13 @@ pub(super) struct Need {
     subject: String,
     /// What for: "handler.h needs to …".
     why: String,
-    /// Whether a part of the pattern will do, with a warning.
-    part_will_do: bool,
+    /// How much of it must be granted. What lacks of the rest is worth a warning.
+    least: Share,
 }
 
 impl Need {
     pub(super) fn publish(subject: String, why: impl Into<String>) -> Need {
-        Need { subject, why: why.into(), part_will_do: false }
+        Need { subject, why: why.into(), least: Share::All }
     }
 }
 
@@ -131,16 +132,18 @@ pub(super) async fn ask(nats: &Nats, findings: &mut Findings) -> Option<User> {
 
 /// Compares what is needed with what the user may do.
 pub(super) fn check(user: &User, needs: &[Need], findings: &mut Findings) {
-    for Need { subject, why, part_will_do } in needs {
+    for Need { subject, why, least } in needs {
         let name = &user.user;
-        match user.share(subject) {
+        let share = user.share(subject);
+        let lacks =
+            format!("user {name:?} may not publish on {subject:?}, and {why}; grant it (permissions, publish, allow)");
+        match share {
             Share::All => {}
-            Share::Part if *part_will_do => findings.warn(format!(
+            _ if share < *least => findings.conflict(lacks),
+            Share::Nothing => findings.warn(lacks),
+            Share::Part => findings.warn(format!(
                 "user {name:?} may publish on a part of {subject:?} only, and {why}; grant all of it (permissions, \
                  publish, allow), or narrow the manifest"
-            )),
-            Share::Part | Share::Nothing => findings.conflict(format!(
-                "user {name:?} may not publish on {subject:?}, and {why}; grant it (permissions, publish, allow)"
             )),
         }
     }
@@ -190,7 +193,7 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
         needs.push(Need::publish(handler.dead_letter.subject.clone(), why));
         for pattern in &handler.allow.publish {
             let why = format!("handler.{name} is allowed to by allow.publish");
-            needs.push(Need { subject: pattern.clone(), why, part_will_do: true });
+            needs.push(Need { subject: pattern.clone(), why, least: Share::Part });
         }
         if marker::keeps(handler) {
             let (stream, keys) = (markers::stream(prefix), markers::subject(&markers::bucket(prefix), ">"));
@@ -200,6 +203,11 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
                     format!("handler.{name} needs it to remember what has become of events"),
                 ));
             }
+        }
+        if handler.dedup.is_some() || handler.parks() || latest::policy(handler).is_some() {
+            let why = format!("handler.{name} needs it to look up several events at once; it does so one by one");
+            let subject = format!("$JS.API.DIRECT.GET.{}", markers::stream(prefix));
+            needs.push(Need { subject, why, least: Share::Nothing });
         }
     }
     needs
@@ -311,6 +319,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_for_speed_is_a_warning() {
+        let need = |least| Need { subject: "a.>".into(), why: "it helps".into(), least };
+        let rows: &[(&[&str], Share, usize, usize)] = &[
+            (&["a.>"], Share::All, 0, 0),
+            (&["a.b"], Share::All, 1, 0),
+            (&["a.b"], Share::Part, 0, 1),
+            (&["b"], Share::Part, 1, 0),
+            (&["a.b"], Share::Nothing, 0, 1),
+            (&["b"], Share::Nothing, 0, 1),
+        ];
+        for (allow, least, conflicts, warnings) in rows {
+            let mut findings = Findings::default();
+            check(&user(allow, &[]), &[need(*least)], &mut findings);
+            let found = (findings.conflicts.len(), findings.warnings.len());
+            assert_eq!(found, (*conflicts, *warnings), "{allow:?} {least:?}: {findings:?}");
+        }
+    }
+
+    #[test]
     fn whoever_may_subscribe_and_answer_can_be_found() {
         let found = |permissions: serde_json::Value| {
             let user: User = serde_json::from_value(serde_json::json!({ "permissions": permissions })).expect("a user");
@@ -333,8 +360,8 @@ mod tests {
     #[test]
     fn conflicts_name_the_user_and_the_subject() {
         let mut findings = Findings::default();
-        let need = |part_will_do| Need { subject: "out.>".into(), why: "handler.h needs it".into(), part_will_do };
-        check(&user(&["out.a"], &[]), &[need(true), need(false)], &mut findings);
+        let need = |least| Need { subject: "out.>".into(), why: "handler.h needs it".into(), least };
+        check(&user(&["out.a"], &[]), &[need(Share::Part), need(Share::All)], &mut findings);
         let conflict =
             "user \"u\" may not publish on \"out.>\", and handler.h needs it; grant it (permissions, publish, allow)";
         assert_eq!(findings.conflicts, [conflict]);
