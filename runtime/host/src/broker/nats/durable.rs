@@ -56,7 +56,12 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
         };
         fail(format!("{error}{hint}"), is_unanswered)
     })?;
-    let differences = differences(spec, &made.cached_info().config);
+    if differences(spec, &made.cached_info().config).is_empty() {
+        return Ok(());
+    }
+    // A server that was started anew answers the first change of a consumer with what that was before.
+    let now = self::present(nats, spec).await?;
+    let differences = now.map_or_else(|| vec!["it was deleted".to_owned()], |now| differences(spec, &now));
     if differences.is_empty() {
         return Ok(());
     }
