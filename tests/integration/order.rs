@@ -123,7 +123,7 @@ impl Instance {
         };
         let parts: Vec<_> = manifest.handlers.values().map(part).collect();
         let generation = Generation::new(manifest, parts);
-        let status = Arc::new(Status::new(nuid::next().to_lowercase()));
+        let status = Arc::new(Status::new(nuid::next().to_lowercase(), &generation));
         let target = Target { urls, auth: Auth::None, tls: None, base: std::path::PathBuf::new() };
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

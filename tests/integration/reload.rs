@@ -49,6 +49,15 @@ async fn publish(world: &World, payload: &str) {
     world.publish("in.x", &[], payload.to_owned()).await;
 }
 
+/// Waits until the retry stream holds one event.
+async fn a_retry_waits(world: &World) {
+    eventually("a retry waits", || async {
+        let mut stream = world.context.get_stream("TIDEMILL_RETRY").await.ok()?;
+        (stream.info().await.ok()?.state.messages == 1).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_component_takes_the_next_event() {
     let (world, folder) = scene(HANDLER, &version(&subject(1))).await;
@@ -172,6 +181,58 @@ async fn a_policy_that_concerns_the_consumer_is_applied_without_losing_an_event(
     live.stop().await;
 }
 
+/// What is published while a broadcast handler is drained and started is for it too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_handler_that_is_restarted_misses_nothing() {
+    let manifest = HANDLER.replace("[handler.h]", "[handler.h]\nmode = 'broadcast'");
+    let (world, folder) = scene(&manifest, &version(&subject(1))).await;
+    let live = folder.start(&world, false).await;
+    let context = world.context.clone();
+    let feed = tokio::spawn(async move {
+        for number in 0..2_000 {
+            context.publish("in.x", number.to_string().into()).await.expect("sent").await.expect("confirmed");
+        }
+    });
+    let mut concurrency = 1;
+    while !feed.is_finished() {
+        concurrency += 1;
+        folder.put(
+            "tidemill.toml",
+            manifest.replace("[handler.h]", &format!("[handler.h]\nconcurrency = {concurrency}")),
+        );
+        assert_eq!(live.reloaded().await.applied.restarted, ["h"]);
+    }
+    feed.await.expect("published");
+    assert_eq!(outputs(&world, 2_000).await.len(), 2_000);
+    live.stop().await;
+}
+
+/// Nothing is lost by asking too early. The server's answer to the first change after its restart is out of date.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_while_there_is_no_server_is_done_when_there_is_one() {
+    let (world, folder) = scene(HANDLER, &version(&subject(1))).await;
+    let live = folder.start(&world, false).await;
+    let World { server, folder: data, .. } = world;
+    let port = server.url.rsplit(':').next().and_then(|port| port.parse().ok());
+    assert!(port.is_some(), "the server has a port");
+    server.kill().await;
+    eventually("the loss is noticed", || async { (!live.status.is_connected()).then_some(()) }).await;
+    folder.put("plugins/h.wasm", version(&subject(2)));
+    // What needs no server is swapped at once.
+    live.reloaded().await;
+    folder.put("tidemill.toml", HANDLER.replace("'in.>'", "'in.x'"));
+    live.refused("answer").await;
+    let world = World::in_folder_at(data, port, "").await;
+    eventually("it is done", || async {
+        let report = live.status.report().instance;
+        (report.ready && report.troubles.is_empty()).then_some(())
+    })
+    .await;
+    publish(&world, "a").await;
+    assert_eq!(outputs(&world, 1).await["a"], subject(2));
+    live.stop().await;
+}
+
 /// A lower limit of attempts must not lose what waits for another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_in_the_retry_stream_is_handled_by_what_runs_then() {
@@ -184,7 +245,7 @@ async fn what_waits_in_the_retry_stream_is_handled_by_what_runs_then() {
     let (world, folder) = scene(&failing, &version(&subject(1))).await;
     let live = folder.start(&world, false).await;
     publish(&world, "a").await;
-    world.wait_for("TIDEMILL_RETRY", 1).await;
+    a_retry_waits(&world).await;
     folder
         .put("tidemill.toml", failing.replace("# allow =", "allow =").replace("max_attempts = 9", "max_attempts = 2"));
     live.reloaded().await;
@@ -202,7 +263,7 @@ async fn retries_of_a_handler_that_is_removed_are_kept_and_told_of() {
     world.stream("MORE", &["more.>"]).await;
     let live = folder.start(&world, false).await;
     world.publish("more.x", &[], "a").await;
-    world.wait_for("TIDEMILL_RETRY", 1).await;
+    a_retry_waits(&world).await;
     folder.put("tidemill.toml", HANDLER);
     let report = live.reloaded().await;
     assert_eq!(report.applied.removed, ["other"]);

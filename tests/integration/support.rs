@@ -92,7 +92,12 @@ impl World {
 
     /// Starts a server on what an earlier one has left.
     pub(crate) async fn in_folder(folder: TempDir, extra: &str) -> World {
-        let server = start_server(folder.path(), None, extra).await;
+        World::in_folder_at(folder, None, extra).await
+    }
+
+    /// The same, at the port that it had.
+    pub(crate) async fn in_folder_at(folder: TempDir, port: Option<u16>, extra: &str) -> World {
+        let server = start_server(folder.path(), port, extra).await;
         let client = async_nats::connect(&server.url).await.expect("a connection");
         let context = jetstream::new(client.clone());
         World { server, client, context, folder }
@@ -256,8 +261,8 @@ pub(crate) fn run_at(url: &str, manifest: &str, script: impl Fn(&Event) -> Outco
         base: std::path::PathBuf::new(),
     };
     let name = nuid::next().to_lowercase();
-    let status = Arc::new(Status::new(name));
     let generation = Generation::new(manifest, parts);
+    let status = Arc::new(Status::new(name, &generation));
     let orders = mpsc::channel(1).1;
     let stop = CancellationToken::new();
     let (shared, token) = (Arc::clone(&status), stop.clone());

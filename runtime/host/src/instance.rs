@@ -101,9 +101,6 @@ pub async fn run<I: Invoker + Clone>(
     status: Arc<Status>,
     stop: CancellationToken,
 ) -> Result<(), StartError> {
-    for (name, versions) in &generation.handlers {
-        status.handler(name).runs(versions);
-    }
     let mut instance = Instance { target, generation, orders, status, stop };
     let mut served = false;
     while !instance.stop.is_cancelled() {
@@ -152,12 +149,7 @@ impl<I: Invoker + Clone> Instance<I> {
                 () = &mut delay => return,
                 () = self.stop.cancelled() => return,
                 Some(Order { generation, answer }) = self.orders.recv() => {
-                    for name in self.generation.handlers.keys().filter(|name| !generation.handlers.contains_key(*name)) {
-                        self.status.forget(name);
-                    }
-                    for (name, versions) in &generation.handlers {
-                        self.status.handler(name).runs(versions);
-                    }
+                    self.status.is_to_run(&generation);
                     self.generation = generation;
                     // Nobody need wait for it.
                     let _ = answer.send(Ok(Applied::default()));
@@ -170,7 +162,9 @@ impl<I: Invoker + Clone> Instance<I> {
     /// were in flight then are delivered again.
     async fn serve(&mut self, served: &mut bool) -> Result<(), StartError> {
         let stop = self.stop.clone();
-        let Some(site) = stop.run_until_cancelled(self.start()).await else { return Ok(()) };
+        let started =
+            start_and_refuse(start(&self.target, &self.generation, &self.status, &self.stop), &mut self.orders);
+        let Some(site) = stop.run_until_cancelled(started).await else { return Ok(()) };
         let mut site = site?;
         *served = true;
         self.status.troubles.end(START);
@@ -204,36 +198,58 @@ impl<I: Invoker + Clone> Instance<I> {
         site.drain(self.generation.manifest.runtime.drain).await;
         Ok(())
     }
+}
 
-    /// Connects, sets up what the server needs, and starts all handlers.
-    async fn start(&self) -> Result<Site<I>, StartError> {
-        let manifest = &self.generation.manifest;
-        let nats = Arc::new(start::connect(&self.target, manifest, &self.status).await?);
-        let handlers: Vec<_> = self.generation.handlers.values().map(|versions| &versions.newest().handler).collect();
-        let specs = start::consumers(&nats, &handlers, &manifest.nats, &self.status).await?;
-        let stop = Stop { requested: self.stop.child_token(), overdue: CancellationToken::new() };
-        start::ensure_consumers(&nats, &specs, &self.status, &stop.requested).await?;
-        let count: usize = specs.iter().map(|(_, specs)| specs.len()).sum();
-        let budget = Budget::new(division(&nats, manifest, count));
-        self.status.account(&budget);
-        let service = service::start(&nats, &self.status, &manifest.nats.prefix, &stop.requested);
-        let mut site = Site {
-            status: Arc::clone(&self.status),
-            prefix: manifest.nats.prefix.as_str().into(),
-            instance: self.status.name.as_str().into(),
-            stop,
-            budget,
-            units: BTreeMap::new(),
-            service,
-            nats,
-        };
-        for (name, specs) in specs {
-            let Some(versions) = self.generation.handlers.get(&name) else { continue };
-            let unit = site.start(versions.clone(), specs).await;
-            site.units.insert(name, unit);
+/// Starts, and refuses what is ordered meanwhile: it cannot be compared with a server that is not there.
+async fn start_and_refuse<I>(
+    start: impl Future<Output = Result<Site<I>, StartError>>,
+    orders: &mut mpsc::Receiver<Order<I>>,
+) -> Result<Site<I>, StartError> {
+    tokio::pin!(start);
+    loop {
+        tokio::select! {
+            started = &mut start => return started,
+            Some(Order { answer, .. }) = orders.recv() => {
+                // Nobody need wait for it.
+                let _ = answer.send(Err(Refused::Starting));
+            }
         }
-        Ok(site)
     }
+}
+
+/// Connects, sets up what the server needs, and starts all handlers.
+async fn start<I: Invoker + Clone>(
+    target: &Target,
+    generation: &Generation<I>,
+    status: &Arc<Status>,
+    stop: &CancellationToken,
+) -> Result<Site<I>, StartError> {
+    let manifest = &generation.manifest;
+    let nats = Arc::new(start::connect(target, manifest, status).await?);
+    let handlers: Vec<_> = generation.handlers.values().map(|versions| &versions.newest().handler).collect();
+    let specs = start::consumers(&nats, &handlers, &manifest.nats, status).await?;
+    let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
+    start::ensure_consumers(&nats, &specs, status, &stop.requested).await?;
+    let count: usize = specs.iter().map(|(_, specs)| specs.len()).sum();
+    let budget = Budget::new(division(&nats, manifest, count));
+    status.account(&budget);
+    let service = service::start(&nats, status, &manifest.nats.prefix, &stop.requested);
+    let mut site = Site {
+        status: Arc::clone(status),
+        prefix: manifest.nats.prefix.as_str().into(),
+        instance: status.name.as_str().into(),
+        stop,
+        budget,
+        units: BTreeMap::new(),
+        service,
+        nats,
+    };
+    for (name, specs) in specs {
+        let Some(versions) = generation.handlers.get(&name) else { continue };
+        let unit = site.start(versions.clone(), specs).await;
+        site.units.insert(name, unit);
+    }
+    Ok(site)
 }
 
 /// How the bytes that may be in flight are divided among so many consumers.
@@ -266,7 +282,8 @@ impl<I: Invoker + Clone> Site<I> {
         }
         self.stop.overdue.cancel();
         let is_lost = self.nats.link.lost.is_cancelled();
-        join_all(self.units.values().map(|unit| unit.close(&self.nats))).await;
+        join_all(self.units.values().map(Unit::close)).await;
+        join_all(self.units.values().map(|unit| unit.delete_consumers(&self.nats))).await;
         drop(self.service);
         // Settlements are buffered. Where the connection is gone, the server delivers those events again.
         if !is_lost && timeout(Duration::from_secs(5), self.nats.client.flush()).await.is_err() {

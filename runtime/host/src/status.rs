@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::fate::{Counters, Counts, Fate};
 use crate::gate::{Gate, GateReport};
 use crate::in_flight::{Budget, BytesReport};
+use crate::instance::Generation;
 use crate::reload::{Reloads, ReloadsReport};
 use crate::troubles::{Trouble, Troubles};
 use crate::version::{Part, Tally, Versions};
@@ -159,8 +160,8 @@ pub struct TrialReport {
 
 impl Status {
     /// The status of an instance that has not started yet.
-    pub fn new(name: String) -> Status {
-        Status {
+    pub fn new<I>(name: String, generation: &Generation<I>) -> Status {
+        let status = Status {
             name,
             started: (Clock::System.now_ms(), Instant::now()),
             troubles: Arc::default(),
@@ -169,6 +170,18 @@ impl Status {
             nats: Mutex::default(),
             budget: Mutex::default(),
             is_consuming: AtomicBool::new(false),
+        };
+        status.is_to_run(generation);
+        status
+    }
+
+    /// Notes what is to run.
+    pub fn is_to_run<I>(&self, generation: &Generation<I>) {
+        for name in self.handlers().iter().filter(|name| !generation.handlers.contains_key(*name)) {
+            self.forget(name);
+        }
+        for (name, versions) in &generation.handlers {
+            self.handler(name).runs(versions);
         }
     }
 

@@ -80,11 +80,11 @@ impl Folder {
             Engine::new(&EngineOptions { invocations: 256, cache_dir, ..EngineOptions::default() }).expect("an engine");
         let first = First::load(file, engine).await.unwrap_or_else(|faults| panic!("{faults:?}"));
         let target = Target { urls: vec![world.server.url.clone()], auth: Auth::None, tls: None, base: PathBuf::new() };
-        let status = Arc::new(Status::new(nuid::next().to_lowercase()));
+        let generation = first.generation.clone();
+        let status = Arc::new(Status::new(nuid::next().to_lowercase(), &generation));
         let stop = CancellationToken::new();
         let (orders, ordered) = mpsc::channel(1);
         let (requests, requested) = mpsc::channel(1);
-        let generation = first.generation.clone();
         let reloader = first.reloader(orders, Arc::clone(&status), target.clone(), false);
         status.reloads.listen(requests.clone());
         if watches {

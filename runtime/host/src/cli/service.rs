@@ -66,7 +66,7 @@ pub(crate) async fn load(file: ManifestFile, signals: &Signals) -> Result<Option
 /// Serves health over HTTP and runs an instance until the user stops it. Where it `provides` streams, those that a
 /// handler lacks which is added later are made.
 pub(crate) async fn serve(first: First, target: Target, provides: bool, signals: &Signals) -> Done {
-    let status = Arc::new(Status::new(instance_name()));
+    let status = Arc::new(Status::new(instance_name(), &first.generation));
     let generation = first.generation.clone();
     let runtime = generation.manifest.runtime.clone();
     let (orders, ordered) = mpsc::channel(1);

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tidemill_policy::manifest::Handler;
@@ -61,6 +62,9 @@ impl Applied {
 /// Why a generation cannot take the place of the one that runs, which goes on unchanged.
 #[derive(Debug, Error)]
 pub enum Refused {
+    /// There is no server yet to compare it with.
+    #[error("the instance is not connected to NATS; this is tried again until it is")]
+    Starting,
     /// Something cannot change while the process runs.
     #[error("{0}")]
     Fixed(String),
@@ -75,7 +79,7 @@ pub enum Refused {
 impl Refused {
     /// Whether it may work later without anybody's help.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Refused::Server(StartError::Stream(StreamError::NoAnswer(_))))
+        matches!(self, Refused::Starting | Refused::Server(StartError::Stream(StreamError::NoAnswer(_))))
     }
 }
 
@@ -127,18 +131,20 @@ impl<I: Invoker + Clone> Site<I> {
         let handlers: Vec<&Arc<Handler>> =
             starting.iter().filter_map(|name| Some(&new.handlers.get(*name)?.newest().handler)).collect();
         let consumers = start::consumers(&self.nats, &handlers, &new.manifest.nats, &self.status).await?;
-        for name in applied.removed.iter().chain(&applied.restarted) {
-            if let Some(unit) = self.units.get(name) {
-                unit.end(&self.nats, new.manifest.runtime.drain).await;
-            }
-        }
+        let ending = applied.removed.iter().chain(&applied.restarted).filter_map(|name| self.units.get(name));
+        join_all(ending.map(|unit| unit.end(new.manifest.runtime.drain))).await;
         let requested = self.stop.requested.clone();
         let made = start::ensure_consumers(&self.nats, &consumers, &self.status, &requested).await;
         if let Err(error) = made {
             self.put_back(current, &applied).await;
             return Err(error.into());
         }
-        for name in applied.removed.iter().chain(&applied.restarted) {
+        for name in &applied.removed {
+            if let Some(unit) = self.units.remove(name) {
+                unit.delete_consumers(&self.nats).await;
+            }
+        }
+        for name in &applied.restarted {
             self.units.remove(name);
         }
         self.divide(&new, &consumers);

@@ -111,8 +111,8 @@ impl<I: Invoker + Clone> Unit<I> {
         self.in_flight.wait().await;
     }
 
-    /// Stops pulling and finishes what is in flight; what takes longer than `limit` is handed back.
-    pub(super) async fn end(&self, nats: &Nats, limit: Duration) {
+    /// Stops pulling and finishes what is in flight; what takes longer than `limit` is handed back. The consumers stay.
+    pub(super) async fn end(&self, limit: Duration) {
         self.stop.requested.cancel();
         self.stopped_pulling().await;
         if timeout(limit, self.drained()).await.is_err() {
@@ -122,17 +122,20 @@ impl<I: Invoker + Clone> Unit<I> {
             );
         }
         self.stop.overdue.cancel();
-        self.close(nats).await;
+        self.close().await;
     }
 
     /// Ends what is left when the time to drain is over.
-    pub(super) async fn close(&self, nats: &Nats) {
+    pub(super) async fn close(&self) {
         self.drained().await;
         self.keepers.close();
         // They have nothing to tell but which probe was cut off; if they do not, its right ends by itself.
         let _ = timeout(LAST_NEWS_MAX, self.keepers.wait()).await;
+    }
+
+    /// Deletes those consumers that are of this instance only. Left behind, they go by themselves after a minute.
+    pub(super) async fn delete_consumers(&self, nats: &Nats) {
         for spec in self.specs.iter().filter(|spec| spec.broadcast && !nats.link.lost.is_cancelled()) {
-            // Left behind, it goes by itself after a minute.
             let _ = nats.context.delete_consumer_from_stream(&spec.name, &spec.stream).await;
         }
     }
