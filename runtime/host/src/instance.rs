@@ -87,6 +87,14 @@ impl<I> Generation<I> {
         let named = |part: Part<I>| (part.handler.name.clone(), Versions::only(part));
         Generation { manifest: Arc::new(manifest), handlers: parts.into_iter().map(named).collect() }
     }
+
+    /// Whether it is the same manifest with the very same versions.
+    pub fn is_same(&self, other: &Generation<I>) -> bool {
+        let same = |(name, versions): (&String, &Versions<I>)| {
+            other.handlers.get(name).is_some_and(|others| versions.is_same(others))
+        };
+        self.manifest == other.manifest && self.handlers.iter().all(same)
+    }
 }
 
 /// Runs until `stop` is cancelled, then drains: no more is pulled, what has not started is handed back, and

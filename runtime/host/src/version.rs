@@ -56,6 +56,12 @@ impl<I> Versions<I> {
         Versions { steady: part, trial: None }
     }
 
+    /// Whether these are the very same: each that was loaded has a policy of its own.
+    pub fn is_same(&self, other: &Versions<I>) -> bool {
+        let trial = |versions: &Versions<I>| versions.trial.as_ref().map(|trial| Arc::as_ptr(&trial.part.handler));
+        Arc::ptr_eq(&self.steady.handler, &other.steady.handler) && trial(self) == trial(other)
+    }
+
     /// The version that the manifest and the folder ask for: the one on trial, where there is one.
     pub fn newest(&self) -> &Part<I> {
         self.trial.as_ref().map_or(&self.steady, |trial| &trial.part)

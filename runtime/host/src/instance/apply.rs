@@ -4,7 +4,6 @@
 //! concerns consumers ends and starts the handler: its events wait in their stream meanwhile. Handlers that did not
 //! change are not touched.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -20,7 +19,6 @@ use crate::broker::nats::streams::{self, StreamError};
 use crate::invoker::Invoker;
 use crate::operate::retries;
 use crate::service;
-use crate::version::Versions;
 
 /// What a new generation has changed, by the names of handlers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -97,6 +95,10 @@ fn plan<I>(old: &Generation<I>, new: &Generation<I>) -> Result<Plan, Refused> {
         let all: Vec<_> = changes.refused.iter().map(ToString::to_string).collect();
         return Err(Refused::Fixed(all.join("\n")));
     }
+    let is_same = |name: &str| match (old.handlers.get(name), new.handlers.get(name)) {
+        (Some(old), Some(new)) => old.is_same(new),
+        _ => false,
+    };
     let mut plan = Plan::default();
     for (name, change) in changes.handlers {
         plan.is_policy |= change != Change::Same;
@@ -104,20 +106,13 @@ fn plan<I>(old: &Generation<I>, new: &Generation<I>) -> Result<Plan, Refused> {
             Change::Added => &mut plan.applied.added,
             Change::Removed => &mut plan.applied.removed,
             Change::Restart { .. } => &mut plan.applied.restarted,
-            Change::Same if is_same(&old.handlers, &new.handlers, &name) => continue,
+            Change::Same if is_same(&name) => continue,
             // Where the policy is the same, the component is not, or a schema, or a secret.
             Change::Swap | Change::Same => &mut plan.applied.swapped,
         };
         list.push(name);
     }
     Ok(plan)
-}
-
-/// Whether a handler's versions are the very same: each that was loaded has a policy of its own.
-fn is_same<I>(old: &BTreeMap<String, Versions<I>>, new: &BTreeMap<String, Versions<I>>, name: &str) -> bool {
-    let (Some(old), Some(new)) = (old.get(name), new.get(name)) else { return false };
-    let trial = |versions: &Versions<I>| versions.trial.as_ref().map(|trial| Arc::as_ptr(&trial.part.handler));
-    Arc::ptr_eq(&old.steady.handler, &new.steady.handler) && trial(old) == trial(new)
 }
 
 impl<I: Invoker + Clone> Site<I> {

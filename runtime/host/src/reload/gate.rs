@@ -123,6 +123,17 @@ fn rehearse(
 }
 
 impl Loader {
+    /// Forgets the versions of a handler that a generation does not run, so that they are unloaded.
+    pub(super) fn forget_others(&mut self, handler: &str, generation: &Generation<Arc<WasmHandler>>) {
+        let Some(versions) = generation.handlers.get(handler) else { return };
+        let running = [Some(&versions.steady), versions.trial.as_ref().map(|trial| &trial.part)];
+        let is_running =
+            |known: &Known| running.iter().flatten().any(|part| Arc::ptr_eq(&part.handler, &known.part.handler));
+        if let Some(known) = Arc::make_mut(&mut self.known).get_mut(handler) {
+            known.retain(is_running);
+        }
+    }
+
     fn resolve(&self, base: &Path, path: PathBuf, handler: &Arc<Handler>) -> Result<Resolved, Vec<String>> {
         let newest = load::sources(base, path, handler);
         let files = newest.schema_files();

@@ -171,13 +171,16 @@ impl Reloader {
         };
         let at = tidemill_policy::decide::rfc3339(Clock::System.now_ms());
         let report = Report { at, cause, ok, problems, applied, took_ms: millis(started.elapsed()) };
-        report.log();
+        let why = || format!("what is in the files does not run: {}", report.problems.join("; "));
         if ok {
             self.status.troubles.end(RELOAD);
+            report.log();
+        } else if is_later {
+            // Said once, however often it is tried.
+            self.status.troubles.begin(RELOAD, Effect::None, &why());
         } else {
-            let why = format!("what is in the files does not run: {}", report.problems.join("; "));
-            // The report says it.
-            self.status.troubles.note(RELOAD, Effect::None, &why);
+            self.status.troubles.note(RELOAD, Effect::None, &why());
+            report.log();
         }
         if is_asked || !ok || !report.applied.is_nothing() {
             self.status.reloads.note(report.clone());
@@ -196,6 +199,10 @@ impl Reloader {
         if self.provides {
             let provided = dev::provide(&self.target, &file.manifest).await;
             provided.map_err(|error| Failed::Wrong(vec![error.to_string()]))?;
+        }
+        if candidate.generation.is_same(&self.current) {
+            self.take_over(candidate);
+            return Ok(Applied::default());
         }
         let applied = self.order(candidate.generation.clone()).await?;
         if !applied.is_nothing() {

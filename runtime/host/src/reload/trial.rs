@@ -160,6 +160,7 @@ impl Reloader {
             return false;
         }
         self.trials.remove(name);
+        self.loader.forget_others(name, &generation);
         self.current = generation;
         self.status.reloads.has_new_generation();
         true
