@@ -43,8 +43,17 @@ pub(super) struct Candidate {
     /// Which version of each handler was chosen.
     pub(super) choices: BTreeMap<String, Choice>,
     pub(super) known: BTreeMap<String, Vec<Known>>,
+    /// The components that were loaded for it, to be kept once it runs.
+    pub(super) fresh: Vec<Fresh>,
     /// The files that all this comes from.
     pub(super) places: Places,
+}
+
+/// A component that was loaded.
+pub(super) struct Fresh {
+    pub(super) handler: String,
+    pub(super) digest: String,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// One handler of it.
@@ -52,6 +61,7 @@ struct Resolved {
     versions: Versions<Arc<WasmHandler>>,
     choice: Choice,
     known: Vec<Known>,
+    fresh: Option<Fresh>,
     files: Vec<PathBuf>,
 }
 
@@ -78,11 +88,13 @@ pub(super) async fn load(loader: &Loader, file: &ManifestFile) -> Result<Candida
         generation: Generation::new(file.manifest.clone(), []),
         choices: BTreeMap::new(),
         known: BTreeMap::new(),
+        fresh: Vec::new(),
         places: places(file),
     };
     for (handler, resolved) in all {
         match resolved {
-            Ok(Resolved { versions, choice, known, files }) => {
+            Ok(Resolved { versions, choice, known, fresh, files }) => {
+                candidate.fresh.extend(fresh);
                 candidate.generation.handlers.insert(handler.name.clone(), versions);
                 candidate.choices.insert(handler.name.clone(), choice);
                 candidate.known.insert(handler.name.clone(), known);
@@ -174,7 +186,17 @@ impl Loader {
             steady: steady.part.clone(),
             trial: trial.as_ref().map(|trial| Trial { part: trial.part.clone(), share }),
         };
-        Ok(Resolved { versions, choice, known: [Some(steady), trial].into_iter().flatten().collect(), files })
+        let known: Vec<_> = [Some(steady), trial].into_iter().flatten().collect();
+        Ok(Resolved { fresh: self.fresh(newest, &known), versions, choice, known, files })
+    }
+
+    /// What is in the folder, where it runs and was not loaded before.
+    fn fresh(&self, newest: Sources, runs: &[Known]) -> Option<Fresh> {
+        let (handler, digest) = (newest.handler.name.clone(), newest.origin.digest);
+        let has = |known: &[Known]| known.iter().any(|known| known.origin.digest == digest);
+        let is_fresh = has(runs) && !self.known.get(&handler).is_some_and(|before| has(before));
+        let bytes = newest.bytes.filter(|_| is_fresh)?;
+        Some(Fresh { handler, digest, bytes })
     }
 
     /// The handler with an earlier component.
@@ -201,11 +223,6 @@ impl Loader {
         // What is known of a component's failures stays known where only its policy changes.
         if let Some(known) = of_handler().find(|known| known.origin.digest == origin.digest) {
             part.tally = Arc::clone(&known.part.tally);
-        }
-        if let (Some(store), Some(bytes)) = (&self.store, &sources.bytes)
-            && let Err(error) = store.keep(&part.handler.name, &origin.digest, bytes)
-        {
-            tracing::warn!(handler = %part.handler.name, %error, "this version cannot be gone back to");
         }
         Ok(Known { origin, part })
     }

@@ -33,7 +33,7 @@ mod rollback;
 mod trial;
 pub mod watch;
 
-use gate::{Candidate, Loader};
+use gate::{Candidate, Fresh, Loader};
 pub use report::{Ask, Reloads, ReloadsReport, Report, Request};
 use trial::Watched;
 
@@ -60,6 +60,8 @@ pub struct Reloader {
     trials: BTreeMap<String, Watched>,
     places: tokio::sync::watch::Sender<watch::Places>,
     keep_versions: u32,
+    /// The generation that the instance was started with, until it is noted that it runs.
+    first: Option<Candidate>,
 }
 
 /// Why a generation is not run.
@@ -102,14 +104,22 @@ impl First {
         provides: bool,
     ) -> Reloader {
         let First { generation: current, candidate, loader, file } = self;
-        let places = tokio::sync::watch::Sender::new(watch::Places::default());
-        let keep_versions = current.manifest.runtime.keep_versions;
-        let (path, base, trials) = (file.path, file.base, BTreeMap::new());
-        let mut reloader =
-            Reloader { path, base, target, provides, loader, orders, status, current, trials, places, keep_versions };
-        reloader.status.reloads.has_new_generation();
-        reloader.take_over(candidate);
-        reloader
+        let places = tokio::sync::watch::Sender::new(candidate.places.clone());
+        status.reloads.has_new_generation();
+        Reloader {
+            path: file.path,
+            base: file.base,
+            target,
+            provides,
+            loader,
+            orders,
+            status,
+            keep_versions: current.manifest.runtime.keep_versions,
+            current,
+            trials: BTreeMap::new(),
+            places,
+            first: Some(candidate),
+        }
     }
 }
 
@@ -126,6 +136,10 @@ impl Reloader {
     }
 
     async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: CancellationToken) {
+        // Here, since it waits for disks, and an instance that starts does not.
+        if let Some(first) = self.first.take() {
+            self.take_over(first);
+        }
         let mut tick = interval(TRIAL_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut again: Option<Instant> = None;
@@ -240,12 +254,24 @@ impl Reloader {
 
     /// Notes that a generation runs.
     fn take_over(&mut self, candidate: Candidate) {
-        let Candidate { generation, choices, known, places } = candidate;
+        let Candidate { generation, choices, known, fresh, places } = candidate;
+        for fresh in &fresh {
+            self.store(fresh);
+        }
         self.keep_versions = generation.manifest.runtime.keep_versions;
         self.current = generation;
         self.loader.known = Arc::new(known);
         self.note_choices(&choices);
         self.places.send_if_modified(|current| std::mem::replace(current, places) != *current);
+    }
+
+    /// Keeps a component, to be gone back to.
+    fn store(&self, Fresh { handler, digest, bytes }: &Fresh) {
+        if let Some(store) = &self.loader.store
+            && let Err(error) = store.keep(handler, digest, bytes)
+        {
+            tracing::warn!(handler, %error, "this version cannot be gone back to");
+        }
     }
 
     fn watch_also(&self, more: watch::Places) {
