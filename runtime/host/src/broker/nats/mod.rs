@@ -16,6 +16,7 @@
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`routes`]: which subjects the server's streams store.
 //! - [`quarantine`]: messages that the client library cannot parse.
+//! - [`objects`]: objects in a bucket of the object store.
 //! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
 
@@ -28,6 +29,7 @@ pub mod durable;
 pub mod lease;
 mod lookups;
 pub mod markers;
+pub mod objects;
 mod open;
 pub mod partitions;
 pub mod pause;
