@@ -12,9 +12,9 @@ use crate::support::{World, eventually};
 use folder::{Folder, Live, echo, subject, version};
 
 mod flow;
-mod folder;
+pub(crate) mod folder;
 mod places;
-mod process;
+pub(crate) mod process;
 mod trial;
 
 /// A handler that runs versions of the echo component, whatever they are.

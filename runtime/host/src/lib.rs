@@ -4,6 +4,7 @@
 //! event.
 
 pub mod broker;
+pub mod bucket;
 pub mod cases;
 pub mod clock;
 pub mod crew;

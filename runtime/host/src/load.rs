@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use serde::Serialize;
 use thiserror::Error;
-use tidemill_policy::manifest::{self, Auth, Handler, Manifest, Problems, SecretRef, Source};
+use tidemill_policy::manifest::{self, Auth, BUCKET_SCHEME, Handler, Manifest, Problems, Runtime, SecretRef, Source};
 use tidemill_policy::schema::Schemas;
 
 use crate::invoker::wasm::{self, Engine, LoadError, WasmHandler};
 use crate::version::Part;
-use crate::{schemas, secrets};
+use crate::{bucket, schemas, secrets};
 
 /// The most drop-in manifests that are read.
 const DROP_INS_MAX: usize = 10_000;
@@ -56,6 +56,21 @@ pub enum ReadError {
         /// Why.
         source: io::Error,
     },
+    /// The components and drop-ins come from a bucket, and are not here.
+    #[error(
+        "{path}: runtime.plugins is bucket {bucket:?} in NATS, which was not copied to {folder} yet; `tidemill run` does so, \
+         or without running anything: tidemill check --server",
+        path = path.display(),
+        folder = folder.display()
+    )]
+    NotCopied {
+        /// The manifest.
+        path: PathBuf,
+        /// The bucket.
+        bucket: String,
+        /// Where its copy would be.
+        folder: PathBuf,
+    },
     /// There are more drop-ins than anyone could mean.
     #[error("{folder} holds more than {DROP_INS_MAX} drop-in manifests; is runtime.plugins right?", folder = folder.display())]
     TooMany {
@@ -72,6 +87,37 @@ pub enum ReadError {
 /// # Errors
 /// Where a file cannot be read, and for all that is wrong in them.
 pub fn read(path: &Path) -> Result<ManifestFile, ReadError> {
+    read_with(path, |path, base, text, alone| match alone {
+        Some(runtime) => {
+            let folder = tidy(&base.join(&runtime.plugins));
+            if let Some(bucket) = runtime.bucket.clone().filter(|_| !bucket::is_complete(&folder)) {
+                return Err(ReadError::NotCopied { path: path.to_owned(), bucket, folder });
+            }
+            read_drop_ins(&folder, path)
+        }
+        // Its plain text may still tell where the drop-ins are, so that what is wrong there is told at the same time.
+        None => match manifest::plugins_folder(text) {
+            Some(plugins) if plugins.starts_with(BUCKET_SCHEME) => Ok(Vec::new()),
+            plugins => read_drop_ins(&base.join(plugins.as_deref().unwrap_or("plugins")), path),
+        },
+    })
+}
+
+/// Reads a manifest without the drop-ins of its folder: what the process needs to know before it can get at them. `drop_in` is
+/// one to be looked at beside it, with its name.
+///
+/// # Errors
+/// Where the file cannot be read, and for all that is wrong in it.
+pub fn read_alone(path: &Path, drop_in: Option<(String, String)>) -> Result<ManifestFile, ReadError> {
+    read_with(path, |_, _, _, _| Ok(drop_in.into_iter().collect()))
+}
+
+/// Reads a manifest with the drop-ins that are found by its path, its folder, its text, and what it says of the process if
+/// that can be told.
+fn read_with(
+    path: &Path,
+    drop_ins: impl FnOnce(&Path, &Path, &str, Option<&Runtime>) -> Result<Vec<(String, String)>, ReadError>,
+) -> Result<ManifestFile, ReadError> {
     let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ReadError::Missing { path: path.to_owned() },
         _ => ReadError::Unreadable { path: path.to_owned(), source },
@@ -83,13 +129,9 @@ pub fn read(path: &Path) -> Result<ManifestFile, ReadError> {
     let name = path.display().to_string();
     let main = Source { path: &name, text: &text };
     let env = |name: &str| std::env::var(name).ok();
-    // Only the main file says where the drop-ins are. Where it is wrong, its plain text may still tell, so that
-    // what is wrong there is told at the same time.
-    let plugins = match manifest::parse(main, &[], &env) {
-        Ok(alone) => alone.manifest.runtime.plugins,
-        Err(_) => manifest::plugins_folder(&text).unwrap_or_else(|| "plugins".into()).into(),
-    };
-    let drop_ins = read_drop_ins(&base.join(plugins), path)?;
+    // Only the main file says where the drop-ins are.
+    let alone = manifest::parse(main, &[], &env).ok().map(|alone| alone.manifest.runtime);
+    let drop_ins = drop_ins(path, &base, &text, alone.as_ref())?;
     let drop_ins: Vec<_> = drop_ins.iter().map(|(path, text)| Source { path, text }).collect();
     let parsed = manifest::parse(main, &drop_ins, &env).map_err(ReadError::Invalid)?;
     Ok(ManifestFile { path: path.to_owned(), base, manifest: parsed.manifest, warnings: parsed.warnings })

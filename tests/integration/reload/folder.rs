@@ -22,13 +22,13 @@ use crate::support::{World, eventually};
 const ECHO: &str = "out.echo";
 
 /// The echo component.
-pub(super) fn echo() -> Vec<u8> {
+pub(crate) fn echo() -> Vec<u8> {
     let guests = crate::cli::guests();
     fs::read(guests.join("echo.wasm")).expect("the echo component; run cargo xtask guests")
 }
 
 /// A version of it that publishes on another subject of the same length.
-pub(super) fn version(subject: &str) -> Vec<u8> {
+pub(crate) fn version(subject: &str) -> Vec<u8> {
     assert_eq!(subject.len(), ECHO.len());
     let mut bytes = echo();
     let places: Vec<_> = bytes.windows(ECHO.len()).enumerate().filter(|(_, text)| *text == ECHO.as_bytes()).collect();
@@ -41,7 +41,7 @@ pub(super) fn version(subject: &str) -> Vec<u8> {
 }
 
 /// The subject of the version with this number.
-pub(super) fn subject(number: usize) -> String {
+pub(crate) fn subject(number: usize) -> String {
     format!("out.{number:04}")
 }
 
@@ -85,7 +85,7 @@ impl Folder {
         let stop = CancellationToken::new();
         let (orders, ordered) = mpsc::channel(1);
         let (requests, requested) = mpsc::channel(1);
-        let reloader = first.reloader(orders, Arc::clone(&status), target.clone(), false);
+        let reloader = first.reloader(orders, Arc::clone(&status), target.clone(), None, false);
         status.reloads.listen(requests.clone());
         if watches {
             tokio::spawn(watch::run(reloader.places(), poll, requests, stop.clone()));

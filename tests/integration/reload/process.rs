@@ -9,7 +9,7 @@ use super::*;
 use crate::cli::Desk;
 
 /// A process that is killed when this is dropped.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -19,13 +19,13 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(desk: &Desk, world: &World) -> Process {
-        let mut command = desk.command(&["run", "--nats-url", &world.server.url]);
+    pub(crate) fn start(desk: &Desk, url: &str) -> Process {
+        let mut command = desk.command(&["run", "--nats-url", url]);
         let log = fs::File::options().append(true).create(true).open(desk.folder().join("log")).expect("a log");
         Process(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("tidemill starts"))
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let sent = std::process::Command::new("kill").args([signal, &self.0.id().to_string()]).status();
         assert!(sent.expect("kill").success());
     }
@@ -46,12 +46,12 @@ fn put(desk: &Desk, name: &str, content: &[u8]) {
     fs::rename(desk.folder().join(format!("{name}.new")), desk.folder().join(name)).expect("renamed");
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 
 /// Sends a request without a body; the status and the body of the answer.
-fn request(port: u16, line: &str, headers: &str) -> std::io::Result<(u16, String)> {
+pub(crate) fn request(port: u16, line: &str, headers: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     write!(stream, "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n")?;
     let mut answer = String::new();
@@ -60,7 +60,7 @@ fn request(port: u16, line: &str, headers: &str) -> std::io::Result<(u16, String
     Ok((status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
 }
 
-async fn ready(port: u16) {
+pub(crate) async fn ready(port: u16) {
     eventually("the process is ready", || async {
         request(port, "GET /readyz", "").ok().filter(|(status, _)| *status == 200).map(drop)
     })
@@ -85,7 +85,7 @@ async fn a_process_that_is_killed_in_the_middle_of_a_reload_loses_and_repeats_no
     let desk = desk(port, &version(&subject(0)));
     let mut sent = 0;
     for round in 1..=8_u64 {
-        let process = Process::start(&desk, &world);
+        let process = Process::start(&desk, &world.server.url);
         ready(port).await;
         for _ in 0..300 {
             world.context.publish("in.x", sent.to_string().into()).await.expect("sent");
@@ -97,7 +97,7 @@ async fn a_process_that_is_killed_in_the_middle_of_a_reload_loses_and_repeats_no
         sleep(Duration::from_millis(round * round / 2)).await;
         drop(process);
     }
-    let process = Process::start(&desk, &world);
+    let process = Process::start(&desk, &world.server.url);
     ready(port).await;
     world.wait_until_settled("IN", "tidemill-h").await;
     assert_eq!(outputs(&world, sent).await.len() as u64, sent);
@@ -112,7 +112,7 @@ async fn reloads_are_asked_for_by_signal_over_http_and_over_nats() {
     let world = World::in_and_out().await;
     let port = free_port();
     let desk = desk(port, &version(&subject(0)));
-    let _process = Process::start(&desk, &world);
+    let _process = Process::start(&desk, &world.server.url);
     ready(port).await;
     let (status, body) = request(port, "POST /api/v1/reload", "").expect("an answer");
     assert_eq!(status, 200, "{body}");
@@ -155,7 +155,7 @@ async fn a_thousand_reloads_leave_no_growth() {
     let port = free_port();
     let versions = [version(&subject(0)), version(&subject(1))];
     let desk = desk(port, &versions[0]);
-    let process = Process::start(&desk, &world);
+    let process = Process::start(&desk, &world.server.url);
     ready(port).await;
     let mut sizes = Vec::new();
     for number in 1..=1_000 {

@@ -53,6 +53,13 @@ struct HandlerReport {
 /// Checks the manifest, the components and the secrets, and the server.
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     global.start_log(Purpose::Command)?;
+    if arguments.server
+        && let Some(mirror) = global.mirror()?
+    {
+        for problem in mirror.sync().await?.problems {
+            tracing::error!("{problem}");
+        }
+    }
     let file = global.read_manifest()?;
     let loaded = load::handlers(&file, &Global::engine(Some(&file))?).await;
     let mut report = report(&file, loaded);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tidemill::broker::nats::connect::{self, Target};
 use tidemill::broker::nats::server::{self, Server};
+use tidemill::bucket::Mirror;
 use tidemill::dev::{self, Plan};
 use tidemill::load::ManifestFile;
 use tidemill::logging::Purpose;
@@ -56,6 +58,10 @@ impl Arguments {
 
 /// Runs the handlers on the desk.
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
+    let mirror = global.mirror()?.filter(|_| arguments.of_a_private_server().is_none());
+    if let Some(mirror) = &mirror {
+        mirror.sync().await?;
+    }
     let file = global.read_manifest()?;
     let name_width = file.manifest.handlers.keys().map(String::len).max().unwrap_or(0);
     global.start_log(Purpose::Desk { name_width })?;
@@ -70,7 +76,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
         };
         let target = broker.target.clone();
         let done = tokio::select! {
-            done = develop(global, &manifest, first, target, &signals) => done,
+            done = develop(global, &manifest, first, target, mirror.map(Arc::new), &signals) => done,
             why = broker_ended(&mut broker.private) => Err(Failure::Failed(anyhow!(why))),
         };
         if let Some(private) = broker.private {
@@ -93,14 +99,21 @@ fn shared_target(global: &Global, arguments: &Arguments, file: &ManifestFile) ->
     Ok(None)
 }
 
-async fn develop(global: &Global, manifest: &Manifest, first: First, target: Target, signals: &Signals) -> Done {
+async fn develop(
+    global: &Global,
+    manifest: &Manifest,
+    first: First,
+    target: Target,
+    mirror: Option<Arc<Mirror>>,
+    signals: &Signals,
+) -> Done {
     let plan = dev::provide(&target, manifest).await?;
     let desk = Desk { url: connect::without_credentials(&target.urls), created: plan };
     global.out().show(&desk, || desk.text(manifest));
     for warning in &desk.created.warnings {
         tracing::warn!("{warning}");
     }
-    service::serve(first, target, true, signals).await
+    service::serve(first, target, mirror, true, signals).await
 }
 
 /// The NATS server that the handlers run on.

@@ -27,6 +27,7 @@ use anyhow::{Context, anyhow};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use tidemill::broker::nats::Nats;
 use tidemill::broker::nats::connect::{self, ConnectError, Target};
+use tidemill::bucket::Mirror;
 use tidemill::invoker::wasm::{Engine, EngineOptions};
 use tidemill::load::{self, Fault, ManifestFile, ReadError};
 use tidemill::logging::{self, Purpose};
@@ -199,6 +200,15 @@ impl Global {
         logging::start(options).map_err(|error| Failure::Usage(error.into()))
     }
 
+    /// The copy of the bucket that the plugins come from, if they do and there is a server to take it from. What is wrong
+    /// with the manifest is told by whoever reads all of it.
+    fn mirror(&self) -> Result<Option<Mirror>, Failure> {
+        let Ok(file) = load::read_alone(&self.manifest, None) else { return Ok(None) };
+        let Some(bucket) = file.manifest.runtime.bucket.clone() else { return Ok(None) };
+        let folder = file.base.join(&file.manifest.runtime.plugins);
+        Ok(self.target(Some(&file))?.map(|target| Mirror::new(bucket, folder, target)))
+    }
+
     /// Reads the manifest, which must have handlers, and shows its warnings.
     fn read_manifest(&self) -> Result<ManifestFile, Failure> {
         let file = load::read(&self.manifest).map_err(|error| match error {
@@ -206,10 +216,13 @@ impl Global {
             error => Failure::Usage(error.into()),
         })?;
         if file.manifest.handlers.is_empty() {
+            let place = match &file.manifest.runtime.bucket {
+                Some(bucket) => format!("bucket {bucket:?} (tidemill deploy)"),
+                None => file.base.join(&file.manifest.runtime.plugins).display().to_string(),
+            };
             return Err(Failure::usage(format!(
-                "{} has no handlers; add a table [handler.NAME] with a subject, or put NAME.toml beside NAME.wasm in {}",
+                "{} has no handlers; add a table [handler.NAME] with a subject, or put NAME.toml beside NAME.wasm in {place}",
                 file.path.display(),
-                file.base.join(&file.manifest.runtime.plugins).display()
             )));
         }
         if self.output == Format::Text && !file.warnings.problems.is_empty() {

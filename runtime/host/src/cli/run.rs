@@ -22,18 +22,23 @@ pub(crate) struct Arguments {}
 /// Runs the handlers.
 pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
     global.start_log(Purpose::Service)?;
-    let file = global.read_manifest()?;
-    let target = global.target(Some(&file))?.ok_or_else(|| {
-        Failure::usage(format!(
-            "{} names no NATS server; add url = \"nats://HOST:4222\" to its table [nats], or give --nats-url or \
-             TIDEMILL_NATS_URL, or use `tidemill dev`, which starts a private server",
-            file.path.display()
-        ))
-    })?;
     let signals = service::signals()?;
-    service::unless_aborted(&signals, async {
+    let work = async {
+        let mirror = service::copy_plugins(global, &signals).await?;
+        if signals.stop.is_cancelled() {
+            return Ok(());
+        }
+        let file = global.read_manifest()?;
+        let target = global.target(Some(&file))?.ok_or_else(|| {
+            Failure::usage(format!(
+                "{} names no NATS server; add url = \"nats://HOST:4222\" to its table [nats], or give --nats-url or \
+                 TIDEMILL_NATS_URL, or use `tidemill dev`, which starts a private server",
+                file.path.display()
+            ))
+        })?;
         let Some(first) = service::load(file, &signals).await? else { return Ok(()) };
-        service::serve(first, target, false, &signals).await
-    })
-    .await
+        service::serve(first, target, mirror, false, &signals).await
+    };
+    // Boxed, since it is large.
+    service::unless_aborted(&signals, Box::pin(work)).await
 }

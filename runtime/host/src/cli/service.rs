@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tidemill::broker::nats::connect::Target;
+use tidemill::bucket::{self, Mirror};
 use tidemill::http;
 use tidemill::instance;
 use tidemill::load::ManifestFile;
@@ -54,6 +55,17 @@ pub(crate) async fn unless_aborted(signals: &Signals, work: impl Future<Output =
     }
 }
 
+/// Copies the bucket that the plugins come from, if they do. A server that does not answer is waited for, unless there is an
+/// earlier copy, or the user wants to stop.
+pub(crate) async fn copy_plugins(global: &Global, signals: &Signals) -> Result<Option<Arc<Mirror>>, Failure> {
+    let Some(mirror) = global.mirror()? else { return Ok(None) };
+    tokio::select! {
+        opened = mirror.open() => opened?,
+        () = signals.stop.cancelled() => {}
+    }
+    Ok(Some(Arc::new(mirror)))
+}
+
 /// Loads all components. Nothing if the user wants to stop before that is done.
 pub(crate) async fn load(file: ManifestFile, signals: &Signals) -> Result<Option<First>, Failure> {
     let engine = Global::engine(Some(&file))?;
@@ -63,15 +75,21 @@ pub(crate) async fn load(file: ManifestFile, signals: &Signals) -> Result<Option
     }
 }
 
-/// Serves health over HTTP and runs an instance until the user stops it. Where it `provides` streams, those that a
-/// handler lacks which is added later are made.
-pub(crate) async fn serve(first: First, target: Target, provides: bool, signals: &Signals) -> Done {
+/// Serves health over HTTP and runs an instance until the user stops it, with files from a bucket where there is a `mirror`
+/// of one. Where it `provides` streams, those that a handler lacks which is added later are made.
+pub(crate) async fn serve(
+    first: First,
+    target: Target,
+    mirror: Option<Arc<Mirror>>,
+    provides: bool,
+    signals: &Signals,
+) -> Done {
     let status = Arc::new(Status::new(instance_name(), &first.generation));
     let generation = first.generation.clone();
     let runtime = generation.manifest.runtime.clone();
     let (orders, ordered) = mpsc::channel(1);
     let (requests, requested) = mpsc::channel(16);
-    let reloader = first.reloader(orders, Arc::clone(&status), target.clone(), provides);
+    let reloader = first.reloader(orders, Arc::clone(&status), target.clone(), mirror.clone(), provides);
     if let Some(address) = &runtime.listen {
         let local = http::serve(address, Arc::clone(&status)).await?;
         tracing::info!("health is at http://{local}/livez and /readyz, status at http://{local}/api/v1/status");
@@ -80,6 +98,9 @@ pub(crate) async fn serve(first: First, target: Target, provides: bool, signals:
     if runtime.watch {
         let watching = watch::run(reloader.places(), runtime.watch_poll, requests.clone(), signals.stop.clone());
         tokio::spawn(watching);
+        if let Some(mirror) = mirror {
+            tokio::spawn(bucket::keep(mirror, runtime.watch_poll, Arc::clone(&status), signals.stop.clone()));
+        }
     }
     reload_on_hangup(requests, &signals.stop)?;
     let reloading = reloader.start(requested, signals.stop.clone());

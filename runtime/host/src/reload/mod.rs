@@ -18,6 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::nats::connect::Target;
+use crate::bucket::Mirror;
 use crate::clock::Clock;
 use crate::dev;
 use crate::instance::{Applied, Generation, Order};
@@ -34,7 +35,7 @@ mod trial;
 pub mod watch;
 
 use gate::{Candidate, Fresh, Loader};
-pub use report::{Ask, Reloads, ReloadsReport, Report, Request};
+pub use report::{Ask, Loaded, Reloads, ReloadsReport, Report, Request};
 use trial::Watched;
 
 /// After how long a reload is tried again that the server did not answer.
@@ -62,6 +63,8 @@ pub struct Reloader {
     keep_versions: u32,
     /// The generation that the instance was started with, until it is noted that it runs.
     first: Option<Candidate>,
+    /// The bucket that the files come from, if they do.
+    mirror: Option<Arc<Mirror>>,
 }
 
 /// Why a generation is not run.
@@ -94,18 +97,22 @@ impl First {
         Ok(First { generation: candidate.generation.clone(), candidate, loader, file })
     }
 
-    /// What loads the following generations, for an instance at `target`. Streams that new handlers lack are made if it
-    /// `provides` them.
+    /// What loads the following generations, for an instance at `target`, of files that are taken from a bucket where there
+    /// is a `mirror` of one. Streams that new handlers lack are made if it `provides` them.
     pub fn reloader(
         self,
         orders: mpsc::Sender<Order<Wasm>>,
         status: Arc<Status>,
         target: Target,
+        mirror: Option<Arc<Mirror>>,
         provides: bool,
     ) -> Reloader {
         let First { generation: current, candidate, loader, file } = self;
         let places = tokio::sync::watch::Sender::new(candidate.places.clone());
         status.reloads.has_new_generation();
+        if let Some(mirror) = &mirror {
+            status.reloads.come_from(&mirror.bucket, mirror.sequence());
+        }
         Reloader {
             path: file.path,
             base: file.base,
@@ -119,6 +126,7 @@ impl First {
             trials: BTreeMap::new(),
             places,
             first: Some(candidate),
+            mirror,
         }
     }
 }
@@ -170,6 +178,10 @@ impl Reloader {
     /// Does what is asked for, and tells everybody what came of it.
     async fn answer(&mut self, ask: Ask, cause: String) -> (Report, bool) {
         let (started, is_asked) = (Instant::now(), cause != watch::CAUSE);
+        if let Some(mirror) = &self.mirror {
+            mirror.sync_and_tell(&self.status).await;
+        }
+        let bucket_sequence = self.mirror.as_ref().map(|mirror| mirror.sequence());
         let done = match ask {
             Ask::Reload => self.reload().await,
             Ask::Rollback { handler, to } => match self.pin(&handler, to.as_deref()) {
@@ -184,9 +196,14 @@ impl Reloader {
             Err(Failed::Later(why)) => (false, vec![why], Applied::default()),
         };
         let at = tidemill_policy::decide::rfc3339(Clock::System.now_ms());
-        let report = Report { at, cause, ok, problems, applied, took_ms: millis(started.elapsed()) };
+        // A reload that is tried again says nothing about what is in the bucket.
+        let bucket_sequence = bucket_sequence.filter(|_| !is_later);
+        let report = Report { at, cause, ok, problems, applied, took_ms: millis(started.elapsed()), bucket_sequence };
         let why = || format!("what is in the files does not run: {}", report.problems.join("; "));
         if ok {
+            if let (Some(mirror), Some(sequence)) = (&self.mirror, bucket_sequence) {
+                self.status.reloads.come_from(&mirror.bucket, sequence);
+            }
             self.status.troubles.end(RELOAD);
             report.log();
         } else if is_later {

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidemill_policy::decide::rfc3339;
 use tokio::sync::{mpsc, oneshot};
 
@@ -50,6 +50,19 @@ pub struct Report {
     pub applied: Applied,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
+    /// Where components come from a bucket, how far its copy was when this began: the sequence of the bucket's stream. Nothing
+    /// where it is tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket_sequence: Option<u64>,
+}
+
+/// What of a bucket runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// The bucket.
+    pub name: String,
+    /// How far the copy was when it was loaded: the sequence of the bucket's stream.
+    pub sequence: u64,
 }
 
 /// What an instance tells about its generations, and where it is asked for another.
@@ -64,6 +77,7 @@ struct State {
     generation: u64,
     since_ms: u64,
     last: Option<Report>,
+    bucket: Option<Loaded>,
 }
 
 /// [`Reloads`] at one moment.
@@ -76,6 +90,9 @@ pub struct ReloadsReport {
     /// What came of the last reload; nothing before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reload: Option<Report>,
+    /// The bucket that components come from, if they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<Loaded>,
 }
 
 impl Reloads {
@@ -91,6 +108,11 @@ impl Reloads {
         state.since_ms = Clock::System.now_ms();
     }
 
+    /// Notes what of a bucket runs.
+    pub fn come_from(&self, bucket: &str, sequence: u64) {
+        self.lock().bucket = Some(Loaded { name: bucket.to_owned(), sequence });
+    }
+
     /// Notes what came of a reload.
     pub fn note(&self, report: Report) {
         self.lock().last = Some(report);
@@ -103,6 +125,7 @@ impl Reloads {
             generation: state.generation,
             generation_since: rfc3339(state.since_ms),
             last_reload: state.last.clone(),
+            bucket: state.bucket.clone(),
         }
     }
 

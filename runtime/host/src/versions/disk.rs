@@ -10,6 +10,8 @@ use tempfile::{Builder, NamedTempFile};
 
 /// How the names of files begin that are being written.
 const UNFINISHED: &str = ".unfinished-";
+/// After how long a file that was never finished is taken for left behind.
+pub(crate) const UNFINISHED_AGE: Duration = Duration::from_hours(1);
 /// The file that whoever changes a folder has locked. It is never removed, else two could hold a lock each.
 const LOCK: &str = ".lock";
 
@@ -21,7 +23,7 @@ pub(super) fn probe(folder: &Path) -> io::Result<()> {
 /// Waits until nobody else changes the folder. The lock ends when it is dropped, and with its process.
 ///
 /// Where the file system has no locks, one is done without: files still appear whole.
-pub(super) fn lock(folder: &Path) -> io::Result<File> {
+pub(crate) fn lock(folder: &Path) -> io::Result<File> {
     let lock = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
     match lock.lock() {
         Err(error) if error.kind() != io::ErrorKind::Unsupported => Err(error),
@@ -44,10 +46,15 @@ pub(super) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut unfinished = unfinished(folder)?;
     unfinished.write_all(bytes)?;
+    finish(unfinished, file)
+}
+
+/// Puts a file that was written in its place. It is on the disk when this returns.
+pub(crate) fn finish(unfinished: NamedTempFile, file: &Path) -> io::Result<()> {
     unfinished.as_file().sync_all()?;
     unfinished.persist(file)?;
     // The new name is on the disk when the folder is.
-    File::open(folder)?.sync_all()
+    File::open(file.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Makes a file the newest one.
@@ -56,7 +63,7 @@ pub(super) fn touch(file: &Path) -> io::Result<()> {
 }
 
 /// Removes a file, unless somebody else has.
-pub(super) fn remove(file: &Path) -> io::Result<()> {
+pub(crate) fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -64,7 +71,7 @@ pub(super) fn remove(file: &Path) -> io::Result<()> {
 }
 
 /// Removes files that were being written when their process died, at least `age` ago.
-pub(super) fn remove_unfinished(folder: &Path, age: Duration) -> io::Result<()> {
+pub(crate) fn remove_unfinished(folder: &Path, age: Duration) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
@@ -77,6 +84,6 @@ pub(super) fn remove_unfinished(folder: &Path, age: Duration) -> io::Result<()> 
 }
 
 /// A file to be written and renamed. Others may read it, like the plugins it is made from.
-fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
+pub(crate) fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     Builder::new().prefix(UNFINISHED).permissions(Permissions::from_mode(0o644)).tempfile_in(folder)
 }

@@ -8,13 +8,13 @@
 //!
 //! Everything here blocks on the disk: not to be called on a thread that runs events.
 
-mod disk;
+pub(crate) mod disk;
 mod log;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use thiserror::Error;
 use tidemill_policy::reload::start::Kept;
@@ -23,8 +23,6 @@ use crate::invoker::wasm::digest;
 
 pub use log::{Entry, Outcome};
 
-/// After how long a file that was never finished is taken for left behind.
-const UNFINISHED_AGE: Duration = Duration::from_hours(1);
 const STATE: &str = "state.json";
 const LOG: &str = "log.jsonl";
 
@@ -225,7 +223,7 @@ impl Store {
                 disk::remove(&file)?;
                 removed.push(digest);
             }
-            disk::remove_unfinished(folder, UNFINISHED_AGE)?;
+            disk::remove_unfinished(folder, disk::UNFINISHED_AGE)?;
             Ok(removed)
         })
     }

@@ -50,6 +50,8 @@ pub(super) enum Text {
     Any,
     /// A path.
     Path,
+    /// A path, or a bucket of NATS.
+    Plugins,
     /// The name of a policy.
     Policy,
     /// The first part of our own names.
@@ -199,6 +201,7 @@ impl Text {
         match self {
             Text::Any => "a string".to_owned(),
             Text::Path => "a path".to_owned(),
+            Text::Plugins => "a path, or \"nats:<bucket>\"".to_owned(),
             Text::Policy => "the name of a policy".to_owned(),
             Text::Prefix => "1 to 32 letters, digits, \"-\" and \"_\"".to_owned(),
             Text::JetStream => "a JetStream name".to_owned(),

@@ -38,9 +38,9 @@ pub use order::{KeyOrder, OnFailure, Order, OrderForm, OrderKey};
 pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity, nearest};
 pub use reload::Reload;
 pub use resolved::{
-    AckMode, Across, Allow, Auth, Backoff, CONCURRENCY_MAX, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format,
-    Handler, Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime, SecretRef, Tls,
-    Trigger,
+    AckMode, Across, Allow, Auth, BUCKET_SCHEME, Backoff, CONCURRENCY_MAX, CircuitBreaker, DeadLetterPolicy, Dedup,
+    DedupKey, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime,
+    SecretRef, Tls, Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{parse_duration, show_duration, show_size};
@@ -77,6 +77,14 @@ pub fn plugins_folder(text: &str) -> Option<String> {
     let table: toml::Table = text.parse().ok()?;
     let folder = table.get("runtime")?.get("plugins")?.as_str()?;
     (!folder.contains("${")).then(|| folder.to_owned())
+}
+
+/// Checks the name of a bucket that components are taken from.
+///
+/// # Errors
+/// What is wrong with it, and what names buckets may have.
+pub fn check_bucket(bucket: &str) -> Result<(), String> {
+    texts::check_bucket(bucket).map_err(|complaint| complaint.hint.unwrap_or(complaint.message))
 }
 
 /// Parses a manifest: `main` is `tidemill.toml`, each of `drop_ins` the body of one handler table. `env`

@@ -12,8 +12,8 @@ use super::problem::{Complaint, Report, nearest};
 use super::read::{Named, Raw, Value, built_in};
 use super::reload;
 use super::resolved::{
-    AckMode, Allow, Auth, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits, Manifest,
-    Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
+    AckMode, Allow, Auth, BUCKET_SCHEME, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation,
+    Limits, Manifest, Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
 };
 use super::share;
 use super::tables::{HANDLER, NATS, RUNTIME};
@@ -101,8 +101,12 @@ fn auth(layers: &Layers) -> Auth {
 fn runtime(named: &Named) -> Runtime {
     let built_in = built_in(RUNTIME);
     let layers = Layers { said: vec![&named.layer], built_in: &built_in, span: named.span };
+    let versions = layers.path("versions").unwrap_or_default();
+    let plugins = layers.text("plugins").unwrap_or_default();
+    let bucket = plugins.strip_prefix(BUCKET_SCHEME).map(str::to_owned);
     Runtime {
-        plugins: layers.path("plugins").unwrap_or_default(),
+        plugins: bucket.as_ref().map_or_else(|| plugins.into(), |bucket| Runtime::copy_of(&versions, bucket)),
+        bucket,
         listen: layers.text("listen").filter(|listen| listen != "off"),
         drain: layers.duration("drain"),
         in_flight: layers.integer("in_flight"),
@@ -110,7 +114,7 @@ fn runtime(named: &Named) -> Runtime {
         cache: layers.path("cache"),
         watch: layers.flag("watch"),
         watch_poll: layers.duration("watch_poll"),
-        versions: layers.path("versions").unwrap_or_default(),
+        versions,
         keep_versions: layers.count("keep_versions"),
     }
 }
@@ -277,5 +281,13 @@ mod tests {
         assert_eq!((mail.mode, mail.format), (Mode::Queue, Format::Auto));
         assert_eq!(manifest.runtime.listen.as_deref(), Some("127.0.0.1:7070"));
         assert_eq!(manifest.nats.auth, Auth::None);
+        assert_eq!((manifest.runtime.plugins.to_str(), manifest.runtime.bucket), (Some("plugins"), None));
+    }
+
+    #[test]
+    fn a_bucket_has_its_copy_beside_the_versions() {
+        let runtime = parsed("runtime = { plugins = 'nats:shared', versions = '/var/lib/tm' }").runtime;
+        assert_eq!(runtime.bucket.as_deref(), Some("shared"));
+        assert_eq!(runtime.plugins.to_str(), Some("/var/lib/tm/plugins.shared"));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::contract::SchemaPolicy;
@@ -101,8 +101,11 @@ impl fmt::Display for SecretRef {
 /// `[runtime]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Runtime {
-    /// The folder of components and drop-in manifests, relative to the manifest.
+    /// The folder of components and drop-in manifests, relative to the manifest. Where they come from a bucket, that of the
+    /// bucket's copy, which is within `versions`.
     pub plugins: PathBuf,
+    /// The object-store bucket in NATS that components and drop-in manifests are taken from, if they are.
+    pub bucket: Option<String>,
     /// Where to serve health and status; `None` for `"off"`.
     pub listen: Option<String>,
     /// How long to wait for events in flight when stopping.
@@ -121,6 +124,16 @@ pub struct Runtime {
     pub versions: PathBuf,
     /// How many versions of each handler's component are kept; at least 1.
     pub keep_versions: u32,
+}
+
+/// What a value of `runtime.plugins` begins with that names a bucket.
+pub const BUCKET_SCHEME: &str = "nats:";
+
+impl Runtime {
+    /// The folder of a bucket's copy, in the folder of versions. No handler's folder there has such a name.
+    pub fn copy_of(versions: &Path, bucket: &str) -> PathBuf {
+        versions.join(format!("plugins.{bucket}"))
+    }
 }
 
 /// One handler: a component and its whole policy.

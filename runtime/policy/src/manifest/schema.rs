@@ -99,7 +99,7 @@ fn value(kind: Kind) -> Json {
 
 fn text(form: Text) -> Json {
     let pattern = match form {
-        Text::Any | Text::Path => return json!({ "type": "string", "minLength": 1 }),
+        Text::Any | Text::Path | Text::Plugins => return json!({ "type": "string", "minLength": 1 }),
         Text::Choice(names) => {
             return json!({
                 "anyOf": [{ "enum": names }, { "type": "string", "pattern": VARIABLE_PATTERN }],

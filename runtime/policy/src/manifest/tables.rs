@@ -87,8 +87,13 @@ const TLS: &[Key] = &[
 
 /// `[runtime]`.
 pub(super) const RUNTIME: &[Key] = &[
-    key("plugins", PATH, "the folder of components and of drop-in manifests, relative to the manifest")
-        .default("'plugins'"),
+    key(
+        "plugins",
+        Kind::Text(Text::Plugins),
+        "the folder of components and of drop-in manifests, relative to the manifest; or the object-store bucket in NATS that \
+         they are taken from",
+    )
+    .default("'plugins'"),
     key("listen", Kind::Text(Text::Listen), "where health and status are served; loopback only")
         .default("'127.0.0.1:7070'"),
     key("drain", duration(Duration::ZERO, HOUR), "how long to wait for events in flight when stopping")
@@ -119,7 +124,8 @@ pub(super) const RUNTIME: &[Key] = &[
     key(
         "versions",
         PATH,
-        "the folder, relative to the manifest, of the last versions of each handler's component and of what became of them",
+        "the folder, relative to the manifest, of the last versions of each handler's component and of what became of them, and of the \
+         copy of a bucket",
     )
     .default("'.tidemill'"),
     key("keep_versions", integer(1, 100), "how many versions of each handler's component are kept").default("5"),

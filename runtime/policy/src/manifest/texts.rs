@@ -11,7 +11,7 @@ use super::latest::OrderTime;
 use super::order::OrderKey;
 use super::problem::{Complaint, nearest};
 use super::read::Value;
-use super::resolved::{RateLimit, SecretRef};
+use super::resolved::{BUCKET_SCHEME, RateLimit, SecretRef};
 use super::units;
 use crate::headers;
 use crate::subject::{self, SubjectError};
@@ -21,6 +21,8 @@ const TEXT_BYTES_MAX: usize = 4096;
 /// The longest name of a stream or a consumer, in bytes, that `JetStream` allows.
 const JETSTREAM_NAME_BYTES_MAX: usize = 255;
 const PREFIX_BYTES_MAX: usize = 32;
+/// The longest name of a bucket, in bytes: its stream's name has 4 more.
+const BUCKET_BYTES_MAX: usize = JETSTREAM_NAME_BYTES_MAX - 4;
 /// The longest name of a handler or a policy, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
@@ -35,6 +37,7 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Any | Text::Path | Text::Policy => {
             held((1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.contains('\0'))
         }
+        Text::Plugins => plugins(text).map(Value::Text),
         Text::Prefix => held(is_prefix(text)),
         Text::JetStream => jetstream_name(text).map(Value::Text),
         Text::Url => url(text).map(Value::Text),
@@ -86,8 +89,33 @@ pub(super) fn check_name(name: &str) -> Result<(), Complaint> {
 }
 
 fn is_prefix(text: &str) -> bool {
-    (1..=PREFIX_BYTES_MAX).contains(&text.len())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    (1..=PREFIX_BYTES_MAX).contains(&text.len()) && is_plain(text)
+}
+
+/// Whether there are letters, digits, `-` and `_` only.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+fn plugins(text: &str) -> Result<String, Complaint> {
+    match text.strip_prefix(BUCKET_SCHEME) {
+        Some(bucket) => check_bucket(bucket).map(|()| text.to_owned()),
+        None => match read(Text::Path, text) {
+            Ok(_) => Ok(text.to_owned()),
+            Err(_) => Err(must_be(Text::Plugins)),
+        },
+    }
+}
+
+/// Checks the name of a bucket.
+pub(super) fn check_bucket(bucket: &str) -> Result<(), Complaint> {
+    if (1..=BUCKET_BYTES_MAX).contains(&bucket.len()) && is_plain(bucket) {
+        return Ok(());
+    }
+    let hint = format!(
+        "a bucket's name has 1 to {BUCKET_BYTES_MAX} letters, digits, \"-\" and \"_\", as in \"{BUCKET_SCHEME}plugins\""
+    );
+    Err(Complaint::new("does not name a bucket after \"nats:\"").hint(hint))
 }
 
 fn jetstream_name(text: &str) -> Result<String, Complaint> {
@@ -263,6 +291,9 @@ mod tests {
         refused(Text::Secret, &["", "env:", "env:1A", "env:A-B", "file:", "s3cret", "ENV:A"]);
         fine(Text::JetStream, &["ORDERS", "tidemill-mail"]);
         refused(Text::JetStream, &["", "a b", "a.b", "a*", "a>", "a/b", "a\\b"]);
+        fine(Text::Plugins, &["plugins", "/srv/x", "nats/x", "nats:plugins", "nats:A-1_b"]);
+        refused(Text::Plugins, &["", "nats:", "nats:a.b", "nats:a/b", "nats: a", "nats://a"]);
+        assert!(read(Text::Plugins, &format!("nats:{}", "b".repeat(252))).is_err());
         fine(Text::Prefix, &["tidemill", "A-1_b"]);
         refused(Text::Prefix, &["", "a.b", "123456789012345678901234567890123"]);
         refused(Text::Subject, &["$JS.API", "_INBOX.x", "a.*"]);

@@ -100,6 +100,7 @@ fn auth_key(auth: &Auth) -> &'static str {
 fn refused_runtime(old: &Runtime, new: &Runtime) -> Vec<Refused> {
     let Runtime {
         plugins,
+        bucket,
         listen,
         in_flight,
         memory_bytes,
@@ -112,7 +113,7 @@ fn refused_runtime(old: &Runtime, new: &Runtime) -> Vec<Refused> {
         keep_versions: _,
     } = old;
     let keys = differing([
-        ("runtime.plugins", *plugins == new.plugins),
+        ("runtime.plugins", *plugins == new.plugins && *bucket == new.bucket),
         ("runtime.listen", *listen == new.listen),
         ("runtime.in_flight", *in_flight == new.in_flight),
         ("runtime.memory", *memory_bytes == new.memory_bytes),

@@ -53,7 +53,7 @@ fn tls_files(tls: &Tls) -> Value {
 
 fn runtime(runtime: &Runtime) -> Value {
     let mut table = json!({
-        "plugins": path(&runtime.plugins),
+        "plugins": runtime.bucket.as_ref().map_or_else(|| path(&runtime.plugins), |bucket| json!(format!("nats:{bucket}"))),
         "listen": runtime.listen.as_deref().unwrap_or("off"),
         "drain": duration(runtime.drain),
         "in_flight": format!("{}B", runtime.in_flight),

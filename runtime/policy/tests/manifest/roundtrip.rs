@@ -62,10 +62,13 @@ fn runtime() -> impl Strategy<Value = Runtime> {
     // As much as the largest handler may have, or more.
     let memory = option::of((4_u64 << 30)..=(1 << 40));
     let versions = (any::<bool>(), millis(100..=3_600_000), path(), 1..=100_u32);
-    (path(), option::of(listen), millis(0..=3_600_000), in_flight, memory, option::of(path()), versions).prop_map(
+    let plugins = prop_oneof![path().prop_map(Ok), "[a-zA-Z0-9_-]{1,12}".prop_map(Err)];
+    (plugins, option::of(listen), millis(0..=3_600_000), in_flight, memory, option::of(path()), versions).prop_map(
         |(plugins, listen, drain, in_flight, memory_bytes, cache, (watch, watch_poll, versions, keep_versions))| {
+            let bucket = plugins.as_ref().err().cloned();
             Runtime {
-                plugins,
+                plugins: plugins.unwrap_or_else(|bucket| Runtime::copy_of(&versions, &bucket)),
+                bucket,
                 listen,
                 drain,
                 in_flight,

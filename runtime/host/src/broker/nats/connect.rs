@@ -32,7 +32,7 @@ pub struct Link {
     pub troubles: Arc<Troubles>,
     denials: RwLock<HashMap<String, (String, Instant)>>,
     denied: Notify,
-    /// Whether we are closing the connection ourselves.
+    /// Whether a loss is no news: we are closing the connection ourselves, or another one tells.
     closing: AtomicBool,
     /// Cancelled when the client library has given up for good: its task has ended, and nothing is sent or
     /// received any more.
@@ -113,7 +113,8 @@ impl Link {
         denials.values().filter(|(_, when)| *when >= since).max_by_key(|(_, when)| *when).map(|(why, _)| why.clone())
     }
 
-    /// Says that the connection is about to be closed by us, which is no loss.
+    /// Says that a loss is no news from now on: the connection is about to be closed by us, or the process has another one
+    /// that tells.
     pub fn expect_end(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }

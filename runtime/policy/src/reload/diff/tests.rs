@@ -132,6 +132,7 @@ fn what_the_process_was_started_with_is_refused() {
         ("nats.prefix = 'a'", "nats.prefix"),
         ("nats.replicas = 3", "nats.replicas"),
         ("runtime.plugins = 'a'", "runtime.plugins"),
+        ("runtime.plugins = 'nats:a'", "runtime.plugins"),
         ("runtime.listen = 'off'", "runtime.listen"),
         ("runtime.in_flight = '1GiB'", "runtime.in_flight"),
         ("runtime.memory = '1GiB'", "runtime.memory"),

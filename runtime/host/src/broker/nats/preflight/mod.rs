@@ -85,6 +85,7 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     if let Some(user) = &user {
         permissions::check(user, &permissions::needs(manifest), &mut findings);
         permissions::check_service(user, &manifest.nats.prefix, &mut findings);
+        permissions::check_bucket(user, manifest, &mut findings);
     }
     if !findings.conflicts.is_empty() {
         // What follows would not be answered.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::super::connect::acknowledgements;
 use super::super::routes::LIST_SUBJECT;
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
-use super::super::{Nats, markers, partitions, pause};
+use super::super::{Nats, markers, objects, partitions, pause};
 use super::Findings;
 use crate::service;
 
@@ -164,12 +164,31 @@ pub(super) fn check_service(user: &User, prefix: &str, findings: &mut Findings) 
     ));
 }
 
+/// Whether changes of the bucket that components come from are heard. Without that, they are found a little later.
+pub(super) fn check_bucket(user: &User, manifest: &Manifest, findings: &mut Findings) {
+    let Some(bucket) = &manifest.runtime.bucket else { return };
+    let subject = objects::changes_of(bucket);
+    if !user.may_subscribe(&subject) {
+        findings.warn(format!(
+            "user {:?} may not subscribe to {subject:?}, so that what is deployed is noticed some seconds later only; grant \
+             it (permissions, subscribe, allow)",
+            user.user
+        ));
+    }
+}
+
 /// What a manifest needs, as far as it says so itself.
 pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
     let prefix = &manifest.nats.prefix;
     let mut needs = vec![Need::publish("$JS.API.INFO".to_owned(), "we need to ask what the server can do")];
     for stream in [retry_stream(prefix), dead_letter_stream(prefix)] {
         needs.push(Need::publish(format!("$JS.API.STREAM.INFO.{stream}"), "we need to look at our own stream"));
+    }
+    if let Some(bucket) = &manifest.runtime.bucket {
+        let stream = objects::stream_of(bucket);
+        for subject in [format!("$JS.API.STREAM.INFO.{stream}"), format!("$JS.API.STREAM.MSG.GET.{stream}")] {
+            needs.push(Need::publish(subject, "runtime.plugins needs it to read components from their bucket"));
+        }
     }
     for handler in manifest.handlers.values() {
         let name = &handler.name;
