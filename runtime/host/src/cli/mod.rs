@@ -3,6 +3,7 @@
 
 mod breaker;
 mod check;
+mod deploy;
 mod dev;
 mod dlq;
 mod explain;
@@ -105,6 +106,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Show how the events of all handlers stand: waiting, running, to be retried, given up on
     Status(status::Arguments),
+    /// Put a component into the bucket that instances take theirs from
+    Deploy(deploy::Arguments),
     /// Have running instances load what has changed: manifest, components, schemas
     Reload(reload::ReloadArguments),
     /// Have running instances go back to an earlier version of a handler's component
@@ -169,6 +172,7 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(global, &arguments),
             Command::Explain(arguments) => explain::run(global, &arguments),
             Command::Status(arguments) => status::run(global, &arguments).await,
+            Command::Deploy(arguments) => deploy::run(global, &arguments).await,
             Command::Reload(arguments) => reload::reload(global, &arguments).await,
             Command::Rollback(arguments) => reload::rollback(global, &arguments).await,
             Command::History(arguments) => history::run(global, &arguments),

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::broker::nats::Nats;
 use crate::broker::nats::ask::AskError;
+use crate::reload::Loaded;
 use crate::service::{HANDLER_ENDPOINT, INSTANCE_ENDPOINT, stats_subject};
 
 /// How long the first answer may take.
@@ -41,9 +42,27 @@ pub struct Instance {
     /// What is wrong with it: each with `what` and `why`.
     #[serde(default)]
     pub troubles: Vec<Value>,
+    /// What of a bucket it runs, if its components come from one.
+    #[serde(default)]
+    pub bucket: Option<Loaded>,
+    /// What came of its last reload; nothing before the first.
+    #[serde(default)]
+    pub last_reload: Option<LastReload>,
     /// What it tells of each of its handlers.
     #[serde(skip)]
     pub handlers: BTreeMap<String, Map<String, Value>>,
+}
+
+/// What came of the last reload of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LastReload {
+    /// Whether it worked.
+    pub ok: bool,
+    /// What stands against it.
+    pub problems: Vec<String>,
+    /// How far the copy of the bucket was when it began.
+    pub bucket_sequence: Option<u64>,
 }
 
 #[derive(Deserialize)]

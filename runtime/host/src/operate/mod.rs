@@ -4,6 +4,7 @@
 //! policy's business (`tidemill_policy::replay`).
 
 pub mod breakers;
+pub mod deploy;
 pub mod instances;
 pub mod letters;
 pub mod overview;

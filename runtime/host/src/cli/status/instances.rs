@@ -1,5 +1,6 @@
 //! The instances in `tidemill status`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use tidemill::operate::instances::Instance;
 use super::super::output::{self, harmless};
 use super::super::queues::coarse;
 
-const TITLES: [&str; 8] = ["INSTANCE", "VERSION", "UP FOR", "READY", "HANDLER", "IN FLIGHT", "HANDLED", "FAILED"];
+const TITLES: [&str; 9] =
+    ["INSTANCE", "VERSION", "UP FOR", "READY", "HANDLER", "COMPONENT", "IN FLIGHT", "HANDLED", "FAILED"];
+/// How much of a digest is shown.
+const DIGEST_SHOWN: usize = 12;
 
 /// The instances that run a handler, each with what it tells of itself and of the handler.
 pub(super) fn of_handler(all: &[Instance], handler: &str) -> Vec<Value> {
@@ -40,7 +44,7 @@ pub(super) fn text(found: &Result<Vec<Instance>, AskError>) -> String {
         Ok(all) => all,
         Err(error) => return format!("which instances run is not known: {error}\n"),
     };
-    let mut text = output::columns(TITLES, &all.iter().flat_map(rows).collect::<Vec<_>>());
+    let mut text = output::columns(TITLES, &all.iter().flat_map(|one| rows(one, all)).collect::<Vec<_>>());
     for one in all {
         for trouble in &one.troubles {
             let part = |key: &str| harmless(trouble[key].as_str().unwrap_or_default(), true);
@@ -51,7 +55,7 @@ pub(super) fn text(found: &Result<Vec<Instance>, AskError>) -> String {
 }
 
 /// A row for each handler, of which the first tells what the instance is.
-fn rows(one: &Instance) -> Vec<[String; 8]> {
+fn rows(one: &Instance, all: &[Instance]) -> Vec<[String; 9]> {
     let up_for = coarse(Duration::from_millis(one.uptime_ms));
     let ready = if one.ready { "yes" } else { "no" };
     let mut own = [&one.name, &one.version, &up_for, ready].map(|text| harmless(text, true));
@@ -65,9 +69,31 @@ fn rows(one: &Instance) -> Vec<[String; 8]> {
         let shown = format!("{}{state}", harmless(handler, true));
         let counts = [number(told, "in_flight"), number(told, "handled"), failed(told)].map(|count| count.to_string());
         let ([name, version, up_for, ready], [in_flight, done, failed]) = (std::mem::take(&mut own), counts);
-        rows.push([name, version, up_for, ready, shown, in_flight, done, failed]);
+        let component = if is_mixed(handler, all) { component(told) } else { String::new() };
+        rows.push([name, version, up_for, ready, shown, component, in_flight, done, failed]);
     }
     rows
+}
+
+/// Whether a handler's components are not the same everywhere: instances differ, or one is on trial.
+fn is_mixed(handler: &str, all: &[Instance]) -> bool {
+    let running = || all.iter().filter_map(|one| one.handlers.get(handler));
+    let digests: BTreeSet<_> = running().filter_map(|told| told.get("component")).filter_map(Value::as_str).collect();
+    digests.len() > 1 || running().any(|told| told.get("trial").is_some_and(Value::is_object))
+}
+
+/// `3fa9c1d2e4b5, 10 % 77aa01b2c3d4`: what runs, and what is on trial with its share of the events.
+fn component(told: &Map<String, Value>) -> String {
+    let digest = |told: Option<&Value>| {
+        let digest = told.and_then(Value::as_str).unwrap_or("?");
+        harmless(digest, true).chars().take(DIGEST_SHOWN).collect::<String>()
+    };
+    let mut text = digest(told.get("component"));
+    if let Some(trial) = told.get("trial").filter(|trial| trial.is_object()) {
+        let share = trial["share"].as_f64().unwrap_or(1.0) * 100.0;
+        let _ = write!(text, ", {share:.0} % {}", digest(trial.get("component")));
+    }
+    text
 }
 
 /// Attempts that failed: those that another one follows, and those that ended in a dead letter.
@@ -106,6 +132,33 @@ abc: connection: it is  lost
 ";
         assert_eq!(text(&Ok(vec![instance()])), expected);
         assert!(text(&Ok(Vec::new())).starts_with("no instance runs"));
+    }
+
+    #[test]
+    fn components_are_shown_where_they_are_not_the_same_everywhere() {
+        let mut all = [instance(), instance()];
+        let (one, other) = ("1".repeat(64), "2".repeat(64));
+        for (instance, digest) in all.iter_mut().zip([&one, &other]) {
+            for handler in instance.handlers.values_mut() {
+                handler.insert("component".into(), json!(one));
+            }
+            instance.handlers.get_mut("first").expect("first").insert("component".into(), json!(digest));
+        }
+        assert!(is_mixed("first", &all) && !is_mixed("second", &all));
+        let second = all[1].handlers.get_mut("second").expect("second");
+        second.insert("trial".into(), json!({ "component": other, "share": 0.1 }));
+        let expected = "\
+INSTANCE  VERSION  UP FOR  READY  HANDLER         COMPONENT                       IN FLIGHT  HANDLED  FAILED
+abc       0.1.0    3m      no     first (active)  111111111111                    1          20       3
+                                  second          111111111111                    0          5        0
+abc       0.1.0    3m      no     first (active)  222222222222                    1          20       3
+                                  second          111111111111, 10 % 222222222222  0          5        0
+";
+        let text = text(&Ok(all.to_vec()));
+        let lines =
+            |text: &str| text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect();
+        let (shown, expected): (Vec<Vec<String>>, Vec<Vec<String>>) = (lines(&text), lines(expected));
+        assert_eq!(shown[..5], expected);
     }
 
     #[test]
