@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod dedup;
 mod delivery;
+mod deploy;
 mod faults;
 mod flow;
 mod gate;
