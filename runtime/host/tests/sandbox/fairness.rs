@@ -66,10 +66,10 @@ async fn a_short_call_ends_where_it_was_begun() {
     let looping = Arc::new(unruly(|entry| entry.concurrency = MANY));
     let _loops = start(&looping, "loop", MANY);
     tokio::task::yield_now().await;
-    let short = unruly(|_| ());
-    // Unless the machine takes the processor away from it for a whole turn, it ends when it is first polled.
-    let at_once = (0..100).filter(|_| short.invoke(event("echo").into()).now_or_never().is_some()).count();
-    assert!(at_once > 0);
+    // Unless the machine takes the processor away from it for a whole turn, it ends when it is first polled. Then the
+    // handler counts as one that computes for long, so each try has one of its own.
+    let ends_at_once = |_| unruly(|_| ()).invoke(event("echo").into()).now_or_never().is_some();
+    assert!((0..100).any(ends_at_once));
 }
 
 #[tokio::test(flavor = "current_thread")]
