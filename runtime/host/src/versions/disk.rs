@@ -40,13 +40,23 @@ pub(super) fn read(file: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Replaces a file by another one that holds `bytes`, so that nobody ever sees anything between. It is on the disk when
-/// this returns.
+/// Replaces a file by another one that holds `bytes`, so that nobody ever sees anything between, unless the machine loses
+/// its power: for files of which that shows.
 pub(super) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut unfinished = unfinished(folder)?;
+    written(file, bytes)?.persist(file)?;
+    Ok(())
+}
+
+/// As [`replace`]. It is on the disk when this returns.
+pub(super) fn replace_durably(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    finish(written(file, bytes)?, file)
+}
+
+/// A file beside `file` that holds `bytes`.
+fn written(file: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    let mut unfinished = unfinished(file.parent().unwrap_or(Path::new(".")))?;
     unfinished.write_all(bytes)?;
-    finish(unfinished, file)
+    Ok(unfinished)
 }
 
 /// Puts a file that was written in its place. It is on the disk when this returns.

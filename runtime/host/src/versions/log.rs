@@ -61,7 +61,6 @@ pub(super) fn append(file: &Path, entry: &Entry) -> io::Result<()> {
     line.push(b'\n');
     let mut log = File::options().create(true).append(true).open(file)?;
     log.write_all(&line)?;
-    log.sync_all()?;
     if lines(&present).count() < LINES_MAX {
         return Ok(());
     }

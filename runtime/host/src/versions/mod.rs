@@ -3,7 +3,8 @@
 //! One folder for each handler: `<digest>.wasm` for each version, `state.json` (which version was kept, which one is pinned) and
 //! `log.jsonl` (what happened, one JSON object per line). Several processes may use the folder at once, and each may be
 //! killed at any instruction: files appear whole, by a rename, and whoever changes something holds the handler's lock,
-//! which ends with its process. Nothing that is read is trusted: a component is taken only if it has its digest, and what
+//! which ends with its process. Nothing that is read is trusted: a component is taken only if it has its digest, which a
+//! loss of power may have cost it (only the state is written to the disk at once), and what
 //! cannot be read of state and log is as if it were not there.
 //!
 //! Everything here blocks on the disk: not to be called on a thread that runs events.
@@ -179,7 +180,7 @@ impl Store {
         self.change(handler, |folder| {
             let mut text = serde_json::to_vec_pretty(state)?;
             text.push(b'\n');
-            disk::replace(&folder.join(STATE), &text)
+            disk::replace_durably(&folder.join(STATE), &text)
         })
     }
 
