@@ -114,6 +114,7 @@ async fn earlier_versions_are_gone_back_to_by_hand() {
     let live = folder.start(&world, false).await;
     let alone = live.roll_back("h", None).await;
     assert!(!alone.ok && alone.problems[0].contains("no version of h is kept but the one that runs"), "{alone:?}");
+    assert!(live.status.report().instance.troubles.is_empty(), "nothing is wrong with the files");
     for number in 2..=3 {
         folder.put("plugins/h.wasm", version(&subject(number)));
         live.reloaded().await;

@@ -182,6 +182,8 @@ impl Reloader {
             mirror.sync_and_tell(&self.status).await;
         }
         let bucket_sequence = self.mirror.as_ref().map(|mirror| mirror.sequence());
+        // That somebody asks for a version that is not there says nothing about the files.
+        let is_about_files = ask == Ask::Reload;
         let done = match ask {
             Ask::Reload => self.reload().await,
             Ask::Rollback { handler, to } => match self.pin(&handler, to.as_deref()) {
@@ -210,7 +212,9 @@ impl Reloader {
             // Said once, however often it is tried.
             self.status.troubles.begin(RELOAD, Effect::None, &why());
         } else {
-            self.status.troubles.note(RELOAD, Effect::None, &why());
+            if is_about_files {
+                self.status.troubles.note(RELOAD, Effect::None, &why());
+            }
             report.log();
         }
         if is_asked || !ok || !report.applied.is_nothing() {
