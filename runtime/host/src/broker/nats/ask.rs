@@ -4,6 +4,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::response::Response;
 use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
@@ -83,6 +84,36 @@ pub async fn ask<T: DeserializeOwned>(nats: &Nats, path: &str, question: &Value)
         }),
         Err(error) => Err(AskError::NoAnswer { subject, why: error.to_string() }),
     }
+}
+
+/// A message as a stream keeps it.
+#[derive(Debug, Deserialize)]
+pub struct Kept {
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence.
+    pub seq: u64,
+    /// Its headers, in base64; nothing where it has none.
+    #[serde(default)]
+    pub hdrs: String,
+    /// Its payload, in base64.
+    #[serde(default)]
+    pub data: String,
+    /// When it was stored, as RFC 3339.
+    pub time: String,
+}
+
+/// Asks the leader of a stream for a message.
+///
+/// # Errors
+/// Where there is no such message or stream, and where the server denies, refuses or does not answer.
+pub async fn message(nats: &Nats, stream: &str, question: &Value) -> Result<Kept, AskError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        message: Kept,
+    }
+    let answer: Answer = ask(nats, &format!("STREAM.MSG.GET.{stream}"), question).await?;
+    Ok(answer.message)
 }
 
 /// The answer, or nothing where what was asked for does not exist.

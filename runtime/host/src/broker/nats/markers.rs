@@ -12,7 +12,6 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
-use serde::Deserialize;
 use tidemill_policy::marker::Marker;
 
 use super::ask::AskError;
@@ -133,34 +132,21 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
     Err(MarkerError::Unavailable(why))
 }
 
-#[derive(Deserialize)]
-struct LastMessage {
-    message: Kept,
-}
-
-#[derive(Deserialize)]
-struct Kept {
-    seq: u64,
-    hdrs: Option<String>,
-    data: Option<String>,
-}
-
 /// Asks the leader of the bucket, which has all that was ever confirmed.
 async fn ask_leader(nats: &Nats, key: &str) -> Result<Stored, Fault> {
-    let path = format!("STREAM.MSG.GET.{}", stream_of(&nats.bucket));
     let question = serde_json::json!({ "last_by_subj": subject(&nats.bucket, key) });
-    let answer = match ask::ask::<LastMessage>(nats, &path, &question).await {
-        Ok(answer) => answer.message,
+    let answer = match ask::message(nats, &stream_of(&nats.bucket), &question).await {
+        Ok(answer) => answer,
         Err(AskError::NoMessage(_)) => return Ok(Stored::default()),
         Err(AskError::NotFound(why)) => return Err(Fault::Nobody(why)),
         Err(error) => return Err(Fault::Unavailable(error.to_string())),
     };
     let unreadable = |error: data_encoding::DecodeError| Fault::Unavailable(error.to_string());
     let decode = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).map_err(unreadable);
-    let headers = answer.hdrs.as_deref().map(decode).transpose()?.unwrap_or_default();
+    let headers = decode(&answer.hdrs)?;
     // A key that somebody deleted by hand has a message that says so.
     let is_there = !String::from_utf8_lossy(&headers).contains("\r\nKV-Operation:");
-    let value = answer.data.as_deref().map(decode).transpose()?.unwrap_or_default();
+    let value = decode(&answer.data)?;
     Ok(Stored { value: is_there.then(|| value.into()), revision: answer.seq })
 }
 

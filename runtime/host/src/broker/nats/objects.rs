@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::ask::{AskError, ask, found};
+use super::ask::{AskError, ask, found, message};
 use super::{ASKED_AT_ONCE, Nats};
 
 pub use put::{Content, Put, create, put};
@@ -133,18 +133,6 @@ struct InfoState {
     subjects: Option<BTreeMap<String, u64>>,
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    message: Stored,
-}
-
-#[derive(Deserialize)]
-struct Stored {
-    seq: u64,
-    #[serde(default)]
-    data: String,
-}
-
 /// The state of a bucket; nothing where there is none.
 ///
 /// # Errors
@@ -191,8 +179,7 @@ async fn last(nats: &Nats, bucket: &str, subject: &str) -> Result<Option<(u64, V
 }
 
 async fn get(nats: &Nats, bucket: &str, question: &Value) -> Result<Option<(u64, Vec<u8>)>, AskError> {
-    let answer = ask::<Answer>(nats, &format!("STREAM.MSG.GET.{}", stream_of(bucket)), question).await;
-    let Some(Answer { message }) = found(answer)? else { return Ok(None) };
+    let Some(message) = found(message(nats, &stream_of(bucket), question).await)? else { return Ok(None) };
     Ok(Some((message.seq, BASE64.decode(message.data.as_bytes()).unwrap_or_default())))
 }
 

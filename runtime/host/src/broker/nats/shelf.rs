@@ -15,7 +15,7 @@ use tidemill_policy::arrival::{Message, Position};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::ask::{AskError, ask, found};
+use super::ask::{self, AskError, ask, found, message};
 use super::{Nats, quarantine};
 
 /// How many parts of a stream are read at once.
@@ -70,22 +70,6 @@ struct State {
     first_seq: u64,
     last_seq: u64,
     subjects: Option<BTreeMap<String, u64>>,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    message: Stored,
-}
-
-#[derive(Deserialize)]
-struct Stored {
-    subject: String,
-    seq: u64,
-    #[serde(default)]
-    hdrs: String,
-    #[serde(default)]
-    data: String,
-    time: String,
 }
 
 impl Reads {
@@ -166,11 +150,11 @@ impl<'a> Shelf<'a> {
         if question["seq"] == 0 {
             return Ok(None);
         }
-        let answer = ask::<Answer>(self.nats, &format!("STREAM.MSG.GET.{}", self.stream), question).await;
-        Ok(found(answer)?.map(|answer| self.kept(answer.message)))
+        let answer = found(message(self.nats, &self.stream, question).await)?;
+        Ok(answer.map(|stored| self.kept(stored)))
     }
 
-    fn kept(&self, stored: Stored) -> Kept {
+    fn kept(&self, stored: ask::Kept) -> Kept {
         let decode = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default();
         let raw = decode(&stored.hdrs);
         let message = Message {
