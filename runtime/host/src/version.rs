@@ -69,7 +69,9 @@ impl<I> Versions<I> {
 }
 
 impl Tally {
-    /// Counts the attempts behind a fate. What came to an end without an attempt tells nothing about a version.
+    /// Counts the attempts behind a fate. All that did not complete is a failure, an event that the handler rejects included:
+    /// a version that rejects what the one before handled is broken, and where events are to blame, both reject them. What
+    /// came to an end without an attempt tells nothing about a version.
     pub fn count(&self, fate: &Fate) {
         let (attempts, failures) = match &fate.what {
             What::Handled { .. } => (1, 0),
@@ -92,5 +94,45 @@ impl Tally {
         // In this order, so that there are never more failures than attempts.
         let failures = self.failures.load(Ordering::Acquire);
         guard::Tally { attempts: self.attempts.load(Ordering::Acquire), failures }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tidemill_policy::arrival::{self, Message, Position};
+    use tidemill_policy::attempt::Attempt;
+    use tidemill_policy::budget::Usage;
+    use tidemill_policy::decide::{Failure, Stamp};
+
+    use super::*;
+
+    fn fate(what: What, retried_in_memory: u32) -> Fate {
+        let message = Message { subject: "in.x".into(), headers: Vec::new(), payload: "a".into(), damage: None };
+        let position =
+            Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered: 1 };
+        Fate { arrival: arrival::first(message, position), what, retried_in_memory, elapsed: Duration::ZERO }
+    }
+
+    #[test]
+    fn all_that_did_not_complete_is_a_failure_and_what_was_not_attempted_counts_for_nothing() {
+        let tally = Tally::default();
+        let dead = |kind| {
+            let stamp = Stamp { now_ms: 1, component: "c", instance: "i", usage: Usage::default() };
+            What::DeadLettered { error: Failure::new(kind, String::new()).into_error(Attempt::FIRST, "h", &stamp) }
+        };
+        tally.count(&fate(What::Handled { outputs: 0 }, 0));
+        assert_eq!(tally.now(), guard::Tally { attempts: 1, failures: 0 });
+        for kind in Kind::OF_ATTEMPTS {
+            tally.count(&fate(dead(kind), 0));
+        }
+        assert_eq!(tally.now(), guard::Tally { attempts: 9, failures: 8 });
+        for what in [dead(Kind::Schema), dead(Kind::Expired), What::Duplicate, What::Released, What::TooEarly] {
+            tally.count(&fate(what, 0));
+        }
+        assert_eq!(tally.now(), guard::Tally { attempts: 9, failures: 8 });
+        tally.count(&fate(What::Handled { outputs: 1 }, 2));
+        assert_eq!(tally.now(), guard::Tally { attempts: 12, failures: 10 });
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::manifest::{Reload, show_duration};
-use crate::outcome::Outcome;
 
 /// How many times the failure ratio of the version before the new one's must be, for the new version to be to blame.
 ///
@@ -23,15 +22,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts an attempt. All that did not complete is a failure, an event that the handler rejects included: a version
-    /// that rejects what the one before handled is broken, and where events are to blame, both reject them.
-    pub fn count(&mut self, outcome: &Outcome) {
-        self.attempts = self.attempts.saturating_add(1);
-        if !matches!(outcome, Outcome::Completed(_)) {
-            self.failures = self.failures.saturating_add(1);
-        }
-    }
-
     /// The share of attempts that failed, from 0 to 1; 0 where there was none.
     #[allow(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
     pub fn failure_ratio(self) -> f64 {
@@ -104,7 +94,6 @@ mod tests {
 
     use super::*;
     use crate::arrival::fixtures::handler;
-    use crate::outcome::{HandlerError, Interruption};
 
     const GUARD: Duration = Duration::from_secs(30);
 
@@ -168,21 +157,6 @@ mod tests {
             why((0, 0), (1, 1)),
             "1 of 1 attempt failed within 30s, the version before had none to compare with"
         );
-    }
-
-    #[test]
-    fn all_that_did_not_complete_is_a_failure() {
-        let mut tally = Tally::default();
-        for outcome in [
-            Outcome::Completed(Vec::new()),
-            Outcome::Rejected(HandlerError::default()),
-            Outcome::Retry { error: HandlerError::default(), delay: None },
-            Outcome::Trapped(Interruption::default()),
-            Outcome::OutputRefused { message: String::new() },
-        ] {
-            tally.count(&outcome);
-        }
-        assert_eq!(tally, Tally { attempts: 5, failures: 4 });
     }
 
     #[test]
