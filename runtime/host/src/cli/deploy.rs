@@ -17,6 +17,7 @@ use tidemill::invoker::wasm::WasmHandler;
 use tidemill::load::{self, ManifestFile, ReadError};
 use tidemill::logging::Purpose;
 use tidemill::operate::deploy::{self, Progress, Taken, Wanted};
+use tidemill::versions::short;
 use tidemill_policy::manifest::{self, Handler, Source, check_bucket, parse_duration};
 
 use super::check::approximate;
@@ -291,8 +292,7 @@ impl Report {
 }
 
 fn row(one: &Taken) -> [String; 3] {
-    let runs =
-        one.component.as_deref().map_or("-".to_owned(), |digest| harmless(digest, true).chars().take(12).collect());
+    let runs = one.component.as_deref().map_or("-".to_owned(), |digest| harmless(short(digest), true));
     let outcome = match (one.progress, one.share) {
         (Progress::Runs, _) => "runs it".to_owned(),
         (Progress::OnTrial, Some(share)) => format!("on trial with {:.0} % of the events", share * 100.0),

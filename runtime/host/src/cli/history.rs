@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use serde::Serialize;
-use tidemill::versions::{Entry, Outcome, Store};
+use tidemill::versions::{Entry, Outcome, Store, short};
 
 use super::output::{columns, harmless};
 use super::queues::start;
@@ -96,9 +96,4 @@ fn outcome(outcome: Outcome) -> &'static str {
         Outcome::RolledBack => "went back to",
         Outcome::Refused => "refused",
     }
-}
-
-/// A digest as people tell them apart.
-fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
 }

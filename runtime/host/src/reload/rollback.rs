@@ -6,10 +6,9 @@ use tidemill_policy::reload::guard::Tally;
 use tidemill_policy::reload::start::{Kept, Pin};
 
 use super::Reloader;
-use super::trial::short;
 use crate::invoker::wasm::digest;
 use crate::load;
-use crate::versions::{Outcome, Store};
+use crate::versions::{Outcome, Store, short};
 
 impl Reloader {
     /// Has an earlier version run, from the next reload on, until another file is put into the folder. Returns what was

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::operate::letters;
 use crate::troubles::Effect;
 use crate::version::Versions;
-use crate::versions::{Entry, Outcome};
+use crate::versions::{Entry, Outcome, short};
 
 /// A version on trial.
 pub(super) struct Watched {
@@ -219,9 +219,4 @@ impl Reloader {
 /// What is in trouble while an earlier version runs than the one in the folder.
 fn went_back(handler: &str) -> String {
     format!("version of {handler}")
-}
-
-/// A digest as people tell them apart.
-pub(super) fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
 }

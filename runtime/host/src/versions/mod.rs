@@ -264,6 +264,11 @@ fn stored_in(folder: &Path) -> io::Result<Vec<Stored>> {
     Ok(stored)
 }
 
+/// As much of a digest as people need to tell versions apart.
+pub fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
 fn file_name(digest: &str) -> String {
     format!("{digest}.wasm")
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tidemill::broker::nats::ask::AskError;
 use tidemill::operate::instances::Instance;
+use tidemill::versions::short;
 
 use super::super::output::{self, harmless};
 use super::super::queues::coarse;
 
 const TITLES: [&str; 9] =
     ["INSTANCE", "VERSION", "UP FOR", "READY", "HANDLER", "COMPONENT", "IN FLIGHT", "HANDLED", "FAILED"];
-/// How much of a digest is shown.
-const DIGEST_SHOWN: usize = 12;
 
 /// The instances that run a handler, each with what it tells of itself and of the handler.
 pub(super) fn of_handler(all: &[Instance], handler: &str) -> Vec<Value> {
@@ -84,10 +83,7 @@ fn is_mixed(handler: &str, all: &[Instance]) -> bool {
 
 /// `3fa9c1d2e4b5, 10 % 77aa01b2c3d4`: what runs, and what is on trial with its share of the events.
 fn component(told: &Map<String, Value>) -> String {
-    let digest = |told: Option<&Value>| {
-        let digest = told.and_then(Value::as_str).unwrap_or("?");
-        harmless(digest, true).chars().take(DIGEST_SHOWN).collect::<String>()
-    };
+    let digest = |told: Option<&Value>| harmless(short(told.and_then(Value::as_str).unwrap_or("?")), true);
     let mut text = digest(told.get("component"));
     if let Some(trial) = told.get("trial").filter(|trial| trial.is_object()) {
         let share = trial["share"].as_f64().unwrap_or(1.0) * 100.0;
