@@ -29,15 +29,20 @@ pub(crate) fn echo() -> Vec<u8> {
 
 /// A version of it that publishes on another subject of the same length.
 pub(crate) fn version(subject: &str) -> Vec<u8> {
-    assert_eq!(subject.len(), ECHO.len());
-    let mut bytes = echo();
-    let places: Vec<_> = bytes.windows(ECHO.len()).enumerate().filter(|(_, text)| *text == ECHO.as_bytes()).collect();
-    let places: Vec<usize> = places.into_iter().map(|(place, _)| place).collect();
-    assert!(!places.is_empty(), "the component names its subject");
+    with(echo(), ECHO, subject)
+}
+
+/// A component with another text of the same length in place of `old`.
+pub(super) fn with(mut component: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let is_there = |(_, text): &(usize, &[u8])| *text == old.as_bytes();
+    let places: Vec<usize> =
+        component.windows(old.len()).enumerate().filter(is_there).map(|(place, _)| place).collect();
+    assert!(!places.is_empty(), "the component has {old}");
     for place in places {
-        bytes[place..place + ECHO.len()].copy_from_slice(subject.as_bytes());
+        component[place..place + old.len()].copy_from_slice(new.as_bytes());
     }
-    bytes
+    component
 }
 
 /// The subject of the version with this number.

@@ -67,6 +67,30 @@ async fn a_version_that_does_well_is_kept_when_its_time_is_over() {
     live.stop().await;
 }
 
+/// While another takes all events it keeps no instances; then it has to keep them again, as each start costs time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_is_put_back_during_a_trial_reuses_its_instances() {
+    let counts =
+        fs::read(crate::cli::guests().join("unruly.wasm")).expect("the unruly component; run cargo xtask guests");
+    let (world, folder) = scene(&manifest("guard = '1h'"), &counts).await;
+    let live = folder.start(&world, false).await;
+    folder.put("plugins/h.wasm", folder::with(counts.clone(), "asked to panic", "asked to dance"));
+    live.reloaded().await;
+    publish(&world, "count").await;
+    world.wait_for("OUT", 1).await;
+    folder.put("plugins/h.wasm", &counts);
+    live.reloaded().await;
+    assert!(live.status.report().handlers["h"].trial.is_none());
+    let mut seen = Vec::new();
+    for done in 2..=4 {
+        publish(&world, "count").await;
+        let messages = world.wait_for("OUT", done).await;
+        seen.push(String::from_utf8_lossy(&messages.last().expect("an output").payload).into_owned());
+    }
+    assert_eq!(seen, ["1", "2", "3"], "each of its instances counts its calls");
+    live.stop().await;
+}
+
 /// The old version takes the rest; a restart in the middle changes nothing about who takes which event.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_gets_its_share_of_events_also_after_a_restart() {

@@ -36,6 +36,8 @@ impl Reloader {
         self.trials.retain(|name, _| choices.contains_key(name));
         for (name, choice) in choices {
             let Some(versions) = self.current.handlers.get(name).cloned() else { continue };
+            let takes_none = versions.trial.as_ref().is_some_and(|trial| trial.share >= 1.0);
+            versions.steady.invoker.rest(takes_none);
             match choice {
                 Choice::Run { digest } => {
                     self.trials.remove(name);
@@ -57,8 +59,6 @@ impl Reloader {
 
     fn watch_over(&mut self, name: &str, new: &str, versions: &Versions<Wasm>) {
         let Some(trial) = &versions.trial else { return };
-        // It takes no events, unless it has to take them all again.
-        versions.steady.invoker.rest(trial.share >= 1.0);
         if self.trials.get(name).is_some_and(|watched| watched.digest == new) {
             return;
         }
@@ -120,16 +120,18 @@ impl Reloader {
         if let Some(store) = &self.loader.store {
             let pin = Pin { digest: old.clone(), instead_of: new.clone(), why: why.clone() };
             let kept = Kept { kept: Some(old.clone()), pin: Some(pin) };
-            if let Err(error) = store.set_state(name, &kept) {
+            // Where the instance does not answer, this comes again and again.
+            let is_noted = store.state(name).is_ok_and(|present| present == kept);
+            if !is_noted && let Err(error) = store.set_state(name, &kept) {
                 tracing::error!(handler = name, %error, "a restart will put the version that failed on trial again");
             }
         }
-        self.note(name, &new, Outcome::WentBack, why.clone(), counts);
         versions.steady.invoker.rest(false);
         let handler = versions.steady.handler.clone();
         if !self.settle(name, Versions::only(versions.steady)).await {
             return;
         }
+        self.note(name, &new, Outcome::WentBack, why.clone(), counts);
         tracing::error!(handler = name, from = short(&new), to = short(&old), "went back to the version before: {why}");
         let shown = format!(
             "went back from version {} to {}: {why}; put a corrected component into the folder",
