@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ use super::report::{Ask, Request};
 /// Why it is asked for a reload.
 pub(super) const CAUSE: &str = "files have changed";
 
+/// How long it takes at least from one look to the next, in a folder that something else writes to all the time.
+const PAUSE: Duration = Duration::from_millis(50);
 /// For how long nothing must have changed.
 const QUIET: Duration = Duration::from_millis(300);
 /// After how long a change counts although something changes all the time.
@@ -75,7 +78,7 @@ pub async fn run(
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            Some(()) = told.recv() => {}
+            Some(()) = told.recv() => sleep(PAUSE).await,
             Ok(()) = places.changed() => {
                 // What is watched from now on was loaded just now.
                 let current = places.borrow().clone();
@@ -94,13 +97,24 @@ fn merge(seen: Option<&Snapshot>, found: Snapshot) -> Snapshot {
 
 /// What the system tells changes by, if it can.
 fn watcher(tell: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let made = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-        // Where one change is told already, another one tells no more.
-        let _ = tell.try_send(());
+    let made = notify::recommended_watcher(move |told: notify::Result<notify::Event>| {
+        // Where one change is told already, another one tells no more. An error may be that some were missed.
+        if told.map_or(true, |event| is_change(event.kind)) {
+            let _ = tell.try_send(());
+        }
     });
     let failed =
         |error| tracing::info!(%error, "the system tells of no changes of files; looking at them now and then");
     made.map_err(failed).ok()
+}
+
+/// Whether what happened may have changed a file. Looking at the files opens folders, which is told of as well: who takes
+/// that for a change looks for ever.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
 }
 
 /// Watches the folders of all places, and anew those that were replaced.
@@ -188,4 +202,33 @@ fn stamp(path: &Path) -> Option<Stamp> {
             (metadata.dev(), metadata.ino())
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told comes in the order in which it happened.
+    #[tokio::test]
+    async fn looking_at_the_files_is_no_change() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = |name: &str| folder.path().join(name);
+        fs::write(file("h.wasm"), "a").expect("written");
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let event = event.expect("the system tells of changes");
+            if is_change(event.kind) {
+                let _ = tell.send(event.paths);
+            }
+        })
+        .expect("a watcher");
+        let places = Places { files: [file("tidemill.toml")].into(), folders: [folder.path().to_owned()].into() };
+        follow(&mut watcher, &mut BTreeMap::new(), &places);
+        for _ in 0..3 {
+            assert_eq!(snapshot(&places).await.len(), 1);
+            fs::read(file("h.wasm")).expect("read");
+        }
+        fs::write(file("tidemill.toml"), "b").expect("written");
+        assert_eq!(told.recv().await.expect("told"), [file("tidemill.toml")]);
+    }
 }
