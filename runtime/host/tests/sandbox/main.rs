@@ -11,6 +11,7 @@ mod instances;
 mod interrupts;
 mod loading;
 mod logs;
+mod messaging;
 mod outcomes;
 mod setup;
 mod wat;

@@ -11,3 +11,13 @@ wasmtime::component::bindgen!({
         "wasi:io": wasmtime_wasi::p2::bindings::io,
     },
 });
+
+/// The interfaces of wasmCloud's messaging.
+pub(super) mod messaging {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "tidemill:handler/messaging",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        exports: { default: async },
+    });
+}

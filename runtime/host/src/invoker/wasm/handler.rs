@@ -17,17 +17,17 @@ use tidemill_policy::outcome::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
-use super::bindings::PluginPre;
 use super::chance::Chance;
 use super::engine::{Engine, Room};
+use super::entry::EntryPre;
 use super::inspect::Inspection;
 use super::instance::{Finished, Instance, Watch};
-use super::lane::{Call, Taken};
+use super::lane::Taken;
 use super::limiter::Limiter;
 use super::link::{Settings, State};
 use super::memory::Account;
 use super::outcome;
-use super::pool::Pool;
+use super::pool::{Call, Pool};
 use super::transcript::{self, Transcript};
 use crate::invoker::{Invoker, Report, Seed};
 
@@ -45,7 +45,7 @@ pub(super) type Ended = (Finished, Option<bool>);
 pub struct WasmHandler {
     pub(super) name: Arc<str>,
     pub(super) engine: Engine,
-    pub(super) pre: Arc<PluginPre<State>>,
+    pub(super) pre: Arc<EntryPre>,
     pub(super) settings: Settings,
     pub(super) budget: Budget,
     pub(super) isolation: Isolation,
@@ -106,7 +106,7 @@ impl WasmHandler {
         let mut instance = self.instance(reusable, deadline);
         instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
         let watch = instance.watch();
-        let call = Box::pin(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
+        let call = self.pool.call(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
         let (mut finished, was_long) = self.carry_out(call, &watch, deadline).await;
         if let Some(spent) = finished.spent.take() {
             self.engine.dispose(spent);
@@ -147,17 +147,20 @@ impl WasmHandler {
     }
 
     /// Takes a call to its end: here as long as it does not compute for longer than a turn, else in the long lane.
-    async fn carry_out(&self, mut call: Call<Finished>, watch: &Watch, deadline: Instant) -> Ended {
+    async fn carry_out(&self, mut call: Call, watch: &Watch, deadline: Instant) -> Ended {
         if self.takes_long.load(Ordering::Relaxed) {
             return self.carry_on(call, watch, deadline).await;
         }
-        let mut here = pin!(poll_fn(|context| match call.as_mut().poll(context) {
+        let mut here = pin!(poll_fn(|context| match call.poll(context) {
             Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
             polled => polled.map(Some),
         }));
         // Most calls end at once, and need no timer.
         let ended = match poll_immediate(&mut here).await {
-            Some(Some(finished)) => return (finished, None),
+            Some(Some(finished)) => {
+                self.pool.ended_call(call);
+                return (finished, None);
+            }
             Some(None) => Ok(None),
             None => timeout_at(deadline.into(), here).await,
         };
@@ -176,7 +179,7 @@ impl WasmHandler {
 
     /// Takes a call to its end in the long lane. At its deadline it is taken back and ends here, since its next turn
     /// there may come late.
-    async fn carry_on(&self, call: Call<Finished>, watch: &Watch, deadline: Instant) -> Ended {
+    async fn carry_on(&self, call: Call, watch: &Watch, deadline: Instant) -> Ended {
         let mut handed = self.engine.lane().hand_over(self.room.number(), Box::pin(timed(call)));
         if let Ok(ended) = timeout_at(deadline.into(), handed.ended()).await {
             return ended;
@@ -217,11 +220,11 @@ impl WasmHandler {
 }
 
 /// Tells whether a call computes for long.
-async fn timed(mut call: Call<Finished>) -> Ended {
+async fn timed(mut call: Call) -> Ended {
     let mut computed = Duration::ZERO;
     let finished = poll_fn(|context| {
         let begun = Instant::now();
-        let polled = call.as_mut().poll(context);
+        let polled = call.poll(context);
         computed += begun.elapsed();
         polled
     });

@@ -70,7 +70,7 @@ pub(super) fn describe(file: &[u8], component: &ComponentBytes<'_>) -> Inspectio
         size_bytes: file.len() as u64,
         digest: digest(file),
         imports: imports.map(|name| Import { name: name.clone(), offered: offer::offers(name) }).collect(),
-        handler: exports.iter().find(|name| offer::is_handler(name)).cloned(),
+        handler: offer::handler(&exports).cloned(),
         exports,
     }
 }

@@ -15,11 +15,12 @@ use tidemill_policy::event::Event;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
-use super::bindings::tidemill::handler::types::{self, Failure, Output};
-use super::bindings::{Plugin, PluginPre};
+use super::bindings::tidemill::handler::types::{Failure, Output};
 use super::chance::Chance;
+use super::entry::{Entry, EntryPre};
 use super::link::State;
 use super::memory::Lease;
+use super::messaging::Held;
 use super::outcome::{self, DeadlinePassed};
 use super::transcript::Transcript;
 
@@ -29,7 +30,7 @@ const TICKS_PER_TURN: u64 = 2;
 /// A store, and in it the component's instance as soon as it has been called.
 pub(super) struct Instance {
     store: Store<State>,
-    plugin: Option<Plugin>,
+    entry: Option<Entry>,
     calls: u32,
     /// Behind the store, so that it is given back after its memory.
     _lease: Arc<Lease>,
@@ -78,12 +79,13 @@ impl Watch {
 
 impl Instance {
     /// Makes a store. The component is instantiated by the first call, within that call's budget.
-    pub(super) fn new(engine: &wasmtime::Engine, state: State, lease: Arc<Lease>, budget: &Budget) -> Instance {
+    pub(super) fn new(engine: &wasmtime::Engine, mut state: State, lease: Arc<Lease>, budget: &Budget) -> Instance {
+        state.held = Held::new(budget);
         let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(on_tick);
         store.set_hostcall_fuel(outcome::transfer_bytes_max(budget));
-        Instance { store, plugin: None, calls: 0, _lease: lease, place: None }
+        Instance { store, entry: None, calls: 0, _lease: lease, place: None }
     }
 
     /// Prepares for the next call: this event, this time and chance, this deadline, this place among those that run.
@@ -115,13 +117,7 @@ impl Instance {
 
     /// Calls the handler. Unless it succeeds and may be `reused`, or its time is over, the instance is dropped here, where
     /// it ran, since giving back much memory takes time.
-    pub(super) async fn call(
-        mut self,
-        pre: Arc<PluginPre<State>>,
-        event: Arc<Event>,
-        fuel: u64,
-        reused: bool,
-    ) -> Finished {
+    pub(super) async fn call(mut self, pre: Arc<EntryPre>, event: Arc<Event>, fuel: u64, reused: bool) -> Finished {
         let watch = self.watch();
         let result = {
             let mut call = pin!(self.enter(&pre, &event, fuel));
@@ -134,7 +130,7 @@ impl Instance {
         let has_succeeded = matches!(result, Some(Ok(Ok(_))));
         let mut finished = Finished {
             result,
-            is_instantiated: self.plugin.is_some(),
+            is_instantiated: self.entry.is_some(),
             fuel_left: self.store.get_fuel().unwrap_or_default(),
             memory_bytes: self.state().limiter.used(),
             transcript: Arc::clone(&self.state().transcript),
@@ -151,21 +147,20 @@ impl Instance {
 
     async fn enter(
         &mut self,
-        pre: &PluginPre<State>,
+        pre: &EntryPre,
         event: &Event,
         fuel: u64,
     ) -> wasmtime::Result<Result<Vec<Output>, Failure>> {
         self.store.set_fuel(fuel)?;
         self.store.set_epoch_deadline(TICKS_PER_TURN);
         self.calls += 1;
-        if self.plugin.is_none() {
-            self.plugin = Some(pre.instantiate_async(&mut self.store).await?);
+        if self.entry.is_none() {
+            self.entry = Some(pre.instantiate(&mut self.store).await?);
         }
-        let Some(plugin) = &self.plugin else {
+        let Some(entry) = &self.entry else {
             wasmtime::bail!("the component has no instance");
         };
-        let handler = plugin.tidemill_handler_handler();
-        handler.call_handle(&mut self.store, guest_event(event)).await
+        entry.call(&mut self.store, event).await
     }
 
     /// How often it was called.
@@ -207,22 +202,4 @@ async fn next_turn() {
         Poll::Pending
     })
     .await;
-}
-
-/// The event as the guest gets it: borrowed, so that each byte is copied once, into the guest's memory.
-fn guest_event(event: &Event) -> types::Event<'_> {
-    types::Event {
-        id: &event.id,
-        subject: &event.subject,
-        kind: event.kind.as_deref(),
-        source: event.source.as_deref(),
-        time_ms: event.time_ms,
-        content_type: event.content_type.as_deref(),
-        correlation_id: &event.correlation_id,
-        causation_id: event.causation_id.as_deref(),
-        attempt: event.attempt.get(),
-        max_attempts: event.max_attempts,
-        headers: &event.headers,
-        payload: &event.payload,
-    }
 }

@@ -12,12 +12,14 @@ use wasmtime_wasi::p2::bindings::clocks::wall_clock;
 use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::bindings::messaging::wasmcloud::messaging::{consumer, types as messages};
 use super::bindings::tidemill::handler::types;
 use super::bindings::wasi::config::store;
 use super::bindings::wasi::logging::logging;
 use super::chance::Chance;
 use super::instance::Watch;
 use super::limiter::Limiter;
+use super::messaging::Held;
 use super::transcript::{GuestStream, Level, Stream, Transcript};
 
 /// The most host resources (streams, pollables) that one instance may hold at a time.
@@ -36,6 +38,8 @@ pub(super) struct State {
     pub(super) limiter: Limiter,
     pub(super) chance: Chance,
     pub(super) transcript: Arc<Mutex<Transcript>>,
+    /// What a component publishes by itself.
+    pub(super) held: Held,
     settings: Settings,
     wasi: WasiCtx,
     resources: ResourceTable,
@@ -60,7 +64,8 @@ impl State {
         let mut resources = ResourceTable::new();
         resources.set_max_capacity(RESOURCES_MAX);
         let watch = Arc::default();
-        State { deadline, is_between_turns: false, watch, limiter, chance, transcript, settings, wasi, resources }
+        let held = Held::default();
+        State { deadline, is_between_turns: false, watch, limiter, chance, transcript, held, settings, wasi, resources }
     }
 
     /// Runs `action` on the transcript. It is shared with the guest's streams, which never hold on to it.
@@ -115,5 +120,7 @@ pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State
     logging::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     store::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     types::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    messages::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+    consumer::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
     Ok(linker)
 }

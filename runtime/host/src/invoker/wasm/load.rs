@@ -12,9 +12,10 @@ use tokio::sync::Semaphore;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
-use super::bindings::PluginPre;
+use super::bindings::messaging::exports::wasmcloud::messaging::handler::BrokerMessage;
 use super::bindings::tidemill::handler::types::{Event, Failure, Output};
 use super::engine::Engine;
+use super::entry::EntryPre;
 use super::error::{LoadError, Problem};
 use super::handler::WasmHandler;
 use super::inspect::{self, ComponentBytes, Inspection};
@@ -29,6 +30,10 @@ const PAGE_BYTES: u64 = 64 * 1024;
 /// The types of `handle`: what it takes, and what it returns.
 type Parameters<'a> = (Event<'a>,);
 type Returned = (Result<Vec<Output>, Failure>,);
+
+/// The types of wasmCloud's `handle-message`.
+type Message<'a> = (BrokerMessage<'a>,);
+type Handled = (Result<(), String>,);
 
 impl WasmHandler {
     /// Loads a component, or a core module that says how to make it one, with the handler's limits.
@@ -64,11 +69,11 @@ impl WasmHandler {
     ) -> Result<WasmHandler, Problem> {
         let bytes = inspect::component(file)?;
         let inspection = inspect::describe(file, &bytes);
-        check_exports(&inspection)?;
+        let handler_interface = check_exports(&inspection)?;
         let component = compile(engine, &bytes)?;
         check_size(&component, &bytes, handler.limits.budget.memory_bytes)?;
         let pre = link(engine, &component, &inspection)?;
-        let pre = Arc::new(check_type(engine, pre)?);
+        let pre = Arc::new(check_type(engine, pre, handler_interface)?);
         let room = engine.make_room(&handler.name, handler.concurrency)?;
         let pool = Arc::<Pool>::default();
         Ok(WasmHandler {
@@ -105,10 +110,11 @@ pub fn read(file: &Path, handler: &Handler) -> Result<Vec<u8>, LoadError> {
     })
 }
 
-fn check_exports(inspection: &Inspection) -> Result<(), Problem> {
+/// The handler interface that is served to it.
+fn check_exports(inspection: &Inspection) -> Result<&'static str, Problem> {
     match &inspection.handler {
-        Some(found) if offer::is_served(found) => Ok(()),
-        Some(found) => Err(Problem::HandlerVersion { found: found.clone(), served: SERVED }),
+        Some(found) if offer::are_compatible(offer::served(found), found) => Ok(offer::served(found)),
+        Some(found) => Err(Problem::HandlerVersion { found: found.clone(), served: offer::served(found) }),
         None => Err(Problem::NoHandler { served: SERVED, exports: inspection.exports.clone() }),
     }
 }
@@ -153,22 +159,29 @@ fn link(engine: &Engine, component: &Component, inspection: &Inspection) -> Resu
     })
 }
 
-/// Checks the type of `handle`, which the bindings would do at the first call only.
-fn check_type(engine: &Engine, pre: InstancePre<State>) -> Result<PluginPre<State>, Problem> {
-    let wrong = |why: String| Problem::HandlerType { served: SERVED, why };
+/// Checks the type of the handler's function, which the bindings would do at the first call only.
+fn check_type(engine: &Engine, pre: InstancePre<State>, served: &'static str) -> Result<EntryPre, Problem> {
+    let wrong = |why: String| Problem::HandlerType { served, why };
+    let name = if served == SERVED { "handle" } else { "handle-message" };
     let engine = engine.wasmtime();
     let component = pre.component().component_type();
-    let handler = component.get_export(engine, SERVED).map(|export| export.ty);
+    let handler = component.get_export(engine, served).map(|export| export.ty);
     let Some(ComponentItem::ComponentInstance(handler)) = handler else {
         return Err(wrong("it is not an interface".to_owned()));
     };
-    let handle = handler.get_export(engine, "handle").map(|export| export.ty);
-    let Some(ComponentItem::ComponentFunc(handle)) = handle else {
-        return Err(wrong("it has no function `handle`".to_owned()));
+    let function = handler.get_export(engine, name).map(|export| export.ty);
+    let Some(ComponentItem::ComponentFunc(function)) = function else {
+        return Err(wrong(format!("it has no function `{name}`")));
     };
-    if handle.async_() {
-        return Err(wrong("`handle` is an `async func`".to_owned()));
+    if function.async_() {
+        return Err(wrong(format!("`{name}` is an `async func`")));
     }
-    handle.typecheck::<Parameters<'_>, Returned>(&pre.instance_type()).map_err(|error| wrong(format!("{error:#}")))?;
-    PluginPre::new(pre).map_err(|error| wrong(format!("{error:#}")))
+    let types = pre.instance_type();
+    let checked = if served == SERVED {
+        function.typecheck::<Parameters<'_>, Returned>(&types)
+    } else {
+        function.typecheck::<Message<'_>, Handled>(&types)
+    };
+    checked.map_err(|error| wrong(format!("{error:#}")))?;
+    EntryPre::new(pre, served).map_err(|error| wrong(format!("{error:#}")))
 }

@@ -3,8 +3,11 @@
 /// The handler interface that the host serves.
 pub(super) const SERVED: &str = "tidemill:handler/handler@0.1.0";
 
+/// The handler interface of wasmCloud's messaging, which is served as well.
+pub(super) const MESSAGING: &str = "wasmcloud:messaging/handler@0.2.0";
+
 /// Every interface that is linked. A test compares this list with the linker.
-const OFFERED: [&str; 30] = [
+const OFFERED: [&str; 32] = [
     "tidemill:handler/types@0.1.0",
     "wasi:cli/environment@0.2.12",
     "wasi:cli/exit@0.2.12",
@@ -35,6 +38,8 @@ const OFFERED: [&str; 30] = [
     "wasi:sockets/tcp@0.2.12",
     "wasi:sockets/udp-create-socket@0.2.12",
     "wasi:sockets/udp@0.2.12",
+    "wasmcloud:messaging/consumer@0.2.0",
+    "wasmcloud:messaging/types@0.2.0",
 ];
 
 /// Whether an import is on offer, in the version asked for or a compatible one.
@@ -42,19 +47,20 @@ pub(super) fn offers(import: &str) -> bool {
     OFFERED.iter().any(|offered| are_compatible(offered, import))
 }
 
-/// Whether an export is a handler interface, of whichever version.
-pub(super) fn is_handler(export: &str) -> bool {
-    export.split('@').next() == SERVED.split('@').next()
+/// The handler interface among a component's exports, of whichever version. Where it has both, ours comes first.
+pub(super) fn handler(exports: &[String]) -> Option<&String> {
+    let name = |interface: &str| interface.split('@').next().map(str::to_owned);
+    [SERVED, MESSAGING].iter().find_map(|served| exports.iter().find(|export| name(export) == name(served)))
 }
 
-/// Whether an export is the handler interface in a version that the host serves.
-pub(super) fn is_served(export: &str) -> bool {
-    are_compatible(SERVED, export)
+/// The version of a handler interface that the host serves.
+pub(super) fn served(handler: &str) -> &'static str {
+    if handler.starts_with("wasmcloud:") { MESSAGING } else { SERVED }
 }
 
 /// Whether two names of interfaces mean the same, as wasmtime's linker sees it: the same name, and
 /// versions that are equal or on the same track.
-fn are_compatible(one: &str, other: &str) -> bool {
+pub(super) fn are_compatible(one: &str, other: &str) -> bool {
     one == other || track(one).is_some_and(|one| Some(one) == track(other))
 }
 
