@@ -206,7 +206,8 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
                 () = pipeline.stop.requested.cancelled() => return Wait::Stopped,
                 () = pipeline.taken_away(taken) => return Wait::TakenAway,
                 slot = &mut slot => return Wait::Over(slot),
-                () = sleep(NOTE_AFTER) => pipeline.note_waiting(taken).await,
+                // Boxed, since it is large and rare.
+                () = sleep(NOTE_AFTER) => Box::pin(pipeline.note_waiting(taken)).await,
             }
         }
     }
@@ -239,5 +240,14 @@ mod tests {
         type Of = &'static Worker<Nats, Arc<WasmHandler>>;
         let bytes = size_of_result::<Of, &'static Version<Nats, Arc<WasmHandler>>, _, _, _>(Worker::work);
         assert!(bytes <= 10 * 1024, "{bytes} bytes");
+    }
+
+    /// Many events wait for others to end; the allocator is quick with what is small.
+    #[test]
+    fn what_an_event_takes_while_it_waits_stays_small() {
+        type Of = &'static Worker<Nats, Arc<WasmHandler>>;
+        type Pipe = &'static Pipeline<Nats, Arc<WasmHandler>>;
+        let bytes = size_of_result::<Of, Pipe, &'static mut Taken<_>, &'static mut Option<Turn>, _>(Worker::wait_long);
+        assert!(bytes <= 1024, "{bytes} bytes");
     }
 }

@@ -232,7 +232,7 @@ pub fn retried(message: Message, position: Position) -> Arrival {
 /// The id of an event that brings none. Cleaned like any other, since a stream may have a long name and the
 /// retry is read back through the same check.
 fn position_id(position: &Position) -> String {
-    headers::clean_id(&id::from_position(&position.stream, position.stream_created_unix, position.sequence))
+    headers::clean_id(id::from_position(&position.stream, position.stream_created_unix, position.sequence))
 }
 
 fn without_reserved(mut headers: Headers) -> Headers {

@@ -96,10 +96,11 @@ pub fn is_valid_value(value: &str) -> bool {
 /// An id as it can be sent in a header and read back unchanged. One with control characters, with blanks at its
 /// ends, or too long to be repeated in every message is replaced by its hash, so that different ids stay
 /// different.
-pub fn clean_id(id: &str) -> String {
+pub fn clean_id(id: impl AsRef<str> + Into<String>) -> String {
     const ID_BYTES_MAX: usize = 256;
-    let is_clean = (1..=ID_BYTES_MAX).contains(&id.len()) && id.trim() == id && !id.contains(char::is_control);
-    if is_clean { id.to_owned() } else { id::token(id) }
+    let text = id.as_ref();
+    let is_clean = (1..=ID_BYTES_MAX).contains(&text.len()) && text.trim() == text && !text.contains(char::is_control);
+    if is_clean { id.into() } else { id::token(text) }
 }
 
 /// The id that a header holds. A blank one is none: the events that have it are not one and the same.

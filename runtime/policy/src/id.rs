@@ -77,7 +77,11 @@ pub fn token(text: &str) -> String {
 /// The id of an event that brings none: its place in its stream. The time at which the stream was
 /// created is part of it, since sequences start anew when a stream is deleted and made again.
 pub fn from_position(stream: &str, created_unix: i64, sequence: u64) -> String {
-    format!("{stream}@{created_unix}:{sequence}")
+    use std::fmt::Write as _;
+    // The longest numbers have 20 digits.
+    let mut id = String::with_capacity(stream.len() + 42);
+    let _ = write!(id, "{stream}@{created_unix}:{sequence}");
+    id
 }
 
 /// A number in `0.0..1.0` that depends on the event and the attempt only: the jitter of its delay, the

@@ -51,11 +51,11 @@ pub fn identity<'a>(handler: &Handler, event: &'a Event) -> Identity<'a> {
 
 /// The messages for a handler's outputs, in order. Those that are stored together say how many they are.
 pub fn outputs(handler: &Handler, event: &Event, outputs: Vec<Output>) -> Vec<Publication> {
-    let count = outputs.len().to_string();
+    let count = outputs.len();
     let messages = (0..).zip(outputs).map(|(index, output)| {
         let mut message = publish_output(handler, event, index, output);
         if handler.outputs == Outputs::Atomic {
-            push(&mut message.headers, headers::OUTPUTS, count.as_str());
+            push(&mut message.headers, headers::OUTPUTS, count.to_string());
         }
         message
     });

@@ -6,6 +6,7 @@
 //! each publication instead.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -115,7 +116,7 @@ pub(super) async fn send(
     let (told, answer) = oneshot::channel();
     let slot = Slot { subject: subject.clone(), since: Instant::now(), told, _room: room };
     let number = lock(&confirmations.waiting).enter(slot)?;
-    let reply = format!("{}{number}", confirmations.inbox);
+    let reply = confirmations.reply(number);
     match nats.client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
         Ok(()) => Ok(Confirmation(answer)),
         Err(error) => {
@@ -170,6 +171,14 @@ impl Confirmations {
         let reader = tokio::spawn(listen(answers, inbox.len(), Arc::clone(&waiting), Arc::clone(link)));
         let room = Arc::new(Semaphore::new(UNCONFIRMED_MAX));
         Ok(Confirmations { inbox, waiting, room, _reader: AbortOnDropHandle::new(reader) })
+    }
+
+    /// Where the confirmation with this number comes in.
+    fn reply(&self, number: u64) -> String {
+        // Made large enough at once: the longest number has 20 digits.
+        let mut reply = String::with_capacity(self.inbox.len() + 20);
+        let _ = write!(reply, "{}{number}", self.inbox);
+        reply
     }
 }
 

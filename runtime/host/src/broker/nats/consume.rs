@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream;
 use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
 use futures::StreamExt;
 use tidemill_policy::arrival::{Message, Position};
@@ -23,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::connect::acknowledgements;
 use super::lease::{Lease, Leases, Room};
 use super::open::{Open, Request};
+use super::place::Place;
 use super::{Nats, durable, headers_from, quarantine, streams, surety};
 use crate::broker::{Delivery, Source};
 use crate::in_flight::{Claim, Purse, Reserved};
@@ -398,20 +398,16 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
 
     /// Takes the lease for a message and hands it over.
     fn receive(&self, message: NatsMessage, room: Room) {
-        let message = jetstream::Message { message, context: self.nats.context.clone() };
-        let position = match message.info() {
-            Ok(info) if self.is_gap(info.consumer_sequence) => {
-                self.hold();
-                position(&info, self.spec.stream_created_unix)
-            }
-            Ok(info) => position(&info, self.spec.stream_created_unix),
-            Err(error) => {
-                tracing::warn!(consumer = %self.spec.name, %error, "a message without a place in the stream");
-                return;
-            }
+        let NatsMessage { subject, reply, payload, headers, .. } = message;
+        let reply = reply.unwrap_or_else(|| Subject::from_static(""));
+        let Some(place) = Place::read(&reply) else {
+            tracing::warn!(consumer = %self.spec.name, "a message without a place in the stream");
+            return;
         };
-        let NatsMessage { subject, reply, payload, headers, .. } = message.message;
-        let Some(reply) = reply else { return };
+        if self.is_gap(place.number) {
+            self.hold();
+        }
+        let position = place.position(self.spec.stream_created_unix);
         let Some(lease) = self.leases.take(position.sequence, reply, room) else { return };
         let headers = headers_from(headers.as_ref());
         let message = Message { subject: subject.into_string(), headers, payload, damage: None };
@@ -596,16 +592,6 @@ async fn until(time: Option<Instant>) {
 /// What the server says is left of a pull request.
 fn unused(message: &NatsMessage, header: &str) -> Option<u64> {
     message.headers.as_ref()?.get(header)?.as_str().parse().ok()
-}
-
-fn position(info: &jetstream::message::Info<'_>, stream_created_unix: i64) -> Position {
-    Position {
-        stream: info.stream.to_owned(),
-        stream_created_unix,
-        sequence: info.stream_sequence,
-        stored_ms: u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0),
-        delivered: u32::try_from(info.delivered).unwrap_or(u32::MAX),
-    }
 }
 
 fn usual(why: &str) -> Interruption {

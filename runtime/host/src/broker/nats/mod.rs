@@ -33,6 +33,7 @@ pub mod objects;
 mod open;
 pub mod partitions;
 pub mod pause;
+mod place;
 pub mod preflight;
 pub mod publish;
 pub mod quarantine;
@@ -42,13 +43,15 @@ pub mod shelf;
 pub mod streams;
 mod surety;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use async_nats::header::{HeaderName, IntoHeaderName};
 use async_nats::jetstream;
 use async_nats::{Client, HeaderMap};
 use tidemill_policy::event::Headers;
+use tidemill_policy::headers;
 use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::{Publication, RetryClock};
@@ -233,11 +236,18 @@ fn headers_from(map: Option<&HeaderMap>) -> Headers {
     list
 }
 
+/// Headers of ours that every output has: their names are shared, not copied.
+static OF_OUTPUTS: LazyLock<[(&str, HeaderName); 2]> =
+    LazyLock::new(|| [headers::CORRELATION_ID, headers::CAUSATION_ID].map(|name| (name, name.into_header_name())));
+
 /// A list of headers as the client wants them. Names and values that cannot be sent were refused before.
 fn headers_into(list: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in list {
-        map.append(name.as_str(), value.as_str());
+        match OF_OUTPUTS.iter().find(|(known, _)| known == name) {
+            Some((_, known)) => map.append(known.clone(), value.as_str()),
+            None => map.append(name.as_str(), value.as_str()),
+        }
     }
     map
 }
