@@ -5,6 +5,8 @@
 //! so that the standard library and the SDK are compiled once. A folder `<name>.cases` beside them holds the cases
 //! of a guest, and is put beside its component.
 
+mod cases;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,6 +38,17 @@ pub fn build() -> Result<PathBuf> {
     for home in HOMES {
         copy_cases(&paths::root().join(home), &out)?;
     }
+    Ok(out)
+}
+
+/// Builds, besides, the guests of all other languages.
+///
+/// # Errors
+///
+/// If a compiler is missing and cannot be got, or a guest does not compile.
+pub fn build_all() -> Result<PathBuf> {
+    let out = build()?;
+    cases::build(&out, |folder| ["Cargo.toml", "handler.js"].iter().any(|file| folder.join(file).is_file()))?;
     Ok(out)
 }
 
@@ -132,6 +145,20 @@ fn copy_cases(home: &Path, out: &Path) -> Result<()> {
         }
         for file in entries(&copy)?.into_iter().filter(|file| !folder.join(name(file)).exists()) {
             fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies all that is in a folder to another one, over what is there.
+fn copy_over(from: &Path, to: &Path) -> Result<()> {
+    for entry in entries(from)? {
+        let copy = to.join(name(&entry));
+        if entry.is_dir() {
+            fs::create_dir_all(&copy).with_context(|| format!("cannot create {}", copy.display()))?;
+            copy_over(&entry, &copy)?;
+        } else {
+            fs::copy(&entry, &copy).with_context(|| format!("cannot copy {}", entry.display()))?;
         }
     }
     Ok(())

@@ -18,9 +18,17 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     /// Get a NATS server and the guests' compilers; does nothing where they are there already
-    Setup,
+    Setup {
+        /// The compilers of all languages, not only those of Rust and JavaScript
+        #[arg(long)]
+        all: bool,
+    },
     /// Build the example plugins and the test guests into target/guests
-    Guests,
+    Guests {
+        /// Those of all languages, not only those in Rust and JavaScript
+        #[arg(long)]
+        all: bool,
+    },
     /// Build everything and show it at work: 4,000 events, some of them odd, and what becomes of each
     Demo,
     /// Kill tidemill and restart NATS under load, and check that no event is lost or doubled
@@ -53,8 +61,13 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Setup => tools::setup(),
-        Task::Guests => guests::build().map(|dir| println!("guests are in {}", dir.display())),
+        Task::Setup { all: false } => tools::setup(),
+        Task::Setup { all: true } => tools::setup_all(),
+        Task::Guests { all } => {
+            let dir = if all { guests::build_all() } else { guests::build() }?;
+            println!("guests are in {}", dir.display());
+            Ok(())
+        }
         Task::Demo => demo::run(),
         Task::Chaos(options) => chaos::run(&options),
         Task::Bench { args } => bench::run(&args),

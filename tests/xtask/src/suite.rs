@@ -18,8 +18,8 @@ use crate::{chaos, guests, paths, process, tools};
 pub fn run(args: &[String]) -> Result<()> {
     type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
     let steps: [Step; 7] = [
-        ("set up", &tools::setup),
-        ("build the guests", &|| guests::build().map(drop)),
+        ("set up", &tools::setup_all),
+        ("build the guests", &|| guests::build_all().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
         ("check the lints", &|| {
             cargo(&["clippy", "--workspace", "--all-targets", "--jobs", "2", "--", "-D", "warnings"])

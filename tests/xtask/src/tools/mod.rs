@@ -5,14 +5,18 @@
 
 mod js;
 mod nats;
+mod python;
 mod rust;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 pub use js::componentize_qjs;
 pub use nats::{nats_server, nats_server_default, nats_server_of};
+pub use python::python_tools;
 pub use rust::{RustBuilder, rust_builder};
 
 use crate::paths;
@@ -30,6 +34,30 @@ pub fn setup() -> Result<()> {
     println!("==> JavaScript for WebAssembly");
     println!("    {}", componentize_qjs()?.display());
     Ok(())
+}
+
+/// Gets the compilers of all languages besides.
+///
+/// # Errors
+///
+/// If a tool can be neither found nor fetched; the message says what to install by hand.
+pub fn setup_all() -> Result<()> {
+    setup()?;
+    println!("==> Python, Go, C, C++ and Zig for WebAssembly");
+    println!("    {}", python_tools()?.display());
+    Ok(())
+}
+
+/// The `PATH` with the compilers of all languages in front, each got where it is missing.
+///
+/// # Errors
+///
+/// If a tool can be neither found nor fetched, or the `PATH` cannot be written.
+pub fn path_of_all() -> Result<OsString> {
+    let npm = componentize_qjs()?.parent().map(PathBuf::from).unwrap_or_default();
+    let before = std::env::var_os("PATH").unwrap_or_default();
+    let folders = [python_tools()?, npm].into_iter().chain(std::env::split_paths(&before));
+    std::env::join_paths(folders).context("the PATH cannot be written")
 }
 
 /// Holds off other processes that fetch tools, until it is dropped.
