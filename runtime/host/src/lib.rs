@@ -21,6 +21,7 @@ pub mod logging;
 pub mod machine;
 pub mod operate;
 pub mod pipeline;
+pub mod project;
 pub mod rehearse;
 pub mod reload;
 pub mod schemas;

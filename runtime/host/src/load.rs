@@ -166,7 +166,7 @@ fn read_drop_ins(folder: &Path, main: &Path) -> Result<Vec<(String, String)>, Re
 }
 
 /// A path without the `./` that joining with the folder `.` leaves.
-fn tidy(path: &Path) -> PathBuf {
+pub fn tidy(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != std::path::Component::CurDir).collect()
 }
 

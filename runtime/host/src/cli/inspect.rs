@@ -54,7 +54,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> Done {
 }
 
 /// A handler with the limits that a manifest without any comes to.
-fn usual_handler() -> anyhow::Result<Handler> {
+pub(crate) fn usual_handler() -> anyhow::Result<Handler> {
     let source = Source { path: "", text: "[handler.inspected]\nsubject = \"inspected\"" };
     let mut handlers = manifest::parse(source, &[], &|_| None)?.manifest.handlers;
     handlers.remove("inspected").context("the smallest manifest has no handler")

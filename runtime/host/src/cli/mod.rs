@@ -2,6 +2,7 @@
 //! is shown, as text or as JSON, is settled here.
 
 mod breaker;
+mod build;
 mod check;
 mod deploy;
 mod dev;
@@ -10,6 +11,7 @@ mod explain;
 mod history;
 mod inspect;
 mod invoke;
+mod new;
 mod output;
 mod publish;
 mod queues;
@@ -44,7 +46,8 @@ pub(crate) use output::Output;
     about = "Runs WebAssembly event handlers on NATS JetStream",
     long_about = "Runs WebAssembly event handlers on NATS JetStream, and owns everything around the call: \
                   retries, dead letters, budgets and outputs. What it runs is said in tidemill.toml.",
-    after_help = "Start with:\n  tidemill dev                     run the handlers on a private NATS server\n  \
+    after_help = "Start with:\n  tidemill new NAME --lang LANG    write the project of a new handler\n  \
+                  tidemill dev                     run the handlers on a private NATS server\n  \
                   tidemill check                   see whether everything is in order\n  \
                   tidemill explain HANDLER         see what a handler's policy comes to\n\n\
                   Exit codes: 0 ok, 1 what was asked for failed, 2 wrong usage or manifest.",
@@ -88,6 +91,10 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write the project of a new handler, in the language of your choice
+    New(new::Arguments),
+    /// Build the handler of a project with its language's usual tool
+    Build(build::Arguments),
     /// Check the manifest, the components and the secrets; with --server, the broker too
     Check(check::Arguments),
     /// Run the handlers until told to stop
@@ -163,6 +170,8 @@ impl Cli {
     pub(crate) async fn run(self) -> Done {
         let global = &self.global;
         match self.command {
+            Command::New(arguments) => new::run(global, &arguments),
+            Command::Build(arguments) => build::run(global, &arguments).await,
             Command::Check(arguments) => check::run(global, &arguments).await,
             Command::Run(arguments) => run::run(global, &arguments).await,
             Command::Dev(arguments) => dev::run(global, &arguments).await,
@@ -215,10 +224,7 @@ impl Global {
 
     /// Reads the manifest, which must have handlers, and shows its warnings.
     fn read_manifest(&self) -> Result<ManifestFile, Failure> {
-        let file = load::read(&self.manifest).map_err(|error| match error {
-            ReadError::Invalid(problems) => Failure::Manifest(problems),
-            error => Failure::Usage(error.into()),
-        })?;
+        let file = read_manifest_at(&self.manifest)?;
         if file.manifest.handlers.is_empty() {
             let place = match &file.manifest.runtime.bucket {
                 Some(bucket) => format!("bucket {bucket:?} (tidemill deploy)"),
@@ -264,6 +270,14 @@ impl Global {
         let options = EngineOptions { cache_dir, memory_bytes, ..EngineOptions::default() };
         Ok(Engine::new(&options).context("cannot run WebAssembly here")?)
     }
+}
+
+/// Reads a manifest, which may be without handlers.
+fn read_manifest_at(path: &Path) -> Result<ManifestFile, Failure> {
+    load::read(path).map_err(|error| match error {
+        ReadError::Invalid(problems) => Failure::Manifest(problems),
+        error => Failure::Usage(error.into()),
+    })
 }
 
 /// Finds a handler by its name, or says which names there are.
