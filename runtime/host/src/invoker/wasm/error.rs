@@ -35,10 +35,12 @@ pub enum Problem {
     /// It begins like WebAssembly, and then does not go on like it.
     #[error("is a truncated or corrupt WebAssembly file; build or copy it again: {0}")]
     Corrupt(String),
-    /// It is a core module that does not say what its imports and exports mean.
+    /// It is a core module that does not say what its imports and exports mean, and does not export what a handler
+    /// does.
     #[error(
-        "is a WebAssembly module without a component type; build it with a tidemill SDK or wit-bindgen, \
-         or make it a component with `wasm-tools component embed` and `wasm-tools component new`"
+        "is a WebAssembly module without a component type, and exports no `{}`; build it with a tidemill SDK or \
+         wit-bindgen, or make it a component with `wasm-tools component embed` and `wasm-tools component new`",
+        super::contract::HANDLE
     )]
     PlainModule,
     /// It is a core module that does not fit its component type.

@@ -11,7 +11,7 @@ use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
 use super::error::Problem;
-use super::offer;
+use super::{contract, offer};
 
 /// What wit-bindgen calls the section in which a core module says what its component is.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -21,7 +21,7 @@ const COMPONENT_TYPE_SECTION: &str = "component-type";
 pub enum Kind {
     /// A component.
     Component,
-    /// A core module that says how to make it a component, which is done when it is loaded.
+    /// A core module, which is made a component when it is loaded: it says how, or exports what a handler does.
     CoreModule,
 }
 
@@ -98,10 +98,10 @@ pub(super) fn component(file: &[u8]) -> Result<ComponentBytes<'_>, Problem> {
     if outline.kind == Kind::Component {
         return Ok(ComponentBytes { kind: Kind::Component, bytes: Cow::Borrowed(file), outline });
     }
-    if !outline.has_component_type {
+    if !outline.has_component_type && !outline.exports_handle {
         return Err(Problem::PlainModule);
     }
-    let bytes = encode(file, outline.uses_preview1).map_err(|error| Problem::Encode(format!("{error:#}")))?;
+    let bytes = encode(file, &outline).map_err(|error| Problem::Encode(format!("{error:#}")))?;
     Ok(ComponentBytes {
         kind: Kind::CoreModule,
         outline: self::outline(&bytes).map_err(corrupt)?,
@@ -121,9 +121,13 @@ fn resembles(file: &[u8]) -> &'static str {
     }
 }
 
-fn encode(module: &[u8], uses_preview1: bool) -> anyhow::Result<Vec<u8>> {
-    let mut encoder = ComponentEncoder::default().validate(true).module(module)?;
-    if uses_preview1 {
+fn encode(module: &[u8], outline: &Outline) -> anyhow::Result<Vec<u8>> {
+    let mut module = Cow::Borrowed(module);
+    if !outline.has_component_type {
+        contract::embed(module.to_mut())?;
+    }
+    let mut encoder = ComponentEncoder::default().validate(true).module(&module)?;
+    if outline.uses_preview1 {
         encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)?;
     }
     encoder.encode()
@@ -141,6 +145,8 @@ pub(super) struct Outline {
     /// The initial size of these, in bytes.
     pub(super) memory_bytes: u64,
     has_component_type: bool,
+    /// Whether a core module exports a function that is called like the one of a handler.
+    exports_handle: bool,
     uses_preview1: bool,
 }
 
@@ -152,6 +158,7 @@ fn outline(bytes: &[u8]) -> Result<Outline, BinaryReaderError> {
         memories: 0,
         memory_bytes: 0,
         has_component_type: false,
+        exports_handle: false,
         uses_preview1: false,
     };
     let mut depth = 0_usize;
@@ -187,6 +194,11 @@ impl Outline {
             Payload::ImportSection(imports) if outermost => {
                 for import in imports.into_imports() {
                     self.uses_preview1 |= import?.module == WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
+                }
+            }
+            Payload::ExportSection(exports) if outermost => {
+                for export in exports {
+                    self.exports_handle |= export?.name == contract::HANDLE;
                 }
             }
             Payload::MemorySection(memories) => {

@@ -8,6 +8,7 @@
 mod bindings;
 mod cache;
 mod chance;
+mod contract;
 mod engine;
 mod entry;
 mod error;

@@ -1,0 +1,3 @@
+module tidemill
+
+go 1.24
