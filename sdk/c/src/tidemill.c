@@ -230,7 +230,7 @@ void tm_log(tm_level level, const char *format, ...) {
   va_end(arguments);
 }
 
-_Noreturn void tm_panic(const char *format, ...) {
+TM_NORETURN void tm_panic(const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   log_line(TM_CRITICAL, TM_STR("panic"), printable(tm_vformat(format, arguments)));

@@ -14,7 +14,12 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define TM_NORETURN [[noreturn]]
+#define TM_LITERAL(type) type
 extern "C" {
+#else
+#define TM_NORETURN _Noreturn
+#define TM_LITERAL(type) (type)
 #endif
 
 /* A run of bytes, without a NUL at its end. Where it is text, it is UTF-8. */
@@ -136,7 +141,7 @@ void tm_set_detail(tm_result *failure, tm_str detail);
 
 /* Ends the call as a failed attempt, with this message in the event's history, and the stack of calls. For what
  * cannot be: a mistake in the program. */
-_Noreturn void tm_panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
+TM_NORETURN void tm_panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* ---- What a handler may use ---- */
 
@@ -154,7 +159,7 @@ tm_optional_str tm_get_header(const tm_event *event, tm_str name);
 /* ---- Texts ---- */
 
 /* A text from a literal: the only use of strlen that costs nothing. */
-#define TM_STR(literal) ((tm_str){"" literal, sizeof(literal) - 1})
+#define TM_STR(literal) (TM_LITERAL(tm_str){"" literal, sizeof(literal) - 1})
 /* The arguments for "%.*s". */
 #define TM_ARG(text) (int)(text).len, (text).ptr
 
