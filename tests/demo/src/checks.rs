@@ -23,7 +23,8 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    fn new(holds: bool, name: &'static str, figures: String) -> Check {
+    /// A check by this name.
+    pub(crate) fn new(holds: bool, name: &'static str, figures: String) -> Check {
         Check { holds, name, figures }
     }
 }

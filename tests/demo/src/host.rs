@@ -14,6 +14,8 @@ use tokio::time::timeout;
 const END_TIMEOUT: Duration = Duration::from_secs(40);
 /// The variable that the demo's manifest takes the port from.
 const PORT_VARIABLE: &str = "TIDEMILL_DEMO_PORT";
+/// The variable that the shop's manifest takes the folder of its components from.
+const PLUGINS_VARIABLE: &str = "TIDEMILL_SHOP_PLUGINS";
 
 /// A running `tidemill dev`. Dropping it kills the process.
 #[derive(Debug)]
@@ -33,14 +35,15 @@ pub(crate) struct Ended {
 }
 
 impl Host {
-    /// Starts it on the demo's manifest and the server at `url`. All that it prints goes to `log`.
-    pub(crate) fn start(url: &str, log: &Path) -> Result<Host> {
+    /// Starts it on a manifest and the server at `url`. All that it prints goes to `log`.
+    pub(crate) fn start(manifest: &Path, url: &str, log: &Path) -> Result<Host> {
         let executable = executable()?;
         let port = free_port().context("cannot find a free port")?;
         let out = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
         let mut command = Command::new(&executable);
-        command.arg("dev").arg("--manifest").arg(manifest()).args(["--nats-url", url]);
+        command.arg("dev").arg("--manifest").arg(manifest).args(["--nats-url", url]);
         command.env(PORT_VARIABLE, port.to_string()).env("NO_COLOR", "1");
+        command.env(PLUGINS_VARIABLE, root().join("target/guests"));
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         // In a group of its own: on Ctrl-C it is the demo that ends it.
         command.process_group(0).kill_on_drop(true);
@@ -82,10 +85,14 @@ fn executable() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The demo's manifest.
+/// The checkout.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/demo lies two folders deep")
+}
+
+/// The manifest of the demo's first part.
 pub(crate) fn manifest() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/demo lies two folders deep");
-    root.join("plugins/tidemill.toml")
+    root().join("plugins/tidemill.toml")
 }
 
 /// A port that nobody listens on. Another process may take it before we do, which then is reported.

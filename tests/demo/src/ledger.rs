@@ -78,7 +78,11 @@ async fn stream_of(context: &jetstream::Context, subject: &str) -> Result<String
 }
 
 /// All messages of a stream on the subjects that `filter` selects.
-async fn messages(context: &jetstream::Context, stream: &str, filter: &str) -> Result<Vec<async_nats::Message>> {
+pub(crate) async fn messages(
+    context: &jetstream::Context,
+    stream: &str,
+    filter: &str,
+) -> Result<Vec<async_nats::Message>> {
     let reading = async {
         let stream = context.get_stream(stream).await?;
         let config = OrderedConfig { filter_subject: filter.to_owned(), ..OrderedConfig::default() };
@@ -95,7 +99,7 @@ async fn messages(context: &jetstream::Context, stream: &str, filter: &str) -> R
 }
 
 /// What consumers have yet to be given or to settle, over all streams.
-async fn unsettled(context: &jetstream::Context) -> Result<u64> {
+pub(crate) async fn unsettled(context: &jetstream::Context) -> Result<u64> {
     let mut sum = 0;
     let names: Vec<String> = context.stream_names().try_collect().await.context("cannot list the streams")?;
     for name in names {

@@ -11,10 +11,12 @@ mod host;
 mod ledger;
 mod report;
 mod run;
+mod shop;
 mod status;
 mod text;
 mod view;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -40,23 +42,29 @@ async fn demo() -> Result<bool> {
     let theme = Theme::detect();
     let folder = tempfile::Builder::new().prefix("tidemill-demo-").tempdir().context("cannot create a folder")?;
     let ended = tokio::select! {
-        ended = run::run(folder.path(), theme) => ended,
+        ended = both(folder.path(), theme) => ended,
         // What runs is killed when its future is dropped.
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     };
-    let run = match ended {
-        Ok(run) => run,
+    let holds = match ended {
+        Ok(holds) => holds,
         Err(error) => {
             eprintln!("\nerror: {error:#}\nThe logs are in {}", keep(folder));
             return Ok(false);
         }
     };
-    view::print(&report::lines(&run, theme)).context("cannot print the report")?;
-    let holds = run.checks.iter().all(|check| check.holds);
     if !holds {
         println!("The logs are in {}", keep(folder));
     }
     Ok(holds)
+}
+
+/// Runs both parts, one after the other.
+async fn both(folder: &Path, theme: Theme) -> Result<bool> {
+    let run = run::run(folder, theme).await?;
+    view::print(&report::lines(&run, theme)).context("cannot print the report")?;
+    let shop = shop::run(folder, theme).await?;
+    Ok(shop && run.checks.iter().all(|check| check.holds))
 }
 
 /// Keeps the folder with the logs and says where it is.

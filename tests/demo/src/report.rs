@@ -20,11 +20,12 @@ pub(crate) fn lines(run: &Run, theme: Theme) -> Vec<Line<'static>> {
     lines.extend(run.checks.iter().map(|check| verdict(check, theme)));
     lines.extend([Line::default(), heading("Dead letters", theme)]);
     lines.extend(letters::lines(&run.ledger.dead_letters, theme));
-    lines.extend([Line::default(), last_word(run, theme)]);
+    lines.extend([Line::default(), last_word(&run.checks, theme)]);
     lines
 }
 
-fn heading(text: &'static str, theme: Theme) -> Line<'static> {
+/// A title.
+pub(crate) fn heading(text: &'static str, theme: Theme) -> Line<'static> {
     Line::from(Span::styled(text, theme.heading().patch(theme.accent())))
 }
 
@@ -87,7 +88,8 @@ fn handlers(run: &Run, theme: Theme) -> Vec<Line<'static>> {
     rows.collect()
 }
 
-fn titled(title: &str, text: String, theme: Theme) -> Line<'static> {
+/// A line with a title before it.
+pub(crate) fn titled(title: &str, text: String, theme: Theme) -> Line<'static> {
     Line::from(vec![Span::styled(format!("  {title:14}"), theme.faint()), Span::raw(text)])
 }
 
@@ -109,7 +111,8 @@ fn entry(name: &'static str, items: impl IntoIterator<Item = String>, theme: The
     rows.into_iter().zip(names).map(|(row, name)| titled(name, row, theme)).collect()
 }
 
-fn verdict(check: &Check, theme: Theme) -> Line<'static> {
+/// A check and whether it holds.
+pub(crate) fn verdict(check: &Check, theme: Theme) -> Line<'static> {
     let (mark, style) = if check.holds { ("✓", theme.good()) } else { ("✗", theme.bad().patch(theme.heading())) };
     Line::from(vec![
         Span::styled(format!("  {mark} {:28}", check.name), style),
@@ -117,13 +120,14 @@ fn verdict(check: &Check, theme: Theme) -> Line<'static> {
     ])
 }
 
-fn last_word(run: &Run, theme: Theme) -> Line<'static> {
-    let violated = run.checks.iter().filter(|check| !check.holds).count();
+/// Whether all checks hold.
+pub(crate) fn last_word(checks: &[Check], theme: Theme) -> Line<'static> {
+    let violated = checks.iter().filter(|check| !check.holds).count();
     if violated == 0 {
-        let text = format!("All {} checks hold.", run.checks.len());
+        let text = format!("All {} checks hold.", checks.len());
         return Line::from(Span::styled(text, theme.good().patch(theme.heading())));
     }
-    let text = format!("{} of {} violated.", violated, plural(run.checks.len(), "check"));
+    let text = format!("{} of {} violated.", violated, plural(checks.len(), "check"));
     Line::from(Span::styled(text, theme.bad().patch(theme.heading())))
 }
 

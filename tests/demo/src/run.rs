@@ -13,7 +13,7 @@ use crate::checks::{self, Check};
 use crate::events::{self, Event};
 use crate::expect::{self, Expected};
 use crate::feed;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::ledger::{self, Ledger};
 use crate::status::{self, Status};
 use crate::text::duration;
@@ -62,7 +62,7 @@ pub(crate) async fn run(folder: &Path, theme: Theme) -> Result<Run> {
     let mut screen = Screen { view: View::open(theme), start: Instant::now() };
     screen.show(&expected, &Status::default(), "starting a private NATS server")?;
     let server = Server::start(&executable(None), &folder.join("nats"), None, "").await?;
-    let mut host = Host::start(&server.url, &folder.join(LOG))?;
+    let mut host = Host::start(&host::manifest(), &server.url, &folder.join(LOG))?;
     wait_until_ready(&mut host, &expected, &mut screen).await?;
 
     let client = async_nats::connect(&server.url).await.context("cannot connect to the private server")?;
