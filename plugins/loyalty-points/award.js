@@ -1,15 +1,6 @@
 // What an order earns: a pure function, so that it can be tested without a host.
 
-/** The data can never be handled. */
-export class Malformed extends Error {}
-
-/** The system behind this one cannot take the points now. */
-export class Busy extends Error {
-  constructor(message, retryAfterMs) {
-    super(message);
-    this.retryAfterMs = retryAfterMs;
-  }
-}
+import { Reject, Retry } from './tidemill/index.js';
 
 /** Points for each full euro where the operator sets no other rate. */
 const POINTS_PER_EURO = 1;
@@ -22,7 +13,7 @@ export function award(order, { id, attempt }, rate) {
   const { order_id: orderId, customer_id: customerId, total_cents: totalCents } = checked(order);
   const busy = /-busy(\d+)$/.exec(orderId);
   if (busy && attempt <= Number(busy[1])) {
-    throw new Busy('the loyalty system is busy', 200);
+    throw new Retry('the loyalty system is busy', { code: 503, afterMs: 200 });
   }
   const points = Math.floor(totalCents / 100) * pointsPerEuro(rate);
   return { award_id: `award-${id}`, order_id: orderId, customer_id: customerId, points };
@@ -30,15 +21,15 @@ export function award(order, { id, attempt }, rate) {
 
 function checked(order) {
   if (typeof order !== 'object' || order === null || Array.isArray(order)) {
-    throw new Malformed('the payload is not a JSON object');
+    throw new Reject('the payload is not a JSON object');
   }
   for (const name of ['order_id', 'customer_id']) {
     if (typeof order[name] !== 'string' || order[name] === '') {
-      throw new Malformed(`${name} must be a text that is not empty`);
+      throw new Reject(`${name} must be a text that is not empty`);
     }
   }
   if (!Number.isSafeInteger(order.total_cents) || order.total_cents < 0) {
-    throw new Malformed('total_cents must be a whole number of at least 0');
+    throw new Reject('total_cents must be a whole number of at least 0');
   }
   return order;
 }
@@ -47,7 +38,7 @@ function pointsPerEuro(rate) {
   if (rate === undefined || rate === null) return POINTS_PER_EURO;
   const points = Number(rate);
   if (!Number.isSafeInteger(points) || points < 0) {
-    throw new Busy(`the setting points_per_euro is ${rate}, which is no whole number`, null);
+    throw new Retry(`the setting points_per_euro is ${rate}, which is no whole number`);
   }
   return points;
 }

@@ -40,8 +40,7 @@ impl Event {
     ///
     /// A rejection that says where and why the payload does not fit `T`: it never will.
     pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.payload)
-            .map_err(|error| Failure::reject(format!("the payload is not as expected: {error}")))
+        serde_json::from_slice(&self.payload).map_err(rejected)
     }
 
     /// Reads the payload as UTF-8 text.
@@ -64,6 +63,12 @@ impl Event {
     pub fn is_last_attempt(&self) -> bool {
         self.attempt >= self.max_attempts
     }
+}
+
+/// What is told of a payload that cannot be read.
+fn rejected(error: serde_json::Error) -> Failure {
+    let wrong = if error.is_data() { "as expected" } else { "JSON" };
+    Failure::reject(format!("the payload is not {wrong}: {error}"))
 }
 
 impl From<types::Event> for Event {
@@ -90,6 +95,20 @@ mod tests {
     use std::collections::BTreeMap;
 
     use crate::{Failure, testing};
+
+    #[test]
+    fn what_is_not_json_is_rejected_with_the_place() {
+        for (payload, place) in
+            [("", "line 1 column 0"), (r#"{"name": "#, "line 1 column 9"), ("name", "line 1 column 2")]
+        {
+            let event = testing::event("a", payload);
+            let Err(Failure::Reject(error)) = event.json::<BTreeMap<String, String>>() else {
+                panic!("not rejected");
+            };
+            assert!(error.message.starts_with("the payload is not JSON: "), "{}", error.message);
+            assert!(error.message.ends_with(place), "{}", error.message);
+        }
+    }
 
     #[test]
     fn json_that_does_not_fit_is_rejected_with_the_place() {

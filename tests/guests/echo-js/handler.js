@@ -1,7 +1,7 @@
 // Copies the payload into one output on `out.echo`: the least that a handler in JavaScript can do, for benchmarks.
 
-export const handler = {
-  handle(event) {
-    return [{ subject: 'out.echo', headers: [], payload: event.payload }];
-  },
-};
+import { bytes } from './tidemill/index.js';
+
+export default function handle(event) {
+  return bytes('out.echo', event.payload);
+}

@@ -1,10 +1,8 @@
-// Run with `node --test` in this folder.
-
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { handler } from './handler.js';
+import { event } from './tidemill/testing.js';
+import handle from './handler.js';
 
 test('copies', () => {
-  const [output] = handler.handle({ payload: Uint8Array.of(1, 2) });
-  assert.deepEqual(output.payload, Uint8Array.of(1, 2));
+  assert.deepEqual(handle(event('a', Uint8Array.of(1, 2))).payload, Uint8Array.of(1, 2));
 });

@@ -1,7 +1,7 @@
 //! Builds the example plugins (`plugins/`) and the test guests (`tests/guests/`) for WebAssembly.
 //!
 //! A folder with a `Cargo.toml` is a Rust guest, of which the package is called like the folder; one
-//! with a `handler.js` is a JavaScript guest. All Rust guests share one target folder and one profile,
+//! with a `handler.js` is a JavaScript guest, and gets the kit (`sdk/js`) as its folder `tidemill`. All Rust guests share one target folder and one profile,
 //! so that the standard library and the SDK are compiled once. A folder `<name>.cases` beside them holds the cases
 //! of a guest, and is put beside its component.
 
@@ -19,8 +19,17 @@ use crate::{paths, process, stamp};
 /// The folders that hold one guest in each of their folders.
 const HOMES: [&str; 2] = ["plugins", "tests/guests"];
 
-/// The profile in the workspace's `Cargo.toml` that guests are built with.
-const PROFILE: &str = "guest";
+/// The profile that guests are built with, as cargo's environment settings: that of the projects that `tidemill new` writes,
+/// so that the standard library is built once for both. Small, since a component is loaded over and over; without debug
+/// info, but with function names, so that a trap's backtrace can be read.
+const PROFILE: [(&str, &str); 6] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
+    ("CARGO_PROFILE_RELEASE_LTO", "true"),
+    ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
+    ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
+    ("CARGO_PROFILE_RELEASE_DEBUG", "false"),
+    ("CARGO_PROFILE_RELEASE_STRIP", "debuginfo"),
+];
 
 /// Builds every guest of which something has changed and returns the folder of the results, which holds
 /// one `<name>.wasm` for each.
@@ -59,7 +68,7 @@ pub fn build_all() -> Result<PathBuf> {
 /// If Node.js cannot be started or a test fails.
 pub fn test_javascript() -> Result<()> {
     for folder in folders_with("handler.js")? {
-        process::stream(Command::new("node").arg("--test").current_dir(folder))?;
+        process::stream(Command::new("node").arg("--test").current_dir(stage_javascript(&folder)?))?;
     }
     Ok(())
 }
@@ -84,7 +93,7 @@ fn build_rust(folders: &[PathBuf], out: &Path) -> Result<()> {
     println!("    compiling the Rust guests with {builder}");
     let target_dir = paths::target().join("guests-build");
     process::stream(&mut cargo_build(&builder, folders, &target_dir))?;
-    let built = target_dir.join(builder.target()).join(PROFILE);
+    let built = target_dir.join(builder.target()).join("release");
     for (folder, result) in folders.iter().zip(&results) {
         let crate_name = name(folder).replace('-', "_");
         install(&built.join(crate_name).with_extension("wasm"), result)?;
@@ -95,7 +104,7 @@ fn build_rust(folders: &[PathBuf], out: &Path) -> Result<()> {
 fn cargo_build(builder: &RustBuilder, folders: &[PathBuf], target_dir: &Path) -> Command {
     let mut cargo = builder.cargo_build();
     cargo.current_dir(paths::root());
-    cargo.args(["--locked", "--jobs", "2", "--profile", PROFILE, "--target-dir"]).arg(target_dir);
+    cargo.envs(PROFILE).args(["--locked", "--jobs", "2", "--release", "--target-dir"]).arg(target_dir);
     for folder in folders {
         cargo.args(["--package", &name(folder)]);
     }
@@ -114,25 +123,44 @@ fn build_javascript(folder: &Path, out: &Path) -> Result<()> {
     let root = paths::root();
     let result = wasm_file(folder, out);
     let step = format!("guests-{}", name(folder));
-    let lock_file = root.join("tests/xtask/js/package-lock.json");
-    let key = stamp::key_of(&[folder.to_owned(), root.join("wit"), lock_file])?;
+    let common = ["sdk/js/src", "wit", "tests/xtask/js/package-lock.json"].map(|path| root.join(path));
+    let key = stamp::key_of(&[&[folder.to_owned()], &common[..]].concat())?;
     if stamp::is_fresh(&step, &key) && result.is_file() {
         return Ok(());
     }
     let componentize = tools::componentize_qjs()?;
     println!("    compiling {}", name(folder));
-    let scratch = paths::tools().join(format!("{}-{}.wasm", name(folder), std::process::id()));
+    let project = stage_javascript(folder)?;
+    let scratch = project.join(format!("{}.tmp", std::process::id()));
     process::stream(
         Command::new(componentize)
-            .current_dir(folder)
-            .args(["--world", "plugin", "--js", "handler.js", "--sync", "--wit"])
+            .current_dir(&project)
+            .args(["--world", "plugin", "--js", "tidemill/main.js", "--sync", "--wit"])
             .arg(root.join("wit"))
             .arg("--output")
             .arg(&scratch),
     )?;
-    install(&scratch, &result)?;
-    fs::remove_file(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
+    fs::rename(&scratch, &result).with_context(|| format!("cannot write {}", result.display()))?;
     stamp::write(&step, &key)
+}
+
+/// Puts a copy of a JavaScript guest and one of the kit beside each other, as they are in a user's project.
+fn stage_javascript(folder: &Path) -> Result<PathBuf> {
+    let project = empty_folder(&paths::guest_projects().join(name(folder)))?;
+    copy_over(folder, &project)?;
+    copy_over(&paths::root().join("sdk/js/src"), &empty_folder(&project.join("tidemill"))?)?;
+    let package = project.join("package.json");
+    fs::write(&package, r#"{"type": "module"}"#).with_context(|| format!("cannot write {}", package.display()))?;
+    Ok(project)
+}
+
+/// Makes a folder, without what was in it before.
+fn empty_folder(folder: &Path) -> Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder.to_owned())
 }
 
 /// Copies each folder of cases in `home` to `out`, and removes what is gone from it there.

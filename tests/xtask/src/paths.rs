@@ -23,6 +23,12 @@ pub fn guests() -> PathBuf {
     target().join("guests")
 }
 
+/// Where guests are put together with the kit of their language. It lies beside the packages from npm, so that npm and
+/// Node.js find them there.
+pub fn guest_projects() -> PathBuf {
+    tools().join("js/projects")
+}
+
 /// Finds `program` in the `PATH`.
 pub fn find_in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -1,11 +1,10 @@
 //! Builds the guests of the conformance cases (`tests/guests/cases-<language>`) as a user of their kit would: in a
 //! project that `tidemill new` writes, with the guest's files put over those of the template, by `tidemill build`.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{entries, name, wasm_file};
 use crate::{paths, process, stamp, tools};
@@ -40,11 +39,7 @@ pub(super) fn build(out: &Path, is_built: impl Fn(&Path) -> bool) -> Result<()> 
 fn build_one(folder: &Path, language: &str, result: &Path) -> Result<()> {
     process::build(&["tidemill"])?;
     println!("    compiling {}", name(folder));
-    let project = paths::target().join("guests-build/cases").join(name(folder));
-    if project.exists() {
-        fs::remove_dir_all(&project).with_context(|| format!("cannot remove {}", project.display()))?;
-    }
-    fs::create_dir_all(&project).with_context(|| format!("cannot create {}", project.display()))?;
+    let project = super::empty_folder(&paths::guest_projects().join(name(folder)))?;
     process::stream(tidemill()?.arg("new").arg(&project).args(["--lang", language]))?;
     super::copy_over(folder, &project)?;
     process::stream(tidemill()?.arg("build").arg(&project).arg("--to").arg(result))

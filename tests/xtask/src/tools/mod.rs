@@ -11,6 +11,7 @@ mod rust;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -58,6 +59,13 @@ pub fn path_of_all() -> Result<OsString> {
     let before = std::env::var_os("PATH").unwrap_or_default();
     let folders = [python_tools()?, npm].into_iter().chain(std::env::split_paths(&before));
     std::env::join_paths(folders).context("the PATH cannot be written")
+}
+
+/// The `PATH` that a command will have.
+fn path_of(command: &Command) -> OsString {
+    let set = command.get_envs().find(|(name, _)| *name == "PATH");
+    let inherited = || std::env::var_os("PATH").unwrap_or_default();
+    set.map_or_else(inherited, |(_, path)| path.map(OsString::from).unwrap_or_default())
 }
 
 /// Holds off other processes that fetch tools, until it is dropped.

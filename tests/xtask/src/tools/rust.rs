@@ -56,13 +56,27 @@ impl RustBuilder {
     pub fn cargo_build(&self) -> Command {
         let mut command = match self {
             Self::Rustup { .. } => process::cargo(),
-            Self::Debian { linker } => debian_cargo(linker),
+            Self::Debian { .. } => Command::new(DEBIAN_CARGO),
         };
-        command.args(["build", "--target", self.target()]);
-        if let Self::Debian { .. } = self {
-            command.arg("-Zbuild-std=std,panic_abort");
-        }
+        self.set_environment(&mut command);
+        command.arg("build");
         command
+    }
+
+    /// Has a command that runs `cargo build` of its own do so with this toolchain and for its target.
+    pub fn set_environment(&self, command: &mut Command) {
+        command.env("CARGO_BUILD_TARGET", self.target());
+        let Self::Debian { linker } = self else { return };
+        for name in FOREIGN {
+            command.env_remove(name);
+        }
+        let path = super::path_of(command);
+        let dirs = std::iter::once(linker.clone()).chain(std::env::split_paths(&path));
+        if let Ok(path) = std::env::join_paths(dirs) {
+            command.env("PATH", path);
+        }
+        command.env("CARGO", DEBIAN_CARGO).env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+        command.env("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort");
     }
 }
 
@@ -73,20 +87,6 @@ impl fmt::Display for RustBuilder {
             Self::Debian { .. } => write!(f, "Debian's compiler for {PLAIN}"),
         }
     }
-}
-
-fn debian_cargo(linker: &Path) -> Command {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::iter::once(linker.to_owned()).chain(std::env::split_paths(&path));
-    let mut command = Command::new(DEBIAN_CARGO);
-    for name in FOREIGN {
-        command.env_remove(name);
-    }
-    if let Ok(path) = std::env::join_paths(dirs) {
-        command.env("PATH", path);
-    }
-    command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
-    command
 }
 
 /// Finds or installs a way to compile Rust for WebAssembly.
