@@ -8,6 +8,8 @@ pub mod bench;
 pub mod chaos;
 pub mod demo;
 pub mod guests;
+#[cfg(test)]
+mod layout;
 pub mod matrix;
 pub mod paths;
 pub mod process;

@@ -66,7 +66,7 @@ fn report(file: String, inspection: Inspection, why_not: Option<String>) -> Repo
         file,
         kind: match inspection.kind {
             Kind::Component => "component",
-            Kind::CoreModule => "core module with a component type",
+            Kind::CoreModule => "core module, made a component when it is loaded",
         },
         size_bytes: inspection.size_bytes,
         digest: inspection.digest,

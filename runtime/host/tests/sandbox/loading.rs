@@ -7,7 +7,7 @@ use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::{Kind, Problem, WasmHandler, inspect};
 use tidemill_policy::outcome::Outcome;
 
-use crate::setup::{ENGINE, entry, event, guest, guest_bytes, handler, stack, trapped};
+use crate::setup::{ENGINE, entry, event, guest, guest_bytes, handler, output, run, stack, trapped};
 use crate::wat;
 
 fn refusal(file: &[u8]) -> Problem {
@@ -79,9 +79,32 @@ fn nothing_that_is_wrong_in_a_file_panics() {
 fn a_module_without_component_type() {
     check(
         &wat::binary("(module)"),
-        "is a WebAssembly module without a component type; build it with a tidemill SDK or wit-bindgen, \
-         or make it a component with `wasm-tools component embed` and `wasm-tools component new`",
+        "is a WebAssembly module without a component type, and exports no \
+         `tidemill:handler/handler@0.1.0#handle`; build it with a tidemill SDK or wit-bindgen, or make it a component with `wasm-tools component embed` and `wasm-tools component new`",
     );
+}
+
+/// As compilers make it that cannot write a component type: its names tell what it is.
+#[tokio::test]
+async fn a_module_that_exports_a_handler_needs_no_component_type() {
+    let log = r#"(import "wasi:logging/logging@0.1.0-draft" "log" (func $log (param i32 i32 i32 i32 i32)))"#;
+    let body = r"(i32.store8 (i32.const 511) (i32.const 2)) (i32.store16 (i32.const 512) (i32.const 0x6b6f))";
+    let file = wat::untyped_guest(log, body);
+    assert_eq!(inspect(&file).unwrap().kind, Kind::CoreModule);
+    assert_eq!(output(&run(&handler(&file), "").await), "ok");
+}
+
+#[test]
+fn a_module_that_exports_a_handler_is_held_to_the_contract() {
+    for (imports, named) in [
+        (r#"(import "env" "puts" (func))"#, "env"),
+        (r#"(import "acme:bank/accounts" "pay" (func))"#, "acme:bank/accounts"),
+        (r#"(import "wasi:logging/logging@0.1.0-draft" "log" (func (param i32)))"#, "log"),
+    ] {
+        let problem = refusal(&wat::untyped_guest(imports, "")).to_string();
+        assert!(problem.starts_with("is a WebAssembly module that cannot be made a component: "), "{problem}");
+        assert!(problem.contains(named), "{problem}");
+    }
 }
 
 #[test]

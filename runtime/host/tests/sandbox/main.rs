@@ -14,4 +14,5 @@ mod logs;
 mod messaging;
 mod outcomes;
 mod setup;
+mod steady;
 mod wat;

@@ -54,7 +54,16 @@ world guest {
 /// A guest that runs `body` and returns one output: the bytes at address 512, as many as the byte at
 /// address 511 says. `imports` are fields of the module; results of host functions fit at address 256.
 pub(crate) fn guest(imports: &str, body: &str) -> Vec<u8> {
-    module(&format!(
+    module(&guest_text(imports, body))
+}
+
+/// The same without a component type.
+pub(crate) fn untyped_guest(imports: &str, body: &str) -> Vec<u8> {
+    binary(&guest_text(imports, body))
+}
+
+fn guest_text(imports: &str, body: &str) -> String {
+    format!(
         r#"(module
             {imports}
             (memory (export "memory") 8)
@@ -75,7 +84,7 @@ pub(crate) fn guest(imports: &str, body: &str) -> Vec<u8> {
                 (i32.store (i32.const 108) (i32.load8_u (i32.const 511)))
                 (i32.const 16))
         )"#
-    ))
+    )
 }
 
 /// A core module with a component type, as wit-bindgen makes it.
