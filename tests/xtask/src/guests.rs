@@ -155,7 +155,7 @@ fn stage_javascript(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Makes a folder, without what was in it before.
-fn empty_folder(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn empty_folder(folder: &Path) -> Result<PathBuf> {
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }

@@ -15,4 +15,5 @@ pub mod paths;
 pub mod process;
 pub mod stamp;
 pub mod suite;
+pub mod templates;
 pub mod tools;

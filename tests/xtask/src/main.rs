@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{bench, chaos, demo, guests, matrix, suite, tools};
+use xtask::{bench, chaos, demo, guests, matrix, suite, templates, tools};
 
 /// The project's own tool: sets up what is needed, builds the guests, runs the tests and the demo.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Task {
         #[arg(long)]
         all: bool,
     },
+    /// Test the kits and what `tidemill new` writes, in every language
+    Templates,
     /// Build everything and show it at work: 4,000 events, some of them odd, and what becomes of each
     Demo,
     /// Kill tidemill and restart NATS under load, and check that no event is lost or doubled
@@ -68,6 +70,7 @@ fn run(task: Task) -> Result<()> {
             println!("guests are in {}", dir.display());
             Ok(())
         }
+        Task::Templates => templates::test(),
         Task::Demo => demo::run(),
         Task::Chaos(options) => chaos::run(&options),
         Task::Bench { args } => bench::run(&args),

@@ -23,6 +23,11 @@ pub fn guests() -> PathBuf {
     target().join("guests")
 }
 
+/// Where compilers and tidemill keep what they have compiled.
+pub fn cache() -> PathBuf {
+    target().join("cache")
+}
+
 /// Where guests are put together with the kit of their language. It lies beside the packages from npm, so that npm and
 /// Node.js find them there.
 pub fn guest_projects() -> PathBuf {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{chaos, guests, paths, process, tools};
+use crate::{chaos, guests, paths, process, templates, tools};
 
 /// Runs every step in order and stops at the first that fails; ends with a list of the steps' times.
 ///
@@ -17,7 +17,7 @@ use crate::{chaos, guests, paths, process, tools};
 /// If a step fails.
 pub fn run(args: &[String]) -> Result<()> {
     type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
-    let steps: [Step; 7] = [
+    let steps: [Step; 8] = [
         ("set up", &tools::setup_all),
         ("build the guests", &|| guests::build_all().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
@@ -25,6 +25,7 @@ pub fn run(args: &[String]) -> Result<()> {
             cargo(&["clippy", "--workspace", "--all-targets", "--jobs", "2", "--", "-D", "warnings"])
         }),
         ("test the JavaScript guests", &guests::test_javascript),
+        ("test the kits and templates", &templates::test),
         ("run the tests", &|| cargo_test(args)),
         ("kill it under load", &|| chaos::run(&chaos::Options::default())),
     ];

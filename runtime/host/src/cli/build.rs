@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use tidemill::invoker::wasm::WasmHandler;
+use tidemill::invoker::wasm::{Engine, WasmHandler};
 use tidemill::load::{self, ManifestFile};
 use tidemill::logging::Purpose;
 use tidemill::project::build::{self, BuildError, Built};
@@ -54,7 +54,12 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let project = Project::find(folder).ok_or_else(|| BuildError::NoProject { folder: folder.clone() })?;
     let manifest = manifest_for(global, folder)?;
     let to = arguments.to.clone().unwrap_or_else(|| place(&project, manifest.as_ref()));
-    let Built { size_bytes, elapsed } = build_to(&project, manifest.as_ref(), &to).await?;
+    let handler = match manifest.as_ref().and_then(|file| handler_of(file, &to)) {
+        Some(handler) => handler.clone(),
+        None => usual_handler()?,
+    };
+    let engine = Global::engine(manifest.as_ref())?;
+    let Built { size_bytes, elapsed } = build_to(&project, engine, handler, &to).await?;
     let report = Report {
         name: project.name.to_string(),
         language: project.recipe.language,
@@ -88,20 +93,20 @@ pub(crate) fn place(project: &Project, manifest: Option<&ManifestFile>) -> PathB
 }
 
 /// Builds a project to where its component belongs, if it can run within the limits of its handler.
-pub(crate) async fn build_to(project: &Project, manifest: Option<&ManifestFile>, to: &Path) -> Result<Built, Failure> {
-    let handler = match manifest.and_then(|file| handler_of(file, to)) {
-        Some(handler) => handler.clone(),
-        None => usual_handler()?,
-    };
-    let engine = Global::engine(manifest)?;
+pub(crate) async fn build_to(
+    project: &Project,
+    engine: Engine,
+    handler: Handler,
+    to: &Path,
+) -> Result<Built, BuildError> {
     let check = move |bytes: &[u8]| {
         let loaded = WasmHandler::from_bytes(&engine, bytes, &handler, BTreeMap::new());
         loaded.map(drop).map_err(|problem| problem.to_string())
     };
-    Ok(build::build(project, to, check).await?)
+    build::build(project, to, check).await
 }
 
 /// The handler that runs the component in this place.
-fn handler_of<'a>(file: &'a ManifestFile, component: &Path) -> Option<&'a Handler> {
+pub(crate) fn handler_of<'a>(file: &'a ManifestFile, component: &Path) -> Option<&'a Handler> {
     file.manifest.handlers.values().find(|handler| load::component_path(file, handler) == component)
 }

@@ -1,4 +1,7 @@
-//! `tidemill dev`: the handlers on a developer's desk, with a private NATS server and every event shown.
+//! `tidemill dev`: the handlers on a developer's desk, with a private NATS server and every event shown. Handlers of which the
+//! source is there are built anew when it changes.
+
+mod rebuild;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -25,6 +28,9 @@ const EXAMPLES: &str = "\
 Starts a private nats-server, unless --nats-url or the manifest names one. Streams that the handlers need
 and that do not exist are made; nothing that exists is changed.
 
+A project in the folder of the manifest, or in a folder there, is built whenever its source changes, as by `tidemill build`, if
+there is a handler for its component. A build that fails is shown, and the version that runs goes on.
+
 Examples:
   tidemill dev
   tidemill dev --data .tidemill --port 4222      keep the events between runs
@@ -39,6 +45,9 @@ pub(crate) struct Arguments {
     /// Where the private server keeps its data; else in a temporary folder that is removed at the end
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Build no handler, also where its source is there and has changed
+    #[arg(long)]
+    no_build: bool,
     /// The port of the private server; else a free one
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
@@ -69,7 +78,19 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let signals = service::signals()?;
     let work = async {
         let manifest = file.manifest.clone();
-        let Some(first) = service::load(file, &signals).await? else { return Ok(()) };
+        let engine = Global::engine(Some(&file))?;
+        let sources = if arguments.no_build || file.manifest.runtime.bucket.is_some() {
+            Vec::new()
+        } else {
+            rebuild::sources(&file, &engine)
+        };
+        let fresh = rebuild::freshen(&sources);
+        let Some(()) = signals.stop.run_until_cancelled(fresh).await.transpose()? else { return Ok(()) };
+        let runtime = file.manifest.runtime.clone();
+        let Some(first) = service::load(file, engine, &signals).await? else { return Ok(()) };
+        if runtime.watch {
+            rebuild::watch(sources, runtime.watch_poll, &signals.stop);
+        }
         let mut broker = match target {
             Some(target) => Broker { private: None, target },
             None => Broker::start(arguments).await?,

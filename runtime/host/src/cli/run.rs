@@ -36,7 +36,8 @@ pub(crate) async fn run(global: &Global, _: &Arguments) -> Done {
                 file.path.display()
             ))
         })?;
-        let Some(first) = service::load(file, &signals).await? else { return Ok(()) };
+        let engine = Global::engine(Some(&file))?;
+        let Some(first) = service::load(file, engine, &signals).await? else { return Ok(()) };
         service::serve(first, target, mirror, false, &signals).await
     };
     // Boxed, since it is large.

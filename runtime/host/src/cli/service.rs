@@ -7,6 +7,7 @@ use tidemill::broker::nats::connect::Target;
 use tidemill::bucket::{self, Mirror};
 use tidemill::http;
 use tidemill::instance;
+use tidemill::invoker::wasm::Engine;
 use tidemill::load::ManifestFile;
 use tidemill::reload::{Ask, First, Request, watch};
 use tidemill::status::Status;
@@ -67,8 +68,7 @@ pub(crate) async fn copy_plugins(global: &Global, signals: &Signals) -> Result<O
 }
 
 /// Loads all components. Nothing if the user wants to stop before that is done.
-pub(crate) async fn load(file: ManifestFile, signals: &Signals) -> Result<Option<First>, Failure> {
-    let engine = Global::engine(Some(&file))?;
+pub(crate) async fn load(file: ManifestFile, engine: Engine, signals: &Signals) -> Result<Option<First>, Failure> {
     tokio::select! {
         first = First::load(file, engine) => first.map(Some).map_err(Failure::Faults),
         () = signals.stop.cancelled() => Ok(None),

@@ -111,7 +111,7 @@ pub(super) fn places(file: &ManifestFile) -> Places {
     let mut files: BTreeSet<_> = [file.path.clone()].into();
     files.extend(file.manifest.handlers.values().flat_map(|handler| load::files(file, handler)));
     let folders = [file.base.join(&file.manifest.runtime.plugins)].into();
-    Places { files, folders }
+    Places { files, folders, ..Places::default() }
 }
 
 /// Runs the cases of a component that is to run.

@@ -29,6 +29,10 @@ const QUIET_MAX: Duration = Duration::from_secs(30);
 /// The most entries of one folder that are looked at.
 const ENTRIES_MAX: usize = 100_000;
 
+/// What is no source: what tools make and fetch, and what is watched besides.
+const NO_SOURCES: [&str; 8] =
+    ["target", "node_modules", "build", "dist", "zig-out", "__pycache__", "plugins", "tidemill.toml"];
+
 /// Where a generation comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Places {
@@ -36,6 +40,8 @@ pub struct Places {
     pub files: BTreeSet<PathBuf>,
     /// Folders of which every component, manifest and case counts.
     pub folders: BTreeSet<PathBuf>,
+    /// Folders of which all counts that is the source of something, at all depths.
+    pub sources: BTreeSet<PathBuf>,
 }
 
 /// What tells one state of a file from another.
@@ -51,42 +57,69 @@ type Snapshot = BTreeMap<PathBuf, Stamp>;
 
 /// Asks for a reload whenever something has changed, until `stop`.
 pub async fn run(
-    mut places: watch::Receiver<Places>,
+    places: watch::Receiver<Places>,
     poll: Duration,
     requests: mpsc::Sender<Request>,
     stop: CancellationToken,
 ) {
-    let (tell, mut told) = mpsc::channel(1);
-    let mut watcher = watcher(tell);
-    let mut folders = BTreeMap::new();
-    // What has changed since it was loaded at the start is not known, so it is loaded once more.
-    let mut seen = None;
-    loop {
-        let current = places.borrow_and_update().clone();
-        if let Some(watcher) = &mut watcher {
-            follow(watcher, &mut folders, &current);
-        }
-        let found = snapshot(&current).await;
-        if seen.as_ref() != Some(&found) {
-            let settled = settle(&current, found);
-            let Some(settled) = stop.run_until_cancelled(settled).await else { return };
-            seen = Some(settled);
-            let request = Request { ask: Ask::Reload, cause: CAUSE.to_owned(), answer: None };
-            if requests.send(request).await.is_err() {
-                return;
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            Some(()) = told.recv() => sleep(PAUSE).await,
-            Ok(()) = places.changed() => {
-                // What is watched from now on was loaded just now.
-                let current = places.borrow().clone();
-                seen = Some(merge(seen.as_ref(), snapshot(&current).await));
-            }
-            () = sleep(poll) => {}
+    let mut watch = Watch::new(places, poll);
+    while stop.run_until_cancelled(watch.changed()).await.is_some() {
+        let request = Request { ask: Ask::Reload, cause: CAUSE.to_owned(), answer: None };
+        if requests.send(request).await.is_err() {
+            return;
         }
     }
+}
+
+/// Notices changes.
+pub struct Watch {
+    places: watch::Receiver<Places>,
+    poll: Duration,
+    watcher: Option<RecommendedWatcher>,
+    told: mpsc::Receiver<()>,
+    /// The folders that the system tells changes of.
+    folders: BTreeMap<PathBuf, Stamp>,
+    seen: Option<Snapshot>,
+}
+
+impl Watch {
+    /// Watches places, which may change; `poll` is how often they are looked at where the system tells of nothing.
+    pub fn new(places: watch::Receiver<Places>, poll: Duration) -> Watch {
+        let (tell, told) = mpsc::channel(1);
+        Watch { places, poll, watcher: watcher(tell), told, folders: BTreeMap::new(), seen: None }
+    }
+
+    /// Waits until something has changed since the last call and has settled. What has changed before the first call is
+    /// not known, so it returns at once.
+    pub async fn changed(&mut self) {
+        loop {
+            let current = self.places.borrow_and_update().clone();
+            if let Some(watcher) = &mut self.watcher {
+                follow(watcher, &mut self.folders, &current);
+            }
+            let found = snapshot(&current).await;
+            if self.seen.as_ref() != Some(&found) {
+                self.seen = Some(settle(&current, found).await);
+                return;
+            }
+            tokio::select! {
+                Some(()) = self.told.recv() => sleep(PAUSE).await,
+                Ok(()) = self.places.changed() => {
+                    // What is watched from now on was loaded just now.
+                    let current = self.places.borrow().clone();
+                    self.seen = Some(merge(self.seen.as_ref(), snapshot(&current).await));
+                }
+                () = sleep(self.poll) => {}
+            }
+        }
+    }
+}
+
+/// When a source in a folder was changed last.
+pub fn last_change(folder: &Path) -> Option<SystemTime> {
+    let mut all = Snapshot::new();
+    note_sources(&mut all, folder);
+    all.into_values().filter_map(|stamp| stamp.modified).max()
 }
 
 /// Adds what is looked at for the first time to what was seen; of the rest, a change is still to be noticed.
@@ -123,6 +156,13 @@ fn follow(watcher: &mut RecommendedWatcher, known: &mut BTreeMap<PathBuf, Stamp>
     let mut folders: BTreeSet<PathBuf> = of_files.map(Path::to_owned).chain(places.folders.iter().cloned()).collect();
     // A folder that was deleted is told of by the one that it was in.
     folders.extend(places.folders.iter().filter_map(|folder| folder.parent().map(Path::to_owned)));
+    places.sources.iter().for_each(|folder| {
+        walk(folder, &mut |path, is_folder| {
+            if is_folder {
+                folders.insert(path.to_owned());
+            }
+        })
+    });
     for folder in folders {
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let Some(now) = identity(&folder) else {
@@ -165,6 +205,7 @@ async fn snapshot(places: &Places) -> Snapshot {
         let mut all = Snapshot::new();
         places.files.iter().for_each(|file| note(&mut all, file));
         places.folders.iter().for_each(|folder| note_folder(&mut all, folder));
+        places.sources.iter().for_each(|folder| note_sources(&mut all, folder));
         all
     });
     taken.await.unwrap_or_default()
@@ -186,6 +227,32 @@ fn note_folder(all: &mut Snapshot, folder: &Path) {
                 cases.filter_map(Result::ok).for_each(|case| note(all, &case.path()));
             }
             _ => {}
+        }
+    }
+}
+
+fn note_sources(all: &mut Snapshot, folder: &Path) {
+    walk(folder, &mut |path, is_folder| {
+        if !is_folder {
+            note(all, path);
+        }
+    });
+}
+
+/// Visits a folder of sources, and the folders and files in it that are sources, without following links to folders.
+fn walk(folder: &Path, visit: &mut impl FnMut(&Path, bool)) {
+    visit(folder, true);
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.take(ENTRIES_MAX).filter_map(Result::ok) {
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        if name.starts_with('.') || NO_SOURCES.contains(&&*name) || path.extension().is_some_and(|end| end == "wasm") {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&path, visit);
+        } else {
+            visit(&path, false);
         }
     }
 }

@@ -2,7 +2,6 @@
 //! project that `tidemill new` writes, with the guest's files put over those of the template, by `tidemill build`.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
@@ -40,14 +39,7 @@ fn build_one(folder: &Path, language: &str, result: &Path) -> Result<()> {
     process::build(&["tidemill"])?;
     println!("    compiling {}", name(folder));
     let project = super::empty_folder(&paths::guest_projects().join(name(folder)))?;
-    process::stream(tidemill()?.arg("new").arg(&project).args(["--lang", language]))?;
+    process::stream(tools::tidemill()?.arg("new").arg(&project).args(["--lang", language]))?;
     super::copy_over(folder, &project)?;
-    process::stream(tidemill()?.arg("build").arg(&project).arg("--to").arg(result))
-}
-
-/// tidemill, with the compilers of all languages in its `PATH`.
-fn tidemill() -> Result<Command> {
-    let mut command = Command::new(paths::target().join("debug/tidemill"));
-    command.env("PATH", tools::path_of_all()?).env("XDG_CACHE_HOME", paths::target().join("cache"));
-    Ok(command)
+    process::stream(tools::tidemill()?.arg("build").arg(&project).arg("--to").arg(result))
 }

@@ -61,6 +61,19 @@ pub fn path_of_all() -> Result<OsString> {
     std::env::join_paths(folders).context("the PATH cannot be written")
 }
 
+/// tidemill as it was built last, with the compilers of all languages. What it and they cache is kept in `target/`.
+///
+/// # Errors
+///
+/// If a tool can be neither found nor fetched.
+pub fn tidemill() -> Result<Command> {
+    let mut command = Command::new(paths::target().join("debug/tidemill"));
+    command.env("PATH", path_of_all()?).env("XDG_CACHE_HOME", paths::cache());
+    command.env("CARGO_TARGET_DIR", paths::target().join("guests-build"));
+    rust_builder()?.set_environment(&mut command);
+    Ok(command)
+}
+
 /// The `PATH` that a command will have.
 fn path_of(command: &Command) -> OsString {
     let set = command.get_envs().find(|(name, _)| *name == "PATH");
