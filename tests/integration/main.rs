@@ -18,6 +18,7 @@ mod lookups;
 mod operator;
 mod order;
 mod preflight;
+mod projects;
 mod reload;
 mod schema;
 mod service;

@@ -6,6 +6,8 @@ The modules ``wit_world`` and ``componentize_py_types`` are made by componentize
 from __future__ import annotations
 
 import logging
+import os
+import random
 
 import handler
 from componentize_py_types import Err
@@ -49,6 +51,8 @@ class Handler(exports.Handler):
 
     def handle(self, event: types.Event) -> list[types.Output]:
         """Handles one event."""
+        # Else every instance would give the same numbers, from a seed that was drawn at build time.
+        random.seed(os.urandom(16))
         result = serve(handler.handle, Event(**vars(event)))
         if isinstance(result, Failed):
             told = types.Error(result.code, result.message, result.detail)
