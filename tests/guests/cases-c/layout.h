@@ -1,4 +1,4 @@
-/* Written by `UPDATE_GOLDEN=1 cargo test -p xtask layout` from wit/handler.wit. */
+/* Written by `UPDATE_GOLDEN=1 cargo test --workspace --lib layout` from wit/handler.wit. */
 #include <stddef.h>
 
 #include "tidemill.h"

@@ -1,7 +1,7 @@
 //! Holds the kits that were written by hand to the contract: where `wit/handler.wit` puts each field in memory, as
 //! checks in the kits' own languages.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p xtask layout` writes the checks anew; what they then say is wrong is to be corrected
+//! `UPDATE_GOLDEN=1 cargo test --workspace --lib layout` writes the checks anew; what they then say is wrong is to be corrected
 //! in the kit.
 
 use std::fmt::Write as _;
@@ -44,7 +44,7 @@ fn layout(resolve: &Resolve, sizes: &SizeAlign, name: &str, id: TypeId) -> Layou
     Layout { name: name.to_owned(), fields, bytes: sizes.size(&Type::Id(id)).size_wasm32() }
 }
 
-const NOTE: &str = "Written by `UPDATE_GOLDEN=1 cargo test -p xtask layout` from wit/handler.wit.";
+const NOTE: &str = "Written by `UPDATE_GOLDEN=1 cargo test --workspace --lib layout` from wit/handler.wit.";
 
 fn c() -> String {
     let mut text = format!("/* {NOTE} */\n#include <stddef.h>\n\n#include \"tidemill.h\"\n");
@@ -117,6 +117,6 @@ fn the_kits_check_the_layout_of_the_contract() {
             fs::write(&path, &expected).expect("written");
         }
         let found = fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == expected, "{file} is not of wit/: UPDATE_GOLDEN=1 cargo test -p xtask layout");
+        assert!(found == expected, "{file} is not of wit/: UPDATE_GOLDEN=1 cargo test --workspace --lib layout");
     }
 }
