@@ -2,21 +2,30 @@
 
 TIDEMILL_HANDLER(handle)
 
+static tidemill::Failure not_positive(const char *name) {
+  auto failure = tidemill::reject(std::string(name) + " must be a whole number of at least 1");
+  failure.code = 422;
+  return failure;
+}
+
 tidemill::Result handle(const tidemill::Event &event) {
   tidemill::Failure failure;
   auto order = tidemill::json(event, failure);
-  if (!order) return failure;  // not JSON: rejected
+  if (!order) return failure;  // no JSON: rejected
 
   auto order_id = order["order_id"].text();
-  auto total_cents = order["total_cents"].integer();
+  int64_t quantity = order["quantity"].integer().value_or(0);
+  int64_t price = order["unit_price_cents"].integer().value_or(0);
+  int64_t total;
   if (!order_id) return tidemill::reject("order_id is missing");
-  if (!total_cents) return tidemill::reject("total_cents is missing");
-  if (*total_cents < 0) return tidemill::reject("total_cents is " + std::to_string(*total_cents) + "; it cannot be negative");
-  tidemill::log(TM_INFO, "order " + std::string(*order_id) + " of " + std::to_string(*total_cents) + " cents");
+  if (quantity < 1) return not_positive("quantity");
+  if (price < 1) return not_positive("unit_price_cents");
+  if (__builtin_mul_overflow(quantity, price, &total)) return tidemill::reject("the total is too large");
+  tidemill::log(TM_INFO, "order " + std::string(*order_id) + " comes to " + std::to_string(total) + " cents");
 
-  tidemill::JsonWriter accepted;
-  accepted.object().key("order_id").text(*order_id).key("total_cents").integer(*total_cents).end_object();
-  auto output = tidemill::Output::json("order.accepted", accepted);
-  output.kind = "order.accepted";
+  tidemill::JsonWriter totalled;
+  totalled.object().key("order_id").text(*order_id).key("total_cents").integer(total).end_object();
+  auto output = tidemill::Output::json("order.totalled", totalled);
+  output.kind = "order.totalled";
   return output;
 }

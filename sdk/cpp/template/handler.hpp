@@ -2,5 +2,5 @@
 
 #include "tidemill.hpp"
 
-// Accepts an order if it has a total, and says so.
+// Works out what an order comes to.
 tidemill::Result handle(const tidemill::Event &event);

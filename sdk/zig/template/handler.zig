@@ -1,9 +1,9 @@
-//! Accepts an order if it has a total, and says so.
+//! Works out what an order comes to.
 
 const std = @import("std");
 const tidemill = @import("tidemill");
 
-pub const panic = tidemill.panic;
+pub const panic = tidemill.panic; // panics tell their message
 
 comptime {
     tidemill.handler(handle);
@@ -11,46 +11,49 @@ comptime {
 
 const Order = struct {
     order_id: []const u8,
-    total_cents: ?i64 = null,
+    quantity: i64 = 0,
+    unit_price_cents: i64 = 0,
 };
 
 fn handle(call: *tidemill.Call) anyerror!void {
-    const order = try call.json(Order); // not JSON, or no order_id: rejected
-    const total_cents = order.total_cents orelse return call.reject("total_cents is missing", .{});
-    if (total_cents < 0) return call.reject("total_cents is {d}; it cannot be negative", .{total_cents});
-    tidemill.log(.info, "order {s} of {d} cents", .{ order.order_id, total_cents });
+    const order = try call.json(Order); // does not fit: rejected
+    if (order.quantity < 1) return call.reject("quantity must be at least 1, not {d}", .{order.quantity});
+    if (order.unit_price_cents < 1) {
+        return call.reject("unit_price_cents must be at least 1, not {d}", .{order.unit_price_cents});
+    }
+    const total_cents = order.quantity * order.unit_price_cents;
+    tidemill.log(.info, "order {s} comes to {d} cents", .{ order.order_id, total_cents });
 
-    const accepted = .{ .order_id = order.order_id, .total_cents = total_cents };
+    const totalled = .{ .order_id = order.order_id, .total_cents = total_cents };
     try call.publish(.{
-        .subject = "order.accepted",
-        .kind = "order.accepted",
+        .subject = "order.totalled",
+        .kind = "order.totalled",
         .content_type = "application/json",
-        .payload = try std.json.Stringify.valueAlloc(call.arena, accepted, .{}),
+        .payload = try std.json.Stringify.valueAlloc(call.arena, totalled, .{}),
     });
 }
 
-test "an order is accepted" {
+test "an order comes to its quantity times the price" {
     var arena: std.heap.ArenaAllocator = .init(std.testing.allocator);
     defer arena.deinit();
     var call = tidemill.testing.call(arena.allocator(), "order.placed",
-        \\{"order_id": "o-1", "total_cents": 1250}
+        \\{"order_id": "o-1", "quantity": 3, "unit_price_cents": 450}
     );
     try handle(&call);
     try std.testing.expectEqual(1, call.outputs.items.len);
-    try std.testing.expectEqualStrings("order.accepted", call.outputs.items[0].subject);
+    try std.testing.expectEqualStrings("order.totalled", call.outputs.items[0].subject);
     try std.testing.expectEqualStrings(
-        \\{"order_id":"o-1","total_cents":1250}
+        \\{"order_id":"o-1","total_cents":1350}
     , call.outputs.items[0].payload);
 }
 
-test "an order without a total is rejected" {
+test "an order without a quantity is rejected" {
     var arena: std.heap.ArenaAllocator = .init(std.testing.allocator);
     defer arena.deinit();
     var call = tidemill.testing.call(arena.allocator(), "order.placed",
-        \\{"order_id": "o-1"}
+        \\{"order_id": "o-2", "unit_price_cents": 450}
     );
-    const failed = handle(&call);
-    try std.testing.expectError(error.Failed, failed);
+    try std.testing.expectError(error.Failed, handle(&call));
     try std.testing.expect(call.failure.?.rejected);
-    try std.testing.expectEqualStrings("total_cents is missing", call.failure.?.message);
+    try std.testing.expectEqualStrings("quantity must be at least 1, not 0", call.failure.?.message);
 }

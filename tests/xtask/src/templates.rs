@@ -11,14 +11,14 @@ use crate::{paths, process, stamp, tools};
 
 /// What runs the unit tests of a template, and those of the kit itself where they are not among the workspace's.
 const TESTS: [(&str, &[&str], Option<&[&str]>); 8] = [
-    ("c", &["make", "test"], None),
-    ("cpp", &["make", "test"], None),
+    ("c", &["make", "test"], Some(&["make", "test"])),
+    ("cpp", &["make", "test"], Some(&["make", "test"])),
     ("go", &["go", "test", "./..."], Some(&["go", "test", "./..."])),
     ("js", &["npm", "test"], Some(&["npm", "test"])),
     ("python", &["python", "-m", "unittest"], Some(&["python", "-m", "unittest", "discover", "tests"])),
     ("rust", &["cargo", "test", "--jobs", "2"], None),
     ("ts", &["npm", "test"], None),
-    ("zig", &["zig", "build", "test"], None),
+    ("zig", &["zig", "build", "test"], Some(&["zig", "build", "test", "--cache-dir", "../../target/kits/zig"])),
 ];
 
 /// The name of the projects: two words, since those that are joined by `-` have to be spelt differently here and there.
