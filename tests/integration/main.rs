@@ -12,6 +12,7 @@ mod deploy;
 mod faults;
 mod flow;
 mod gate;
+mod keyvalue;
 mod languages;
 mod latest;
 mod lookups;

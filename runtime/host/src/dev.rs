@@ -9,11 +9,12 @@ use serde::Serialize;
 use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::repeats_within;
+use tidemill_policy::reach::keyvalue::buckets;
 use tidemill_policy::subject::{covers, overlaps};
 
-use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{self, ConnectError, Target};
 use crate::broker::nats::streams::{self, StreamError, dead_letter_stream, retry_stream};
+use crate::broker::nats::{Nats, keyvalue};
 
 /// What is to be made, and what cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -191,7 +192,7 @@ pub enum ProvideError {
     Stream(#[from] StreamError),
 }
 
-/// Makes the streams that the handlers of a manifest lack.
+/// Makes the streams and the buckets that the handlers of a manifest lack.
 ///
 /// # Errors
 /// Where there is no connection, or the first stream that the server refuses.
@@ -200,8 +201,15 @@ pub async fn provide(target: &Target, manifest: &Manifest) -> Result<Plan, Provi
     let nats = Nats::new(client, link);
     // A clearer answer than a list of streams gives where there is no JetStream.
     streams::api(&nats).await?;
-    let plan = plan_streams(manifest, &streams::list(&nats).await?);
+    let mut plan = plan_streams(manifest, &streams::list(&nats).await?);
     create(&nats, manifest, &plan).await?;
+    for (name, handler) in &manifest.handlers {
+        for (bucket, _) in buckets(&handler.allow.keyvalue) {
+            if let Err(error) = keyvalue::provide(&nats.context, &bucket).await {
+                plan.warnings.push(format!("handler.{name}: allow.keyvalue: {error}"));
+            }
+        }
+    }
     Ok(plan)
 }
 

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
+use async_nats::jetstream::Context;
 use serde::Serialize;
 use tidemill_policy::decide::rfc3339;
 use tidemill_policy::history::millis;
 use tokio::time::Instant;
 
 use crate::broker::nats::connect::Link;
+use crate::broker::nats::keyvalue::Buckets;
 use crate::clock::Clock;
 use crate::fate::{Counters, Counts, Fate};
 use crate::gate::{Gate, GateReport};
@@ -36,6 +38,8 @@ pub struct Status {
     handlers: RwLock<BTreeMap<String, Arc<HandlerStatus>>>,
     nats: Mutex<Option<Arc<Link>>>,
     budget: Mutex<Option<Arc<Budget>>>,
+    /// The buckets that handlers use, to be told of each connection.
+    buckets: OnceLock<Arc<Buckets>>,
     /// Whether all consumers are set up.
     is_consuming: AtomicBool,
 }
@@ -169,6 +173,7 @@ impl Status {
             handlers: RwLock::default(),
             nats: Mutex::default(),
             budget: Mutex::default(),
+            buckets: OnceLock::new(),
             is_consuming: AtomicBool::new(false),
         };
         status.is_to_run(generation);
@@ -189,6 +194,19 @@ impl Status {
     pub fn connected(&self, link: &Arc<Link>) {
         self.is_consuming.store(false, Ordering::Relaxed);
         *self.link() = Some(Arc::clone(link));
+    }
+
+    /// Has the handlers' buckets told of each connection.
+    pub fn provides(&self, buckets: Arc<Buckets>) {
+        // There is one engine in a process, so nothing else can have been set before.
+        let _ = self.buckets.set(buckets);
+    }
+
+    /// Tells the handlers' buckets of a connection.
+    pub fn reaches(&self, context: &Context) {
+        if let Some(buckets) = self.buckets.get() {
+            buckets.connect(context);
+        }
     }
 
     /// Notes that all consumers are set up.

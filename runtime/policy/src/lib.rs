@@ -24,6 +24,7 @@ pub mod outcome;
 pub mod output;
 pub mod publication;
 pub mod queue_message;
+pub mod reach;
 pub mod reload;
 pub mod replay;
 pub mod retry;

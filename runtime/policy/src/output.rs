@@ -72,7 +72,7 @@ mod tests {
 
     #[track_caller]
     fn check_says(output: Output, expected: &str) {
-        let allow = Allow { publish: vec!["mail.sent.>".into(), "out".into()] };
+        let allow = Allow { publish: vec!["mail.sent.>".into(), "out".into()], ..Allow::default() };
         let said = check(&allow, &[output]).err().unwrap_or_default();
         assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said:?}");
     }

@@ -3,6 +3,11 @@
 //! Natively every import in here panics when called; the helpers of the other modules do not.
 #![allow(unsafe_code, missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "the code is generated")]
 
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "keyvalue")]
+pub mod keyvalue;
+
 wit_bindgen::generate!({
     path: "../../wit",
     world: "plugin",

@@ -8,6 +8,10 @@ mod export;
 mod failure;
 #[cfg(all(feature = "heap", target_arch = "wasm32", target_os = "unknown", not(target_feature = "atomics")))]
 mod heap;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "keyvalue")]
+pub mod keyvalue;
 pub mod log;
 mod output;
 pub mod random;

@@ -64,6 +64,8 @@ struct Explanation {
     config: BTreeMap<String, String>,
     secrets: BTreeMap<String, String>,
     may_publish: Vec<String>,
+    may_request: Vec<String>,
+    may_keep: Vec<String>,
     warnings: Vec<String>,
 }
 
@@ -179,6 +181,8 @@ fn explain(file: &ManifestFile, handler: &Handler) -> Explanation {
         config: handler.config.clone(),
         secrets: handler.secrets.iter().map(|(key, secret)| (key.clone(), secret.to_string())).collect(),
         may_publish: handler.allow.publish.clone(),
+        may_request: handler.allow.http.iter().map(ToString::to_string).collect(),
+        may_keep: handler.allow.keyvalue.iter().map(ToString::to_string).collect(),
         warnings: warnings(handler),
     }
 }
@@ -270,6 +274,8 @@ fn text(explanation: &Explanation, handler: &Handler, prefix: &str) -> String {
         ("config", lines(explanation.config.iter().map(|(key, value)| format!("{key} = {value:?}")))),
         ("secrets", lines(explanation.secrets.iter().map(|(key, from)| format!("{key} from {from}")))),
         ("may publish", publish_text(handler)),
+        ("may request", explanation.may_request.join("\n")),
+        ("may use keys", explanation.may_keep.join("\n")),
     ];
     rows.extend(explanation.warnings.iter().map(|warning| ("warning", warning.clone())));
     format!("{}\n{}", output::table(rows), explanation.schedule.text())

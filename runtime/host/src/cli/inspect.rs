@@ -38,6 +38,7 @@ struct Report {
 struct Import {
     name: String,
     offered: bool,
+    grant: Option<&'static str>,
 }
 
 /// Inspects the file. What cannot run is a failure, also if it could be read.
@@ -61,7 +62,10 @@ pub(crate) fn usual_handler() -> anyhow::Result<Handler> {
 }
 
 fn report(file: String, inspection: Inspection, why_not: Option<String>) -> Report {
-    let shown = |import: wasm::Import| Import { name: import.name, offered: import.offered };
+    let shown = |import: wasm::Import| {
+        let grant = import.grant.map(wasm::Grant::key);
+        Import { name: import.name, offered: import.offered, grant }
+    };
     Report {
         file,
         kind: match inspection.kind {
@@ -83,7 +87,11 @@ impl Report {
         let imports: Vec<_> = self
             .imports
             .iter()
-            .map(|import| format!("{}{}", import.name, if import.offered { "" } else { "  (not offered)" }))
+            .map(|import| match (import.offered, import.grant) {
+                (true, _) => import.name.clone(),
+                (false, Some(grant)) => format!("{}  (with {grant})", import.name),
+                (false, None) => format!("{}  (not offered)", import.name),
+            })
             .collect();
         let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join("\n") };
         let verdict = self.why_not.as_ref().map_or_else(|| "yes".to_owned(), |why| format!("no: it {why}"));

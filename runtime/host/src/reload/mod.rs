@@ -110,6 +110,7 @@ impl First {
         let First { generation: current, candidate, loader, file } = self;
         let places = tokio::sync::watch::Sender::new(candidate.places.clone());
         status.reloads.has_new_generation();
+        status.provides(loader.engine.buckets());
         if let Some(mirror) = &mirror {
             status.reloads.come_from(&mirror.bucket, mirror.sequence());
         }

@@ -169,8 +169,8 @@ fn every_import_that_is_not_offered_is_named() {
                (import "wasi:cli/stdin@0.3.0" (instance (export "read" (func))))"#,
         ),
         "imports what it is not offered: `acme:bank/accounts@1.0.0`, \
-         `wasi:http/outgoing-handler@0.2.10` (there is no HTTP; with componentize-js, build with \
-         `-d http fetch-event`), `wasi:cli/stdin@0.3.0` (build for WASI 0.2)",
+         `wasi:http/outgoing-handler@0.2.10` (not granted: add allow.http = [\"https://api.example\"] to the handler, or \
+         build without it (componentize-js: `-d http fetch-event`)), `wasi:cli/stdin@0.3.0` (build for WASI 0.2)",
     );
 }
 

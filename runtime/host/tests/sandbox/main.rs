@@ -6,6 +6,7 @@
 
 mod cache;
 mod fairness;
+mod http;
 mod inputs;
 mod instances;
 mod interrupts;
@@ -13,6 +14,7 @@ mod loading;
 mod logs;
 mod messaging;
 mod outcomes;
+mod server;
 mod setup;
 mod steady;
 mod wat;

@@ -12,8 +12,8 @@ use tidemill_policy::attempt::Attempt;
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::{
-    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, Outputs, Reload, RetryPolicy,
-    SchemaPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, HttpPolicy, Isolation, KeyValuePolicy, Limits, Mode,
+    Outputs, Reload, RetryPolicy, SchemaPolicy,
 };
 use tidemill_policy::outcome::{Interruption, Outcome};
 
@@ -89,6 +89,15 @@ pub(crate) fn entry() -> Handler {
         rate_limit: None,
         dead_letter: DeadLetterPolicy { subject: "tidemill.deadletter.unruly".into(), max_age: EVER, on: Vec::new() },
         allow: Allow::default(),
+        http: HttpPolicy {
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: EVER,
+            response_bytes: MIB,
+            in_flight: 16,
+            rate_limit: None,
+            circuit_breaker: None,
+        },
+        keyvalue: KeyValuePolicy { value_bytes: MIB, operations: 1000 },
         reload: Reload { guard: None, max_failure_ratio: 1.0, min_events: 1, canary: 1.0, rerun: false },
     }
 }

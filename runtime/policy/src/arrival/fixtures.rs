@@ -12,8 +12,8 @@ use crate::budget::Budget;
 use crate::event::Headers;
 use crate::history::{AttemptError, Kind};
 use crate::manifest::{
-    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, Isolation, Limits, Mode, Reload, RetryPolicy,
-    SchemaPolicy,
+    AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, HttpPolicy, Isolation, KeyValuePolicy, Limits, Mode,
+    Reload, RetryPolicy, SchemaPolicy,
 };
 use crate::publication::Publication;
 
@@ -100,7 +100,16 @@ pub(crate) fn handler() -> Handler {
         outage_brake: true,
         rate_limit: None,
         dead_letter: DeadLetterPolicy { subject: "dead.mail".into(), max_age: Duration::from_hours(1), on: Vec::new() },
-        allow: Allow { publish: vec!["sent.>".into()] },
+        allow: Allow { publish: vec!["sent.>".into()], ..Allow::default() },
+        http: HttpPolicy {
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(5),
+            response_bytes: 1 << 20,
+            in_flight: 16,
+            rate_limit: None,
+            circuit_breaker: None,
+        },
+        keyvalue: KeyValuePolicy { value_bytes: 1 << 20, operations: 1000 },
         reload: Reload {
             guard: Some(Duration::from_secs(30)),
             max_failure_ratio: 0.5,

@@ -10,6 +10,7 @@ use super::gate;
 use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, Span, quoted};
+use super::reach;
 use super::read::{Layer, Raw, Value};
 use super::reload;
 use super::resolved::{Handler, Mode, Outputs};
@@ -49,6 +50,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     contract::check(handler, layers, report);
     order::check(handler, layers, report);
     gate::check(handler, layers, report);
+    reach::check(handler, layers, report);
     reload::check(handler, layers, report);
     kinds(layers, report);
     dead_letter(handler, layers, prefix, report);

@@ -6,19 +6,17 @@ use super::resolved::{Across, CircuitBreaker, Handler, Mode, RateLimit, Trigger}
 use super::units::show_duration;
 use crate::gate::rate;
 
-const FAILURES: &str = "circuit_breaker.failures";
-const RATIO: &str = "circuit_breaker.ratio";
-
-/// The breaker, where the manifest says when it opens.
-pub(super) fn circuit_breaker(layers: &Layers) -> Option<CircuitBreaker> {
-    let path = |name: &str| format!("circuit_breaker.{name}");
+/// The breaker of a table, where the manifest says when it opens.
+pub(super) fn circuit_breaker(layers: &Layers, table: &str) -> Option<CircuitBreaker> {
+    let path = |name: &str| format!("{table}.{name}");
+    let (failures, ratio) = (path("failures"), path("ratio"));
     // The first table that says one of them decides.
-    let deciding = layers.said.iter().find(|layer| layer.contains_key(FAILURES) || layer.contains_key(RATIO))?;
-    let trigger = if deciding.contains_key(FAILURES) {
-        Trigger::InARow { failures: layers.count(FAILURES) }
+    let deciding = layers.said.iter().find(|layer| layer.contains_key(&failures) || layer.contains_key(&ratio))?;
+    let trigger = if deciding.contains_key(&failures) {
+        Trigger::InARow { failures: layers.count(&failures) }
     } else {
         Trigger::Ratio {
-            ratio: layers.number(RATIO),
+            ratio: layers.number(&ratio),
             window: layers.duration(&path("window")),
             events_min: layers.count(&path("min_events")),
         }
@@ -31,27 +29,40 @@ pub(super) fn circuit_breaker(layers: &Layers) -> Option<CircuitBreaker> {
     })
 }
 
-/// The rate limit, where the manifest says one.
-pub(super) fn rate_limit(layers: &Layers) -> Option<RateLimit> {
-    let (count, per) = RateLimit::parse_rate(&layers.text("rate_limit.rate")?)?;
-    let burst = match layers.find("rate_limit.burst") {
-        Some(_) => layers.count("rate_limit.burst"),
+/// The rate limit of a table, where the manifest says one.
+pub(super) fn rate_limit(layers: &Layers, table: &str) -> Option<RateLimit> {
+    let path = |name: &str| format!("{table}.{name}");
+    let (count, per) = RateLimit::parse_rate(&layers.text(&path("rate"))?)?;
+    let burst = match layers.find(&path("burst")) {
+        Some(_) => layers.count(&path("burst")),
         None => rate::usual_burst(count, per),
     };
-    let across = layers.choice("rate_limit.across", Across::ALL, Across::name);
+    let across = layers.choice(&path("across"), Across::ALL, Across::name);
     Some(RateLimit { count, per, burst, across })
 }
 
 /// Checks what the keys mean together.
 pub(super) fn check(handler: &Handler, layers: &Layers, report: &mut Report) {
-    needs(layers, "circuit_breaker", &["failures", "ratio"], "failures = 10", report);
-    needs(layers, "rate_limit", &["rate"], "rate = \"100/s\"", report);
-    breaker(handler, layers, report);
+    both(layers, "circuit_breaker", "rate_limit", report);
+    breaker(handler.circuit_breaker.as_ref(), layers, "circuit_breaker", report);
+    if handler.mode == Mode::Broadcast && handler.circuit_breaker.is_some() {
+        let message = "\"circuit_breaker\" is shared by all instances, but \"mode\" is \"broadcast\"";
+        let hint = "rely on \"outage_brake\", which is each instance's own, or say mode = \"queue\"";
+        let failures = "circuit_breaker.failures";
+        let trigger = if layers.find(failures).is_some() { failures } else { "circuit_breaker.ratio" };
+        report.error(layers.span(trigger), Complaint::new(message).hint(hint));
+    }
     if handler.mode == Mode::Broadcast && handler.rate_limit.is_some_and(|limit| limit.across == Across::Instances) {
         let message = "\"rate_limit.across\" is \"instances\", but \"mode\" is \"broadcast\"";
         let hint = "every instance handles every event: say across = \"instance\"";
         report.error(layers.span("rate_limit.across"), Complaint::new(message).hint(hint));
     }
+}
+
+/// Complains of keys of a breaker or of a rate limit that say nothing without others.
+pub(super) fn both(layers: &Layers, breaker: &str, rate_limit: &str, report: &mut Report) {
+    needs(layers, breaker, &["failures", "ratio"], "failures = 10", report);
+    needs(layers, rate_limit, &["rate"], "rate = \"100/s\"", report);
 }
 
 /// Complains of keys of a table that mean nothing without one of others.
@@ -68,26 +79,23 @@ fn needs(layers: &Layers, table: &str, others: &[&str], example: &str, report: &
     }
 }
 
-fn breaker(handler: &Handler, layers: &Layers, report: &mut Report) {
-    let Some(breaker) = &handler.circuit_breaker else { return };
-    let span = |name: &str| layers.span(&format!("circuit_breaker.{name}"));
-    if let Some(layer) = layers.said.iter().find(|layer| layer.contains_key(FAILURES) && layer.contains_key(RATIO)) {
-        let message = format!("both \"{FAILURES}\" and \"{RATIO}\" are given");
-        report.error(layer[RATIO].span, Complaint::new(message).hint("keep one of them"));
+/// Checks what the keys of a breaker mean together.
+pub(super) fn breaker(breaker: Option<&CircuitBreaker>, layers: &Layers, table: &str, report: &mut Report) {
+    let Some(breaker) = breaker else { return };
+    let path = |name: &str| format!("{table}.{name}");
+    let (failures, ratio) = (path("failures"), path("ratio"));
+    if let Some(layer) = layers.said.iter().find(|layer| layer.contains_key(&failures) && layer.contains_key(&ratio)) {
+        let message = format!("both \"{failures}\" and \"{ratio}\" are given");
+        report.error(layer[&ratio].span, Complaint::new(message).hint("keep one of them"));
     }
-    if handler.mode == Mode::Broadcast {
-        let message = "\"circuit_breaker\" is shared by all instances, but \"mode\" is \"broadcast\"";
-        let hint = "rely on \"outage_brake\", which is each instance's own, or say mode = \"queue\"";
-        let trigger = if layers.find(FAILURES).is_some() { "failures" } else { "ratio" };
-        report.error(span(trigger), Complaint::new(message).hint(hint));
-    }
-    let sound = layers.sound(&["circuit_breaker.open_for", "circuit_breaker.open_max"]);
-    if sound && breaker.open_for > breaker.open_max && layers.find("circuit_breaker.open_max").is_some() {
+    let (open_for, open_max) = (path("open_for"), path("open_max"));
+    let sound = layers.sound(&[&open_for, &open_max]);
+    if sound && breaker.open_for > breaker.open_max && layers.find(&open_max).is_some() {
         let message = format!(
-            "\"circuit_breaker.open_for\" ({}) is longer than \"circuit_breaker.open_max\" ({})",
+            "\"{open_for}\" ({}) is longer than \"{open_max}\" ({})",
             show_duration(breaker.open_for),
             show_duration(breaker.open_max),
         );
-        report.error(span("open_max"), Complaint::new(message).hint("lower the one or raise the other"));
+        report.error(layers.span(&open_max), Complaint::new(message).hint("lower the one or raise the other"));
     }
 }

@@ -78,6 +78,10 @@ pub(super) enum Text {
     OrderTime,
     /// How many in which time.
     Rate,
+    /// Requests that are granted.
+    HttpGrant,
+    /// Keys that are granted.
+    KeyGrant,
     /// One of these.
     Choice(&'static [&'static str]),
     /// A duration within bounds.
@@ -215,6 +219,10 @@ impl Text {
             Text::OrderKey => "\"subject:<n>\", \"header:<name>\" or \"json:<pointer>\"".to_owned(),
             Text::OrderTime => "\"event\", \"json:<pointer>\" or \"header:<name>\"".to_owned(),
             Text::Rate => "a number for each s, min, h or d, as in \"100/s\"".to_owned(),
+            Text::HttpGrant => "an origin, perhaps with a path, perhaps after methods".to_owned(),
+            Text::KeyGrant => {
+                "a bucket, perhaps with \"/\" and what keys begin with, perhaps after \"read\"".to_owned()
+            }
             Text::Choice(names) => {
                 format!("one of {}", quoted(names.iter().copied()))
             }

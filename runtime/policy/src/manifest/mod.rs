@@ -19,6 +19,7 @@ mod latest;
 mod layers;
 mod order;
 mod problem;
+mod reach;
 mod read;
 mod redact;
 mod reload;
@@ -39,8 +40,8 @@ pub use problem::{PROBLEMS_MAX, Problem, Problems, Severity, nearest};
 pub use reload::Reload;
 pub use resolved::{
     AckMode, Across, Allow, Auth, BUCKET_SCHEME, Backoff, CONCURRENCY_MAX, CircuitBreaker, DeadLetterPolicy, Dedup,
-    DedupKey, Format, Handler, Isolation, Limits, Manifest, Mode, Nats, Outputs, RateLimit, RetryPolicy, Runtime,
-    SecretRef, Tls, Trigger,
+    DedupKey, Format, Handler, HttpPolicy, Isolation, KeyValuePolicy, Limits, Manifest, Mode, Nats, Outputs, RateLimit,
+    RetryPolicy, Runtime, SecretRef, Tls, Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
 pub use units::{parse_duration, show_duration, show_size};

@@ -9,11 +9,12 @@ use super::gate;
 use super::layers::Layers;
 use super::order;
 use super::problem::{Complaint, Report, nearest};
+use super::reach;
 use super::read::{Named, Raw, Value, built_in};
 use super::reload;
 use super::resolved::{
-    AckMode, Allow, Auth, BUCKET_SCHEME, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation,
-    Limits, Manifest, Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
+    AckMode, Auth, BUCKET_SCHEME, Backoff, DeadLetterPolicy, Dedup, DedupKey, Format, Handler, Isolation, Limits,
+    Manifest, Mode, Nats, Outputs, RetryPolicy, Runtime, Tls,
 };
 use super::share;
 use super::tables::{HANDLER, NATS, RUNTIME};
@@ -150,15 +151,17 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
         limits,
         outputs: layers.choice("outputs", Outputs::ALL, Outputs::name),
         retry: retry(layers),
-        circuit_breaker: gate::circuit_breaker(layers),
+        circuit_breaker: gate::circuit_breaker(layers, "circuit_breaker"),
         outage_brake: layers.flag("outage_brake"),
-        rate_limit: gate::rate_limit(layers),
+        rate_limit: gate::rate_limit(layers, "rate_limit"),
         dead_letter: DeadLetterPolicy {
             subject: layers.text("dead_letter.subject").unwrap_or_else(|| format!("{prefix}.deadletter.{name}")),
             max_age: layers.duration("dead_letter.max_age"),
             on: kinds(layers, "dead_letter.on"),
         },
-        allow: Allow { publish: list("allow.publish") },
+        allow: reach::allow(layers),
+        http: reach::http(layers),
+        keyvalue: reach::keyvalue(layers),
         reload: reload::resolve(layers),
     }
 }

@@ -11,6 +11,7 @@ use super::order::Order;
 use super::reload::Reload;
 use crate::budget::Budget;
 use crate::history::Kind;
+use crate::reach::{HttpGrant, KeyGrant};
 
 /// How many events all handlers together may handle at once in one process.
 pub const CONCURRENCY_MAX: u32 = 2048;
@@ -191,6 +192,10 @@ pub struct Handler {
     pub dead_letter: DeadLetterPolicy,
     /// What the handler may reach.
     pub allow: Allow,
+    /// What holds for the requests that it may send.
+    pub http: HttpPolicy,
+    /// What holds for the buckets that it may use.
+    pub keyvalue: KeyValuePolicy,
     /// When a new version goes back to the one before.
     pub reload: Reload,
 }
@@ -444,4 +449,34 @@ pub struct DeadLetterPolicy {
 pub struct Allow {
     /// The subjects (wildcards allowed) that outputs may be published on.
     pub publish: Vec<String>,
+    /// The requests that may be sent.
+    pub http: Vec<HttpGrant>,
+    /// The buckets and keys that may be used.
+    pub keyvalue: Vec<KeyGrant>,
+}
+
+/// `http`: limits of the requests that a handler may send.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HttpPolicy {
+    /// How long the name, the connection and TLS may take together.
+    pub connect_timeout: Duration,
+    /// How long a request may take until its response is read.
+    pub request_timeout: Duration,
+    /// The largest body of a response, in bytes.
+    pub response_bytes: u64,
+    /// How many requests of one invocation may be under way at once; at least 1.
+    pub in_flight: u32,
+    /// How many requests to one origin may begin over time.
+    pub rate_limit: Option<RateLimit>,
+    /// When requests to an origin are refused because too many fail.
+    pub circuit_breaker: Option<CircuitBreaker>,
+}
+
+/// `keyvalue`: limits of the buckets that a handler may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyValuePolicy {
+    /// The largest value, in bytes.
+    pub value_bytes: u64,
+    /// How many operations one invocation may ask for; at least 1.
+    pub operations: u32,
 }

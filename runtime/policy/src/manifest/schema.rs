@@ -117,6 +117,8 @@ fn text(form: Text) -> Json {
         Text::SchemaBy => "^(dataschema|header:[!-9;-~]+)$".to_owned(),
         Text::OrderKey => "^(header:[!-9;-~]+|json:(/.*)?|subject:[1-9][0-9]{0,2})$".to_owned(),
         Text::OrderTime => "^(event|header:[!-9;-~]+|json:(/.*)?)$".to_owned(),
+        Text::HttpGrant => "^([A-Z-]+(,[A-Z-]+)* )?https?://[^\\s/?#@%*]+(/[^\\s?#%*]*)?$".to_owned(),
+        Text::KeyGrant => "^(read )?[A-Za-z0-9_-]{1,252}(/[A-Za-z0-9_/=-][A-Za-z0-9_/=.-]*)?$".to_owned(),
         Text::Rate => "^[0-9]{1,7}/(s|min|h|d)$".to_owned(),
         Text::Duration { .. } => units::duration_pattern(),
         Text::Size { .. } => units::SIZE_PATTERN.to_owned(),

@@ -221,6 +221,8 @@ pub(super) const HANDLER: &[Key] = &[
     key("rate_limit", Kind::Table(RATE_LIMIT), "how many attempts may begin over time").default("{}"),
     key("dead_letter", Kind::Table(DEAD_LETTER), "where events go that are given up on").default("{}"),
     key("allow", Kind::Table(ALLOW), "what the handler may reach").default("{}"),
+    key("http", Kind::Table(HTTP), "limits of the requests that it may send").default("{}"),
+    key("keyvalue", Kind::Table(KEYVALUE), "limits of the buckets that it may use").default("{}"),
     key("reload", Kind::Table(RELOAD), "when a new version goes back to the one before").default("{}"),
 ];
 
@@ -381,8 +383,85 @@ const DEAD_LETTER: &[Key] = &[
         .default("[]"),
 ];
 
-const ALLOW: &[Key] =
-    &[key("publish", Kind::List(Text::Pattern), "the subjects that outputs may be published on").default("[]")];
+const ALLOW: &[Key] = &[
+    key("publish", Kind::List(Text::Pattern), "the subjects that outputs may be published on").default("[]"),
+    key(
+        "http",
+        Kind::List(Text::HttpGrant),
+        "the requests that may be sent through `wasi:http`: origins, each perhaps with what paths begin with and with \
+         methods before it, as in `\"GET,POST https://api.example/v1/\"`",
+    )
+    .default("[]"),
+    key(
+        "keyvalue",
+        Kind::List(Text::KeyGrant),
+        "the buckets of NATS that may be used through `wasi:keyvalue`, each perhaps with what keys begin with, or to be read \
+         only, as in `\"read counters/orders.\"`",
+    )
+    .default("[]"),
+];
+
+/// `http`: what holds for the requests that `allow.http` grants.
+const HTTP: &[Key] = &[
+    key(
+        "connect_timeout",
+        duration(Duration::from_millis(1), Duration::from_mins(1)),
+        "how long the name, the connection and TLS may take together; at most `http.request_timeout`",
+    )
+    .default("'1s'"),
+    key(
+        "request_timeout",
+        duration(Duration::from_millis(1), HOUR),
+        "how long one request may take until its response is read; never longer than what is left of `limits.timeout`",
+    )
+    .default("'5s'"),
+    key("response", size(0, 256 * MIB), "the largest body of a response").default("'1MiB'"),
+    key("in_flight", integer(1, 256), "how many requests of one invocation may be under way at once").default("16"),
+    key("rate_limit", Kind::Table(HTTP_RATE_LIMIT), "how many requests to one origin may begin over time")
+        .default("{}"),
+    key(
+        "circuit_breaker",
+        Kind::Table(HTTP_CIRCUIT_BREAKER),
+        "when to refuse requests to an origin because too many fail: no response in time, or a status of 500 and above",
+    )
+    .default("{}"),
+];
+
+const HTTP_RATE_LIMIT: &[Key] = &[
+    key("rate", Kind::Text(Text::Rate), "how many requests to one origin each instance begins in which time")
+        .example("'100/s'"),
+    key("burst", integer(1, 1_000_000), "how many may begin at once after a rest")
+        .derived("what `rate` lets begin in a tenth of a second, at least 1", "20"),
+];
+
+const HTTP_CIRCUIT_BREAKER: &[Key] = &[
+    key("failures", integer(1, 100_000), "after how many failures in a row of one origin it opens, in each instance")
+        .example("10"),
+    key("ratio", Kind::Number { min: 0.01, max: 1.0 }, "at what share of failures within `window` it opens instead")
+        .example("0.5"),
+    key("window", duration(Duration::from_secs(1), HOUR), "over how long the share is counted").default("'30s'"),
+    key("min_events", integer(1, 1_000_000), "how many requests within `window` the share needs to mean something")
+        .default("20"),
+    key(
+        "open_for",
+        duration(Duration::from_secs(1), DAY),
+        "for how long requests are refused; then they are tried one at a time",
+    )
+    .default("'10s'"),
+    key(
+        "open_max",
+        duration(Duration::from_secs(1), DAY),
+        "where the first one tried fails, `open_for` doubles up to this",
+    )
+    .default("'1m'"),
+    key("successes", integer(1, 1000), "how many of those that are tried must succeed for it to close").default("1"),
+];
+
+/// `keyvalue`: what holds for the buckets that `allow.keyvalue` grants.
+const KEYVALUE: &[Key] = &[
+    key("value", size(0, 64 * MIB), "the largest value that may be read or written").default("'1MiB'"),
+    key("operations", integer(1, 100_000), "how many operations one invocation may ask for").default("1000"),
+];
 
 const RELOAD: &[Key] = &[
     key(

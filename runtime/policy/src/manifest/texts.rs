@@ -2,6 +2,7 @@
 //!
 //! No message repeats the text it is about: it may come from the environment. The place is shown with it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use super::read::Value;
 use super::resolved::{BUCKET_SCHEME, RateLimit, SecretRef};
 use super::units;
 use crate::headers;
+use crate::reach::{HttpGrant, KeyGrant};
 use crate::subject::{self, SubjectError};
 
 /// The longest path, or text of no special form, in bytes.
@@ -53,6 +55,8 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
             Some(_) => Ok(Value::Text(text.to_owned())),
             None => Err(must_be(form).hint(RATE_HINT)),
         },
+        Text::HttpGrant => granted(text, form, HttpGrant::parse(text).err()),
+        Text::KeyGrant => granted(text, form, KeyGrant::parse(text).err()),
         Text::Choice(names) => {
             held(names.contains(&text)).map_err(|complaint| match nearest(text, names.iter().copied()) {
                 Some(name) => complaint.hint(format!("did you mean \"{name}\"?")),
@@ -149,6 +153,13 @@ fn secret(text: &str) -> Result<SecretRef, Complaint> {
             "put the secret into an environment variable or a file and write \"env:NAME\" or \
              \"file:path\"; a secret that was saved here should be replaced",
         )),
+    }
+}
+
+fn granted(text: &str, form: Text, error: Option<impl fmt::Display>) -> Result<Value, Complaint> {
+    match error {
+        None => Ok(Value::Text(text.to_owned())),
+        Some(error) => Err(must_be(form).hint(error.to_string())),
     }
 }
 
@@ -312,6 +323,10 @@ mod tests {
         );
         fine(Text::OrderTime, &["event", "header:X-Time", "json:/updated_at"]);
         refused(Text::OrderTime, &["", "now", "subject:1", "json:a", "header:Nats-Time-Stamp"]);
+        fine(Text::HttpGrant, &["https://api.example", "GET,POST http://localhost:8080/v1/"]);
+        refused(Text::HttpGrant, &["", "api.example", "https://a@b", "https://a/?b", "CONNECT https://a"]);
+        fine(Text::KeyGrant, &["templates", "read counters/orders."]);
+        refused(Text::KeyGrant, &["", "a.b", "a/", "write a"]);
         assert!(check_name("welcome-email_2").is_ok());
         for name in ["", "2a", "A", "a.b", "a b", &"a".repeat(65)] {
             assert!(check_name(name).is_err(), "{name}");

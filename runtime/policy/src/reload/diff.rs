@@ -148,6 +148,7 @@ fn is_per_event(key: &str, old: &Handler, new: &Handler) -> bool {
         }
         "retry" => server_knows(old) == server_knows(new),
         "dead_letter" => old.dead_letter.subject == new.dead_letter.subject && server_knows(old) == server_knows(new),
+        "http" | "keyvalue" => true,
         "outputs" | "allow" => stored_together(old) == stored_together(new),
         _ => false,
     }
@@ -199,6 +200,8 @@ fn differing_keys(old: &Handler, new: &Handler) -> Vec<&'static str> {
         rate_limit,
         dead_letter,
         allow,
+        http,
+        keyvalue,
         reload,
     } = old;
     let keys = differing([
@@ -230,6 +233,8 @@ fn differing_keys(old: &Handler, new: &Handler) -> Vec<&'static str> {
         ("rate_limit", *rate_limit == new.rate_limit),
         ("dead_letter", *dead_letter == new.dead_letter),
         ("allow", *allow == new.allow),
+        ("http", *http == new.http),
+        ("keyvalue", *keyvalue == new.keyvalue),
         ("reload", *reload == new.reload),
     ]);
     keys.collect()

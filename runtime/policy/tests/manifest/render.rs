@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tidemill_policy::manifest::{
-    Auth, Handler, Manifest, Nats, Order, OrderForm, Reload, RetryPolicy, Runtime, SecretRef, Tls, Trigger,
+    Auth, CircuitBreaker, Handler, HttpPolicy, Manifest, Nats, Order, OrderForm, Reload, RetryPolicy, Runtime,
+    SecretRef, Tls, Trigger,
 };
 
 pub(crate) fn render(manifest: &Manifest) -> String {
@@ -102,7 +103,16 @@ fn handler(handler: &Handler) -> Value {
             "max_age": duration(handler.dead_letter.max_age),
             "on": handler.dead_letter.on.iter().map(|kind| kind.name()).collect::<Vec<_>>(),
         },
-        "allow": { "publish": handler.allow.publish },
+        "allow": {
+            "publish": handler.allow.publish,
+            "http": handler.allow.http.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "keyvalue": handler.allow.keyvalue.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+        "http": http(&handler.http),
+        "keyvalue": {
+            "value": format!("{}B", handler.keyvalue.value_bytes),
+            "operations": handler.keyvalue.operations,
+        },
         "reload": reload(&handler.reload),
     });
     if let Some(stream) = &handler.stream {
@@ -132,20 +142,7 @@ fn handler(handler: &Handler) -> Value {
     table["schema_out"] = map(&schema.outputs, |file| path(file));
     table["outage_brake"] = json!(handler.outage_brake);
     if let Some(breaker) = &handler.circuit_breaker {
-        let mut text = json!({
-            "open_for": duration(breaker.open_for),
-            "open_max": duration(breaker.open_max),
-            "successes": breaker.successes,
-        });
-        match breaker.trigger {
-            Trigger::InARow { failures } => text["failures"] = json!(failures),
-            Trigger::Ratio { ratio, window, events_min } => {
-                text["ratio"] = json!(ratio);
-                text["window"] = json!(duration(window));
-                text["min_events"] = json!(events_min);
-            }
-        }
-        table["circuit_breaker"] = text;
+        table["circuit_breaker"] = circuit_breaker(breaker);
     }
     if let Some(limit) = &handler.rate_limit {
         table["rate_limit"] = json!({ "rate": limit.to_string(), "burst": limit.burst, "across": limit.across.name() });
@@ -162,6 +159,39 @@ fn handler(handler: &Handler) -> Value {
         };
         table["order"]["form"] = form.into();
         table["order"][name] = size.into();
+    }
+    table
+}
+
+fn circuit_breaker(breaker: &CircuitBreaker) -> Value {
+    let mut text = json!({
+        "open_for": duration(breaker.open_for),
+        "open_max": duration(breaker.open_max),
+        "successes": breaker.successes,
+    });
+    match breaker.trigger {
+        Trigger::InARow { failures } => text["failures"] = json!(failures),
+        Trigger::Ratio { ratio, window, events_min } => {
+            text["ratio"] = json!(ratio);
+            text["window"] = json!(duration(window));
+            text["min_events"] = json!(events_min);
+        }
+    }
+    text
+}
+
+fn http(http: &HttpPolicy) -> Value {
+    let mut table = json!({
+        "connect_timeout": duration(http.connect_timeout),
+        "request_timeout": duration(http.request_timeout),
+        "response": format!("{}B", http.response_bytes),
+        "in_flight": http.in_flight,
+    });
+    if let Some(breaker) = &http.circuit_breaker {
+        table["circuit_breaker"] = circuit_breaker(breaker);
+    }
+    if let Some(limit) = &http.rate_limit {
+        table["rate_limit"] = json!({ "rate": limit.to_string(), "burst": limit.burst });
     }
     table
 }

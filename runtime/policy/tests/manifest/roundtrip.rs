@@ -10,10 +10,11 @@ use tidemill_policy::budget::Budget;
 use tidemill_policy::history::Kind;
 use tidemill_policy::manifest::{
     AckMode, Across, Allow, Auth, Backoff, CircuitBreaker, DeadLetterPolicy, Dedup, DedupKey, Format, Handler,
-    Isolation, KeyOrder, Latest, Limits, Manifest, Mode, Nats, OnFailure, OnMissing, OnStale, Order, OrderForm,
-    OrderKey, OrderTime, Outputs, Parsed, Problems, RateLimit, Reload, RetryPolicy, Runtime, SchemaBy, SchemaPolicy,
-    SecretRef, Source, Tls, Trigger, parse,
+    HttpPolicy, Isolation, KeyOrder, KeyValuePolicy, Latest, Limits, Manifest, Mode, Nats, OnFailure, OnMissing,
+    OnStale, Order, OrderForm, OrderKey, OrderTime, Outputs, Parsed, Problems, RateLimit, Reload, RetryPolicy, Runtime,
+    SchemaBy, SchemaPolicy, SecretRef, Source, Tls, Trigger, parse,
 };
+use tidemill_policy::reach::{HttpGrant, KeyGrant};
 
 use crate::render::render;
 
@@ -247,6 +248,28 @@ fn gate() -> impl Strategy<Value = (Option<CircuitBreaker>, bool, Option<RateLim
     (option::of(breaker), any::<bool>(), option::of(rate))
 }
 
+fn reach() -> impl Strategy<Value = (Vec<HttpGrant>, Vec<KeyGrant>, HttpPolicy, KeyValuePolicy)> {
+    let http = "((GET|PUT)(,POST)? )?https?://[a-z]{1,5}(:[1-9][0-9]{1,3})?(/[a-z]{1,3}){0,2}/?";
+    let http = http.prop_map(|text| HttpGrant::parse(&text).expect("a grant"));
+    let keys = "(read )?[A-Za-z0-9_-]{1,8}(/[a-z/_=-][a-z/_=-]{0,5}\\.?)?";
+    let keys = keys.prop_map(|text| KeyGrant::parse(&text).expect("a grant"));
+    let gate = gate()
+        .prop_map(|(breaker, _, rate)| (breaker, rate.map(|rate| RateLimit { across: Across::Instance, ..rate })));
+    let limits = (millis(1..=60_000), millis(0..=60_000), 0..=256_u64 << 20, 1..=256_u32, gate).prop_map(
+        |(connect_timeout, slack, response_bytes, in_flight, (circuit_breaker, rate_limit))| HttpPolicy {
+            connect_timeout,
+            request_timeout: connect_timeout + slack,
+            response_bytes,
+            in_flight,
+            rate_limit,
+            circuit_breaker,
+        },
+    );
+    let of_keys = (0..=64_u64 << 20, 1..=100_000_u32)
+        .prop_map(|(value_bytes, operations)| KeyValuePolicy { value_bytes, operations });
+    (collection::vec(http, 0..3), collection::vec(keys, 0..3), limits, of_keys)
+}
+
 fn reload() -> impl Strategy<Value = Reload> {
     let guard = option::of(millis(1..=86_400_000));
     (guard, 0.01..=1.0, 1..=1_000_000_u32, 0.001..=1.0, any::<bool>()).prop_map(
@@ -271,8 +294,15 @@ fn handler() -> impl Strategy<Value = Handler> {
         collection::vec("p[a-z]{1,5}(\\.\\*|\\.>)?", 0..3),
     );
     let policies = (limits(), retry(), millis(1000..=86_400_000_000));
-    (identity(), modes, maps, policies, course(), (gate(), reload())).prop_map(
-        |(identity, modes, maps, policies, course, (gate, reload))| {
+    (identity(), modes, maps, policies, course(), (gate(), reload(), reach())).prop_map(
+        |(
+            identity,
+            modes,
+            maps,
+            policies,
+            course,
+            (gate, reload, (http, keyvalue, limits_of_http, limits_of_keys)),
+        )| {
             let (mode, format, isolation, create, concurrency) = modes;
             let (config, secrets, publish) = maps;
             let (limits, mut retry, max_age) = policies;
@@ -305,7 +335,9 @@ fn handler() -> impl Strategy<Value = Handler> {
                 outage_brake: gate.1,
                 rate_limit: gate.2.filter(|limit| mode == Mode::Queue || limit.across == Across::Instance),
                 dead_letter: DeadLetterPolicy { subject: identity.dead_letters, max_age, on: on(false) },
-                allow: Allow { publish },
+                allow: Allow { publish, http, keyvalue },
+                http: limits_of_http,
+                keyvalue: limits_of_keys,
                 reload,
             }
         },

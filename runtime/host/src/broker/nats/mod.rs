@@ -9,6 +9,7 @@
 //! - [`markers`]: what is remembered of events.
 //! - `lookups`: looking many of them up at once.
 //! - [`partitions`]: the streams that keep events in order by a part of their subjects.
+//! - [`keyvalue`]: the users' buckets, for handlers that are granted them.
 //! - [`lease`]: deliveries in flight, kept alive while they are queued or running.
 //! - [`pause`]: consumers that the server itself holds back.
 //! - [`preflight`]: what the manifest asks for against what the server is set to.
@@ -26,6 +27,7 @@ mod confirm;
 pub mod connect;
 pub mod consume;
 pub mod durable;
+pub mod keyvalue;
 pub mod lease;
 mod lookups;
 pub mod markers;

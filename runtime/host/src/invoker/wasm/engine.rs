@@ -26,6 +26,7 @@ use super::lane::{self, Lane};
 use super::limiter::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::link::{self, State};
 use super::memory::Memory;
+use crate::broker::nats::keyvalue::Buckets;
 use crate::machine;
 
 /// The unit of turns. A guest that computes is interrupted after two of them at the latest, to see whether its deadline
@@ -82,6 +83,7 @@ struct Shared {
     linker: Linker<State>,
     cache: Option<Cache>,
     memory: Memory,
+    buckets: Arc<Buckets>,
     lane: Lane<Ended>,
     /// Who has which part of the pool.
     rooms: Mutex<Rooms>,
@@ -109,6 +111,7 @@ impl Engine {
             linker,
             cache: options.cache_dir.clone().and_then(Cache::open),
             memory: Memory::new(options.memory_bytes.unwrap_or_else(machine::memory_for_guests)),
+            buckets: Arc::default(),
             lane: Lane::start(threads).map_err(EngineError::Thread)?,
             rooms: Mutex::new(Rooms { all: options.invocations, taken: BTreeMap::new() }),
             handlers: AtomicU64::new(0),
@@ -131,6 +134,11 @@ impl Engine {
 
     pub(super) fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    /// The buckets that handlers use, to be told of each connection.
+    pub fn buckets(&self) -> Arc<Buckets> {
+        Arc::clone(&self.0.buckets)
     }
 
     pub(super) fn lane(&self) -> &Lane<Ended> {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::offer::{self, Grant};
+
 /// A file that cannot be loaded, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {problem}", file.display())]
@@ -149,14 +151,30 @@ impl fmt::Display for Hinted<'_> {
     }
 }
 
-fn hint(import: &str) -> Option<&'static str> {
-    if import.starts_with("wasi:http/") {
-        Some("there is no HTTP; with componentize-js, build with `-d http fetch-event`")
+fn hint(import: &str) -> Option<String> {
+    if let Some(grant) = offer::grant_for(import) {
+        return Some(format!(
+            "it is not granted; add {}{} to the handler in the manifest",
+            grant.example(),
+            needless(grant)
+        ));
+    }
+    let hint = if import.starts_with("wasi:http/") {
+        Some("only its outgoing-handler and types of 0.2 are there")
     } else if import.starts_with("wasi:keyvalue/") {
-        Some("there is no key-value store")
+        Some("only its store and atomics of 0.2.0-draft2 are there")
     } else if import.starts_with("wasi:") && import.contains("@0.3") {
         Some("build for WASI 0.2")
     } else {
         None
+    };
+    hint.map(str::to_owned)
+}
+
+/// What to do where the grant is not needed: some languages import it whether it is used or not.
+fn needless(grant: Grant) -> &'static str {
+    match grant {
+        Grant::Http => ", or build without it (componentize-js: `-d http fetch-event`)",
+        Grant::KeyValue => "",
     }
 }

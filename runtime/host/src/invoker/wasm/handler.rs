@@ -20,14 +20,17 @@ use tokio::time::timeout_at;
 use super::chance::Chance;
 use super::engine::{Engine, Room};
 use super::entry::EntryPre;
+use super::http::Client;
 use super::inspect::Inspection;
 use super::instance::{Finished, Instance, Watch};
+use super::keyvalue::Keys;
 use super::lane::Taken;
 use super::limiter::Limiter;
 use super::link::{Settings, State};
 use super::memory::Account;
 use super::outcome;
 use super::pool::{Call, Pool};
+use super::secrets::Secrets;
 use super::transcript::{self, Transcript};
 use crate::invoker::{Invoker, Report, Seed};
 
@@ -47,6 +50,9 @@ pub struct WasmHandler {
     pub(super) engine: Engine,
     pub(super) pre: Arc<EntryPre>,
     pub(super) settings: Settings,
+    pub(super) secrets: Arc<Secrets>,
+    pub(super) client: Arc<Client>,
+    pub(super) keys: Arc<Keys>,
     pub(super) budget: Budget,
     pub(super) isolation: Isolation,
     /// After how many events an instance is replaced.
@@ -72,7 +78,8 @@ impl Invoker for WasmHandler {
 }
 
 impl WasmHandler {
-    /// Runs the handler in a fresh instance with the time and randomness of an earlier invocation.
+    /// Runs the handler in a fresh instance with the time and randomness of an earlier invocation. It is a rehearsal: no
+    /// request is sent and no bucket used, so that it changes nothing outside.
     ///
     /// The guest sees the same as then, with two exceptions: the monotonic clock is real, and what an
     /// instance that was reused then had kept in its memory is not there.
@@ -102,9 +109,10 @@ impl WasmHandler {
         let place = self.admit().await;
         let started = Instant::now();
         let deadline = started + self.budget.timeout.min(TIMEOUT_MAX);
+        let is_rehearsal = repeat.is_some();
         let (seed, clock_ms) = repeat.unwrap_or_else(|| (rand::random(), unix_ms()));
         let mut instance = self.instance(reusable, deadline);
-        instance.begin(&event, Chance::new(seed, clock_ms), deadline, place);
+        instance.begin(&event, Chance::new(seed, clock_ms), deadline, place, is_rehearsal);
         let watch = instance.watch();
         let call = self.pool.call(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
         let (mut finished, was_long) = self.carry_out(call, &watch, deadline).await;
@@ -123,7 +131,7 @@ impl WasmHandler {
         transcript.end();
         let outcome = match finished.result {
             Some(Ok(Ok(outputs))) => outcome::of_outputs(outputs, &self.budget),
-            Some(Ok(Err(failure))) => outcome::of_failure(failure),
+            Some(Ok(Err(failure))) => outcome::of_failure(failure, &transcript),
             Some(Err(error)) => outcome::of_error(&error, &self.budget, finished.is_instantiated, &transcript),
             None => outcome::waited_too_long(&self.budget, &transcript),
         };
@@ -203,8 +211,10 @@ impl WasmHandler {
         let state = State::new(
             Limiter::new(memory, Arc::clone(&lease)),
             Chance::new(Seed::default(), 0),
-            Transcript::new(Arc::clone(&self.name)),
+            Transcript::new(Arc::clone(&self.name), Arc::clone(&self.secrets)),
             Arc::clone(&self.settings),
+            Arc::clone(&self.client),
+            Arc::clone(&self.keys),
             deadline,
         );
         let engine = self.engine.wasmtime();
@@ -215,6 +225,7 @@ impl WasmHandler {
     fn is_fit(&self, instance: &Instance) -> bool {
         instance.calls() < self.reuse
             && !instance.state().limiter.is_nearly_full()
+            && instance.state().is_idle()
             && !self.rests.load(Ordering::Relaxed)
     }
 }

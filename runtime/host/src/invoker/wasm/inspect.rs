@@ -10,8 +10,9 @@ use wasi_preview1_component_adapter_provider::{
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload};
 use wit_component::ComponentEncoder;
 
+use super::contract;
 use super::error::Problem;
-use super::{contract, offer};
+use super::offer::{self, Grant};
 
 /// What wit-bindgen calls the section in which a core module says what its component is.
 const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -33,6 +34,8 @@ pub struct Import {
     /// Whether the host offers it, in this or a compatible version. One that holds nothing but types
     /// need not be offered.
     pub offered: bool,
+    /// The grant without which the host does not offer it.
+    pub grant: Option<Grant>,
 }
 
 /// What a file is, imports and exports.
@@ -69,10 +72,14 @@ pub(super) fn describe(file: &[u8], component: &ComponentBytes<'_>) -> Inspectio
         kind: component.kind,
         size_bytes: file.len() as u64,
         digest: digest(file),
-        imports: imports.map(|name| Import { name: name.clone(), offered: offer::offers(name) }).collect(),
+        imports: imports.map(import).collect(),
         handler: offer::handler(&exports).cloned(),
         exports,
     }
+}
+
+fn import(name: &String) -> Import {
+    Import { name: name.clone(), offered: offer::offers(name), grant: offer::grant_for(name) }
 }
 
 /// What a component is named by: SHA-256 in hexadecimal.

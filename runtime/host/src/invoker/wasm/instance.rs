@@ -88,19 +88,23 @@ impl Instance {
         Instance { store, entry: None, calls: 0, _lease: lease, place: None }
     }
 
-    /// Prepares for the next call: this event, this time and chance, this deadline, this place among those that run.
+    /// Prepares for the next call: this event, this time and chance, this deadline, this place among those that run, and
+    /// whether it is a rehearsal.
     pub(super) fn begin(
         &mut self,
         event: &Event,
         chance: Chance,
         deadline: Instant,
         place: Option<OwnedSemaphorePermit>,
+        is_rehearsal: bool,
     ) {
         self.place = place;
         let state = self.store.data_mut();
         state.chance = chance;
         state.deadline = deadline;
         state.is_between_turns = false;
+        state.is_rehearsal = is_rehearsal;
+        state.operations = 0;
         state.watch.reset();
         state.transcript(|transcript| transcript.begin(event));
     }

@@ -11,15 +11,19 @@ use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::clocks::wall_clock;
 use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::bindings::messaging::wasmcloud::messaging::{consumer, types as messages};
 use super::bindings::tidemill::handler::types;
 use super::bindings::wasi::config::store;
 use super::bindings::wasi::logging::logging;
 use super::chance::Chance;
+use super::http::{Client, Http};
 use super::instance::Watch;
+use super::keyvalue::{self, Keys};
 use super::limiter::Limiter;
 use super::messaging::Held;
+use super::offer::Grant;
 use super::transcript::{GuestStream, Level, Stream, Transcript};
 
 /// The most host resources (streams, pollables) that one instance may hold at a time.
@@ -34,6 +38,8 @@ pub(super) struct State {
     pub(super) deadline: Instant,
     /// Whether the guest has given its turn up, and is to go on when it has the next one.
     pub(super) is_between_turns: bool,
+    /// Whether the running invocation is a rehearsal, from which nothing reaches outside.
+    pub(super) is_rehearsal: bool,
     pub(super) watch: Arc<Watch>,
     pub(super) limiter: Limiter,
     pub(super) chance: Chance,
@@ -41,8 +47,14 @@ pub(super) struct State {
     /// What a component publishes by itself.
     pub(super) held: Held,
     settings: Settings,
+    client: Arc<Client>,
+    pub(super) keys: Arc<Keys>,
+    /// How many operations on buckets the running invocation has asked for.
+    pub(super) operations: u32,
+    /// Its requests, from the first one on.
+    http: Option<Box<Http>>,
     wasi: WasiCtx,
-    resources: ResourceTable,
+    pub(super) resources: ResourceTable,
 }
 
 impl State {
@@ -51,6 +63,8 @@ impl State {
         chance: Chance,
         transcript: Transcript,
         settings: Settings,
+        client: Arc<Client>,
+        keys: Arc<Keys>,
         deadline: Instant,
     ) -> State {
         let transcript = Arc::new(Mutex::new(transcript));
@@ -65,12 +79,40 @@ impl State {
         resources.set_max_capacity(RESOURCES_MAX);
         let watch = Arc::default();
         let held = Held::default();
-        State { deadline, is_between_turns: false, watch, limiter, chance, transcript, held, settings, wasi, resources }
+        State {
+            deadline,
+            is_between_turns: false,
+            is_rehearsal: false,
+            watch,
+            limiter,
+            chance,
+            transcript,
+            held,
+            settings,
+            client,
+            keys,
+            operations: 0,
+            http: None,
+            wasi,
+            resources,
+        }
+    }
+
+    /// Whether nothing that the guest has begun outside goes on.
+    pub(super) fn is_idle(&self) -> bool {
+        self.http.as_ref().is_none_or(|http| http.is_idle())
     }
 
     /// Runs `action` on the transcript. It is shared with the guest's streams, which never hold on to it.
     pub(super) fn transcript<R>(&self, action: impl FnOnce(&mut Transcript) -> R) -> R {
         action(&mut super::transcript::lock(&self.transcript))
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let http = self.http.get_or_insert_with(|| Box::new(Http::new(&self.client, &self.transcript)));
+        http.view(&mut self.resources, self.deadline, self.is_rehearsal)
     }
 }
 
@@ -105,6 +147,18 @@ impl logging::Host for State {
         };
         self.transcript(|transcript| transcript.log(level, &context, &message));
     }
+}
+
+/// What is on offer to a handler: everything that every handler has, and what it is granted.
+pub(super) fn granted(common: &Linker<State>, grants: &[Grant]) -> wasmtime::Result<Linker<State>> {
+    let mut linker = common.clone();
+    for grant in grants {
+        match grant {
+            Grant::Http => wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?,
+            Grant::KeyValue => keyvalue::add_to_linker(&mut linker)?,
+        }
+    }
+    Ok(linker)
 }
 
 /// Everything that is on offer to every handler.

@@ -18,11 +18,14 @@ use super::engine::Engine;
 use super::entry::EntryPre;
 use super::error::{LoadError, Problem};
 use super::handler::WasmHandler;
-use super::inspect::{self, ComponentBytes, Inspection};
+use super::http::Client;
+use super::inspect::{self, ComponentBytes, Import, Inspection};
+use super::keyvalue::Keys;
 use super::limiter::{MEMORIES_MAX, TABLES_MAX};
-use super::link::State;
-use super::offer::{self, SERVED};
+use super::link::{self, State};
+use super::offer::{self, Grant, SERVED};
 use super::pool::Pool;
+use super::secrets::Secrets;
 
 /// The size of a page of WebAssembly memory, in bytes.
 const PAGE_BYTES: u64 = 64 * 1024;
@@ -72,7 +75,7 @@ impl WasmHandler {
         let handler_interface = check_exports(&inspection)?;
         let component = compile(engine, &bytes)?;
         check_size(&component, &bytes, handler.limits.budget.memory_bytes)?;
-        let pre = link(engine, &component, &inspection)?;
+        let pre = link(engine, &component, &inspection, &Grant::of(handler))?;
         let pre = Arc::new(check_type(engine, pre, handler_interface)?);
         let room = engine.make_room(&handler.name, handler.concurrency)?;
         let pool = Arc::<Pool>::default();
@@ -80,6 +83,9 @@ impl WasmHandler {
             name: Arc::from(&*handler.name),
             engine: engine.clone(),
             pre,
+            client: Arc::new(Client::new(handler)),
+            keys: Arc::new(Keys::new(handler, engine.buckets())),
+            secrets: Arc::new(Secrets::new(handler, &settings)),
             settings: Arc::new(settings),
             budget: handler.limits.budget,
             isolation: handler.isolation,
@@ -151,9 +157,20 @@ fn check_size(component: &Component, bytes: &ComponentBytes<'_>, memory_limit: u
     Ok(())
 }
 
-fn link(engine: &Engine, component: &Component, inspection: &Inspection) -> Result<InstancePre<State>, Problem> {
-    engine.linker().instantiate_pre(component).map_err(|error| {
-        let missing = inspection.imports.iter().filter(|import| !import.offered);
+fn link(
+    engine: &Engine,
+    component: &Component,
+    inspection: &Inspection,
+    grants: &[Grant],
+) -> Result<InstancePre<State>, Problem> {
+    let linked = match grants {
+        [] => engine.linker().instantiate_pre(component),
+        grants => link::granted(engine.linker(), grants).and_then(|linker| linker.instantiate_pre(component)),
+    };
+    linked.map_err(|error| {
+        let is_missing =
+            |import: &&Import| !import.offered && !import.grant.is_some_and(|grant| grants.contains(&grant));
+        let missing = inspection.imports.iter().filter(is_missing);
         let imports: Vec<_> = missing.map(|import| import.name.clone()).collect();
         if imports.is_empty() { Problem::ImportType(format!("{error:#}")) } else { Problem::Imports { imports } }
     })

@@ -1,5 +1,7 @@
 //! The names of the interfaces between host and guest, and which versions fit together.
 
+use tidemill_policy::manifest::Handler;
+
 /// The handler interface that the host serves.
 pub(super) const SERVED: &str = "tidemill:handler/handler@0.1.0";
 
@@ -42,7 +44,49 @@ const OFFERED: [&str; 32] = [
     "wasmcloud:messaging/types@0.2.0",
 ];
 
-/// Whether an import is on offer, in the version asked for or a compatible one.
+/// What is linked for those handlers only that are granted it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// `allow.http`.
+    Http,
+    /// `allow.keyvalue`.
+    KeyValue,
+}
+
+/// Every interface that is linked with a grant.
+const GRANTED: [(&str, Grant); 4] = [
+    ("wasi:http/outgoing-handler@0.2.12", Grant::Http),
+    ("wasi:http/types@0.2.12", Grant::Http),
+    ("wasi:keyvalue/atomics@0.2.0-draft2", Grant::KeyValue),
+    ("wasi:keyvalue/store@0.2.0-draft2", Grant::KeyValue),
+];
+
+impl Grant {
+    /// What a handler is granted.
+    pub(super) fn of(handler: &Handler) -> Vec<Grant> {
+        let grants =
+            [(Grant::Http, handler.allow.http.is_empty()), (Grant::KeyValue, handler.allow.keyvalue.is_empty())];
+        grants.into_iter().filter(|(_, is_missing)| !is_missing).map(|(grant, _)| grant).collect()
+    }
+
+    /// The key of the manifest.
+    pub fn key(self) -> &'static str {
+        match self {
+            Grant::Http => "allow.http",
+            Grant::KeyValue => "allow.keyvalue",
+        }
+    }
+
+    /// How the key may look.
+    pub fn example(self) -> &'static str {
+        match self {
+            Grant::Http => "allow.http = [\"https://api.example\"]",
+            Grant::KeyValue => "allow.keyvalue = [\"templates\"]",
+        }
+    }
+}
+
+/// Whether an import is on offer to every handler, in the version asked for or a compatible one.
 pub(super) fn offers(import: &str) -> bool {
     OFFERED.iter().any(|offered| are_compatible(offered, import))
 }
@@ -51,6 +95,11 @@ pub(super) fn offers(import: &str) -> bool {
 pub(super) fn handler(exports: &[String]) -> Option<&String> {
     let name = |interface: &str| interface.split('@').next().map(str::to_owned);
     [SERVED, MESSAGING].iter().find_map(|served| exports.iter().find(|export| name(export) == name(served)))
+}
+
+/// The grant that it takes to be offered an import.
+pub(super) fn grant_for(import: &str) -> Option<Grant> {
+    GRANTED.iter().find(|(offered, _)| are_compatible(offered, import)).map(|(_, grant)| *grant)
 }
 
 /// The version of a handler interface that the host serves.
@@ -80,7 +129,7 @@ fn track(interface: &str) -> Option<(&str, u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OFFERED, offers, track};
+    use super::{GRANTED, Grant, OFFERED, grant_for, offers, track};
     use crate::invoker::wasm::link;
 
     #[test]
@@ -131,5 +180,21 @@ mod tests {
         for interface in OFFERED {
             assert!(!is_free(interface), "{interface} is not linked");
         }
+        for (interface, _) in GRANTED {
+            assert!(is_free(interface), "{interface} is linked without a grant");
+        }
+    }
+
+    #[test]
+    fn what_is_granted_is_linked() {
+        let engine = wasmtime::Engine::default();
+        let common = link::linker(&engine).expect("everything can be linked");
+        for (interface, grant) in GRANTED {
+            assert_eq!(grant_for(interface), Some(grant));
+            let mut linker = link::granted(&common, &[grant]).expect("it can be linked");
+            assert!(linker.root().func_wrap(interface, |_, (): ()| Ok(())).is_err(), "{interface} is not linked");
+        }
+        assert_eq!(grant_for("wasi:http/types@0.2.3"), Some(Grant::Http));
+        assert_eq!(grant_for("wasi:http/incoming-handler@0.2.12"), None);
     }
 }

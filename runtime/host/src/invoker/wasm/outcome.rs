@@ -80,20 +80,46 @@ fn output(output: types::Output) -> Output {
 }
 
 /// The outcome of a handler that returned a failure.
-pub(super) fn of_failure(failure: Failure) -> Outcome {
+pub(super) fn of_failure(failure: Failure, transcript: &Transcript) -> Outcome {
     match failure {
         Failure::Retry((error, delay_ms)) => {
-            Outcome::Retry { error: handler_error(error), delay: delay_ms.map(|ms| Duration::from_millis(ms.into())) }
+            let error = handler_error(error, transcript);
+            Outcome::Retry { error, delay: delay_ms.map(|ms| Duration::from_millis(ms.into())) }
         }
-        Failure::Reject(error) => Outcome::Rejected(handler_error(error)),
+        Failure::Reject(error) => Outcome::Rejected(handler_error(error, transcript)),
     }
 }
 
-fn handler_error(error: types::Error) -> HandlerError {
+/// What the handler says, and after that what the host refused or could not do, which may be why.
+fn handler_error(error: types::Error, transcript: &Transcript) -> HandlerError {
+    let secrets = transcript.secrets();
+    let mut remarks = String::new();
+    push_remarks(&mut remarks, transcript);
+    let own = error.detail.map(|detail| truncate(secrets.redacted(detail), DETAIL_BYTES_MAX - remarks.len()));
+    let detail = match own {
+        Some(own) if remarks.is_empty() => Some(own),
+        Some(own) => Some(format!("{own}\n{remarks}")),
+        None => (!remarks.is_empty()).then_some(remarks),
+    };
     HandlerError {
         code: error.code,
-        message: truncate(error.message, MESSAGE_BYTES_MAX),
-        detail: error.detail.map(|detail| truncate(detail, DETAIL_BYTES_MAX)),
+        message: truncate(secrets.redacted(error.message), MESSAGE_BYTES_MAX),
+        detail: detail.map(|detail| truncate(detail, DETAIL_BYTES_MAX)),
+    }
+}
+
+/// Appends what the host refused or could not do.
+fn push_remarks(text: &mut String, transcript: &Transcript) {
+    let (remarks, dropped) = transcript.remarks();
+    if remarks.is_empty() {
+        return;
+    }
+    text.push_str("refused or failed outside of the handler:\n");
+    for remark in remarks {
+        writeln!(text, "  {remark}").ok();
+    }
+    if dropped > 0 {
+        writeln!(text, "  … and {dropped} more").ok();
     }
 }
 
@@ -117,7 +143,7 @@ pub(super) fn of_error(
     let interruption = |message: String| {
         let stage = if instantiated { "" } else { "while it was being instantiated: " };
         Interruption {
-            message: truncate(format!("{stage}{message}"), MESSAGE_BYTES_MAX),
+            message: truncate(transcript.secrets().redacted(format!("{stage}{message}")), MESSAGE_BYTES_MAX),
             stack_trace: stack_trace(backtrace, transcript),
         }
     };
@@ -180,6 +206,7 @@ fn stack_trace(backtrace: Option<&WasmBacktrace>, transcript: &Transcript) -> Op
         text.push_str(line);
         text.push('\n');
     }
+    push_remarks(&mut text, transcript);
     text.truncate(text.trim_end().len());
     (!text.is_empty()).then(|| truncate(text, DETAIL_BYTES_MAX))
 }

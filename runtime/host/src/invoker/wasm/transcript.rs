@@ -15,6 +15,8 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::secrets::Secrets;
+
 /// The most lines that are passed on for one invocation.
 const LINES_MAX: u32 = 256;
 
@@ -33,6 +35,10 @@ const TAIL_LINE_BYTES_MAX: usize = 500;
 
 /// The longest last words that are kept for the error history, in bytes.
 const LAST_WORDS_BYTES_MAX: usize = 2 * 1024;
+
+/// How many remarks of the host's are kept for the error history, and how much of each, in bytes.
+const REMARKS_MAX: usize = 8;
+const REMARK_BYTES_MAX: usize = 1024;
 
 /// How severe a line is, as `wasi:logging` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,11 +69,15 @@ pub(super) struct Transcript {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     tail: VecDeque<String>,
+    /// What the host refused or could not do.
+    remarks: Vec<String>,
+    remarks_dropped: u32,
+    secrets: Arc<Secrets>,
     last_words: Option<String>,
 }
 
 impl Transcript {
-    pub(super) fn new(handler: Arc<str>) -> Transcript {
+    pub(super) fn new(handler: Arc<str>, secrets: Arc<Secrets>) -> Transcript {
         Transcript {
             handler,
             event_id: String::new(),
@@ -78,6 +88,9 @@ impl Transcript {
             stdout: Vec::new(),
             stderr: Vec::new(),
             tail: VecDeque::new(),
+            remarks: Vec::new(),
+            remarks_dropped: 0,
+            secrets,
             last_words: None,
         }
     }
@@ -93,6 +106,8 @@ impl Transcript {
         self.stdout.clear();
         self.stderr.clear();
         self.tail.clear();
+        self.remarks.clear();
+        self.remarks_dropped = 0;
         self.last_words = None;
     }
 
@@ -119,6 +134,29 @@ impl Transcript {
         self.tail.iter().map(String::as_str)
     }
 
+    /// What the host refused or could not do, in its order, and how much more there was.
+    pub(super) fn remarks(&self) -> (&[String], u32) {
+        (&self.remarks, self.remarks_dropped)
+    }
+
+    /// What keeps secrets out of what is written about the handler.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// Takes note of what the host refuses or cannot do for the guest. What is said again is kept once.
+    pub(super) fn remark(&mut self, text: &str) {
+        let text = clean(&self.secrets.redact(text), REMARK_BYTES_MAX).into_owned();
+        if self.remarks.contains(&text) || self.remarks.len() == REMARKS_MAX {
+            self.remarks_dropped = self.remarks_dropped.saturating_add(1);
+            return;
+        }
+        if self.has_room(text.len()) {
+            self.pass_on("host", Level::Warn, "", &text);
+        }
+        self.remarks.push(text);
+    }
+
     /// The last message of level critical on one line, which is how an SDK reports a panic.
     pub(super) fn last_words(&self) -> Option<&str> {
         self.last_words.as_deref()
@@ -128,7 +166,7 @@ impl Transcript {
     pub(super) fn log(&mut self, level: Level, context: &str, message: &str) {
         if level == Level::Critical {
             let words = message.lines().collect::<Vec<_>>().join(" ");
-            self.last_words = Some(clean(&words, LAST_WORDS_BYTES_MAX).into_owned());
+            self.last_words = Some(clean(&self.secrets.redact(&words), LAST_WORDS_BYTES_MAX).into_owned());
         }
         for line in message.lines() {
             self.line("log", level, context, line);
@@ -166,6 +204,8 @@ impl Transcript {
     }
 
     fn line(&mut self, stream: &str, level: Level, context: &str, line: &str) {
+        let secrets = Arc::clone(&self.secrets);
+        let line = &*secrets.redact(line);
         if level >= Level::Warn {
             if self.tail.len() == TAIL_LINES_MAX {
                 self.tail.pop_front();
@@ -173,14 +213,20 @@ impl Transcript {
             let line = clean(line, TAIL_LINE_BYTES_MAX).into_owned();
             self.tail.push_back(line);
         }
-        let size = line.len().min(LINE_BYTES_MAX);
-        if self.lines == LINES_MAX || self.bytes + size > BYTES_MAX {
+        if self.has_room(line.len().min(LINE_BYTES_MAX)) {
+            self.pass_on(stream, level, &secrets.redact(context), &clean(line, LINE_BYTES_MAX));
+        }
+    }
+
+    /// Counts a line of so many bytes, unless it is one too many.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        if self.lines == LINES_MAX || self.bytes + bytes > BYTES_MAX {
             self.dropped += 1;
-            return;
+            return false;
         }
         self.lines += 1;
-        self.bytes += size;
-        self.pass_on(stream, level, context, &clean(line, LINE_BYTES_MAX));
+        self.bytes += bytes;
+        true
     }
 
     fn pass_on(&self, stream: &str, level: Level, context: &str, line: &str) {

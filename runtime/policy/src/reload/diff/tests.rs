@@ -59,6 +59,9 @@ fn what_is_looked_at_for_each_event_is_swapped() {
         // Without a grant, it asks nothing of any stream.
         "outputs = 'atomic'",
         "reload = { guard = '1m', canary = 0.1 }",
+        "allow = { http = ['https://api.example'], keyvalue = ['read templates'] }",
+        "http = { response = '1KiB', circuit_breaker.failures = 3 }",
+        "keyvalue.operations = 1",
     ];
     for body in bodies {
         check("", body, &[]);
@@ -169,6 +172,10 @@ const PIECES: &[&str] = &[
     "dead_letter.max_age = '1d'",
     "outputs = 'atomic'",
     "allow.publish = ['a']",
+    "allow.http = ['https://a.example']",
+    "allow.keyvalue = ['a']",
+    "http.response = '1KiB'",
+    "keyvalue.operations = 1",
     "reload.guard = '0s'",
 ];
 

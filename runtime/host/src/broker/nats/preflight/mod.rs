@@ -9,11 +9,15 @@ use std::fmt;
 
 use async_nats::jetstream::stream::Config;
 use futures::{StreamExt, stream};
+use serde::de::IgnoredAny;
+use serde_json::Value;
 use thiserror::Error;
 use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{Handler, Manifest, Outputs};
+use tidemill_policy::reach::keyvalue::buckets;
 use tidemill_policy::subject;
 
+use super::ask::{self, AskError};
 use super::routes::{LIST_SUBJECT, NAMES_SUBJECT};
 use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
 use super::{ASKED_AT_ONCE, Nats, markers, partitions};
@@ -113,7 +117,26 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     own_streams(nats, manifest, user.as_ref(), &mut findings).await?;
     let can_expire = api.level >= MESSAGE_TTL_API_LEVEL;
     stored(nats, manifest, user.as_ref(), can_expire, &mut findings).await?;
+    granted_buckets(nats, manifest, &mut findings).await;
     Ok(findings)
+}
+
+/// Looks whether there are the buckets that handlers are granted.
+async fn granted_buckets(nats: &Nats, manifest: &Manifest, findings: &mut Findings) {
+    for (name, handler) in &manifest.handlers {
+        for (bucket, _) in buckets(&handler.allow.keyvalue) {
+            let asked = ask::ask::<IgnoredAny>(nats, &format!("STREAM.INFO.KV_{bucket}"), &Value::Null).await;
+            match asked {
+                Ok(_) => {}
+                Err(AskError::NotFound(_)) => findings.conflict(format!(
+                    "handler.{name}: there is no bucket {bucket:?}, which allow.keyvalue grants; create it: nats kv add {bucket}"
+                )),
+                Err(error) => findings.warn(format!(
+                    "handler.{name}: whether there is a bucket {bucket:?}, which allow.keyvalue grants, cannot be told: {error}"
+                )),
+            }
+        }
+    }
 }
 
 fn version(version: &str, findings: &mut Findings) {
