@@ -85,8 +85,8 @@ fn what_cannot_be_built_is_told_with_a_remedy() {
 #[test]
 fn a_build_that_fails_leaves_the_component_that_is_there() {
     let desk = Desk::with("");
-    desk.write("p/plugins/p.wasm", "earlier");
-    let component = || fs::read(desk.folder().join("p/plugins/p.wasm")).expect("read");
+    desk.write("plugins/p.wasm", "earlier");
+    let component = || fs::read(desk.folder().join("plugins/p.wasm")).expect("read");
     let build = |script: &str| {
         let package = format!(r#"{{"name": "p", "scripts": {{"build": "{script}"}}}}"#);
         desk.write("p/package.json", package);
@@ -94,8 +94,8 @@ fn a_build_that_fails_leaves_the_component_that_is_there() {
     };
     build("echo the tool says this >&2; exit 3").fails(1, &["the tool says this", "npm failed (exit status: 3)"]);
     build("true").fails(1, &["npm succeeded, but there is no .wasm file in build/ or dist/"]);
-    build("mkdir -p build; echo no wasm > build/p.wasm").fails(1, &["build/p.wasm is no WebAssembly"]);
-    build("printf '\\\\0asm\\\\1\\\\0\\\\0\\\\0' > build/p.wasm").fails(1, &["build/p.wasm"]);
+    build("mkdir -p build; echo no wasm > build/p.wasm")
+        .fails(1, &["build/p.wasm is another kind of file, not a WebAssembly"]);
     assert_eq!(component(), b"earlier");
 }
 
