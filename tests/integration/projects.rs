@@ -2,11 +2,11 @@
 //! template comes to is tested by `cargo xtask templates`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -112,10 +112,11 @@ impl Dev {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
         let mut command = desk.command(&["dev", "--port", &port.to_string()]);
         command.env("TIDEMILL_NATS_SERVER", executable(None)).current_dir(project);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tidemill starts");
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tidemill starts");
         let (tell, lines) = channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        // The log is on the one, what the tools say on the other.
+        pass_on(child.stdout.take().expect("piped"), tell.clone());
+        pass_on(child.stderr.take().expect("piped"), tell);
         Dev { child, url: format!("nats://127.0.0.1:{port}"), lines, seen: Vec::new() }
     }
 
@@ -149,6 +150,11 @@ impl Dev {
     }
 }
 
+fn pass_on(from: impl Read + Send + 'static, tell: Sender<String>) {
+    let lines = BufReader::new(from).lines();
+    thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+}
+
 impl Drop for Dev {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -170,7 +176,7 @@ fn dev_builds_what_changes_and_runs_it_and_goes_on_where_that_fails() {
 
     let mut dev = Dev::start(&desk, &project);
     dev.says("built plugins/order-total.wasm");
-    dev.says("order-total");
+    dev.says("ready handlers=1");
     fs::write(&handler, format!("{source}\nthis is no JavaScript\n")).expect("written");
     dev.says("the version of order-total that is there goes on");
     assert!(dev.seen.iter().any(|line| line.contains("handler.js:")), "{:?}", dev.seen);
