@@ -179,7 +179,10 @@ fn dev_builds_what_changes_and_runs_it_and_goes_on_where_that_fails() {
     dev.says("ready handlers=1");
     fs::write(&handler, format!("{source}\nthis is no JavaScript\n")).expect("written");
     dev.says("the version of order-total that is there goes on");
-    assert!(dev.seen.iter().any(|line| line.contains("handler.js:")), "{:?}", dev.seen);
+    // What the tool says comes by another way, perhaps later.
+    if !dev.seen.iter().any(|line| line.contains("handler.js:")) {
+        dev.says("handler.js:");
+    }
     dev.says_of_an_order(&desk, "order o-1 comes to 1350 cents");
     fs::write(&handler, source.replace("comes to", "amounts to")).expect("written");
     dev.says_of_an_order(&desk, "order o-1 amounts to 1350 cents");
