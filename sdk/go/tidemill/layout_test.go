@@ -13,7 +13,7 @@ func TestTheContractsTypesLieInMemoryAsTheyShould(t *testing.T) {
 	var error rawError
 	var failure rawFailure
 	for _, check := range []struct {
-		name string
+		name          string
 		found, wanted uintptr
 	}{
 		{"event", unsafe.Sizeof(event), 112},

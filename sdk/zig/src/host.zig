@@ -23,7 +23,7 @@ pub fn log(level: tidemill.Level, context: []const u8, message: []const u8) void
     if (is_wasm) {
         // The host takes nothing but UTF-8.
         const text = if (std.unicode.utf8ValidateSlice(message)) message else "a log line that is not UTF-8";
-        imports.import_log(@intFromEnum(level), context.ptr, context.len, text.ptr, text.len);
+        imports.import_log(@backingInt(level), context.ptr, context.len, text.ptr, text.len);
     } else if (!builtin.is_test) { // where the test runner takes it for a fault
         std.debug.print("{t} {s}: {s}\n", .{ level, context, message });
     }

@@ -91,7 +91,7 @@ fn go() -> String {
                 .expect("written");
         }
     }
-    text + "\tfor _, check := range []struct {\n\t\tname string\n\t\tfound, wanted uintptr\n\t}{\n"
+    text + "\tfor _, check := range []struct {\n\t\tname          string\n\t\tfound, wanted uintptr\n\t}{\n"
         + &checks
         + "\t} {\n\t\tif check.found != check.wanted {\n\t\t\tt.Errorf(\"%s: %d instead of %d\", check.name, check.found, check.wanted)\n\t\t}\n\t}\n}\n"
 }

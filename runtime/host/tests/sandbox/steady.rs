@@ -46,35 +46,36 @@ async fn peak_of(handler: &WasmHandler, calls: usize) -> u64 {
     peak
 }
 
-async fn check(language: &str) {
+/// `slack` is what a collector may need more than before, because it begins at another moment.
+async fn check(language: &str, slack: u64) {
     let mut entry = entry();
     entry.limits.reuse = u32::MAX;
     entry.limits.budget.memory_bytes = 128 * MIB;
     let settings = BTreeMap::from([("colour".to_owned(), "green".to_owned())]);
     let handler = WasmHandler::load(&ENGINE, &guest(&format!("cases-{language}")), &entry, settings).unwrap();
-    let first = peak_of(&handler, 5_000).await;
-    let later = peak_of(&handler, 25_000).await;
+    let first = peak_of(&handler, 10_000).await;
+    let later = peak_of(&handler, 30_000).await;
     println!("{language}: {first} bytes, then {later}");
-    assert!(later <= first, "{language}: {first} bytes in 5,000 calls, {later} in 25,000 more");
-    assert!(later < 48 * MIB, "{language}: {later} bytes");
+    assert!(later <= first + slack, "{language}: {first} bytes in 10,000 calls, {later} in 30,000 more");
+    assert!(later < 32 * MIB, "{language}: {later} bytes");
 }
 
 #[tokio::test]
 async fn of_c() {
-    check("c").await;
+    check("c", 0).await;
 }
 
 #[tokio::test]
 async fn of_cpp() {
-    check("cpp").await;
+    check("cpp", 0).await;
 }
 
 #[tokio::test]
 async fn of_go() {
-    check("go").await;
+    check("go", 4 * MIB).await;
 }
 
 #[tokio::test]
 async fn of_zig() {
-    check("zig").await;
+    check("zig", 0).await;
 }
