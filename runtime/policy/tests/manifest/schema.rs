@@ -87,7 +87,16 @@ const INCOMPLETE_ALONE: &[&str] = &[
     "handler.mail.circuit_breaker.successes",
     "handler.mail.rate_limit.burst",
     "handler.mail.rate_limit.across",
+    "handler.mail.http.circuit_breaker.window",
+    "handler.mail.http.circuit_breaker.min_events",
+    "handler.mail.http.circuit_breaker.open_for",
+    "handler.mail.http.circuit_breaker.open_max",
+    "handler.mail.http.circuit_breaker.successes",
+    "handler.mail.http.rate_limit.burst",
 ];
+
+/// Tables that mean nothing without a grant.
+const WITHOUT_GRANT: &[&str] = &["handler.mail.http.", "handler.mail.keyvalue."];
 
 #[test]
 fn the_reader_accepts_every_key_of_the_schema() {
@@ -96,7 +105,8 @@ fn the_reader_accepts_every_key_of_the_schema() {
     for Leaf { path, sample, .. } in leaves {
         let (name, problems) = (path.join("."), answer(&path, &sample));
         let expected = usize::from(INCOMPLETE_ALONE.contains(&name.as_str()) || name.ends_with(".policy"));
-        assert_eq!(problems.problems.len(), expected, "{name}\n{problems}");
+        let warned = usize::from(WITHOUT_GRANT.iter().any(|table| name.starts_with(table)));
+        assert_eq!(problems.problems.len(), expected + warned, "{name}\n{problems}");
     }
 }
 

@@ -135,7 +135,7 @@ fn what_is_no_grant_says_why() {
         ("https://api.example/a/../b", GrantError::Path),
         ("https://api.example/%61", GrantError::Path),
         ("https://api.example/*", GrantError::Path),
-        ("https://api.example/a b", GrantError::Path),
+        ("https://api.example/a b", GrantError::Methods),
         ("https://api.example/\u{e9}", GrantError::Path),
         ("get https://api.example", GrantError::Methods),
         ("GET, POST https://api.example", GrantError::Methods),
