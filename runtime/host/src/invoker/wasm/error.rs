@@ -153,11 +153,7 @@ impl fmt::Display for Hinted<'_> {
 
 fn hint(import: &str) -> Option<String> {
     if let Some(grant) = offer::grant_for(import) {
-        return Some(format!(
-            "it is not granted; add {}{} to the handler in the manifest",
-            grant.example(),
-            needless(grant)
-        ));
+        return Some(format!("not granted: add {} to the handler{}", grant.example(), needless(grant)));
     }
     let hint = if import.starts_with("wasi:http/") {
         Some("only its outgoing-handler and types of 0.2 are there")
