@@ -30,7 +30,7 @@ pub fn handle(event: Event) -> Result {
     let text = event.text()?.to_owned();
     let (command, argument) = text.split_once(' ').unwrap_or((&text, ""));
     match command {
-        "get" | "post" | "put" | "delete" | "head" | "connect" => respond(&send(command, argument)?),
+        "get" | "post" | "put" | "head" | "connect" => respond(&send(command, argument)?),
         "follow" => respond(&follow(argument)?),
         "many" => many::begin(argument),
         "leak" => many::leak(argument),

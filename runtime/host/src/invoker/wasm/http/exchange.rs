@@ -93,9 +93,10 @@ impl Exchange {
         };
         let late = |_| (Error::ConnectionReadTimeout, "no response in the time that the handler gave it".to_owned());
         let response = response.map_err(late)?.map_err(|error| broken(&error))?;
-        let driver: Driver = match is_closed {
-            true => Box::new(std::future::ready(Ok(()))),
-            false => Box::new(async move { connection.await.map_err(Error::Hyper) }),
+        let driver: Driver = if is_closed {
+            Box::new(std::future::ready(Ok(())))
+        } else {
+            Box::new(async move { connection.await.map_err(Error::Hyper) })
         };
         Ok((response, driver))
     }

@@ -187,7 +187,7 @@ mod tests {
     fn requests_wait_for_their_turn_or_are_refused() {
         let limit = RateLimit { count: 10, per: Duration::from_secs(1), burst: 1, across: Across::Instance };
         let gate = gate(Some(limit), None);
-        let mut enter = |patience| gate.enter(Duration::from_millis(patience), NOW_MS);
+        let enter = |patience| gate.enter(Duration::from_millis(patience), NOW_MS);
         assert_eq!(enter(0), Ok((Duration::ZERO, None)));
         assert_eq!(enter(100), Ok((Duration::from_millis(100), None)));
         let said = enter(100).expect_err("too late");

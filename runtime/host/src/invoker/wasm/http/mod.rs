@@ -111,10 +111,9 @@ impl Hooks {
         };
         // The end of the invocation needs no timer: its instance is dropped, and with that the request.
         let ends = Instant::now() + client.policy.request_timeout;
-        let wait = match client.gates.contains_key(&target.origin) {
-            true => Some(Wait::enter(Arc::clone(client), &target.origin, ends.min(self.deadline), self.deadline)),
-            false => None,
-        };
+        let is_gated = client.gates.contains_key(&target.origin);
+        let wait =
+            is_gated.then(|| Wait::enter(Arc::clone(client), &target.origin, ends.min(self.deadline), self.deadline));
         let wait =
             wait.transpose().map_err(|why| (Error::DestinationUnavailable, format!("{target} is refused: {why}")))?;
         let transcript = Arc::clone(&self.transcript);
