@@ -1,11 +1,16 @@
-//! Builds the example plugins (`plugins/`) and the test guests (`tests/guests/`) for WebAssembly.
+//! Builds the example plugins (`plugins/`, `plugins/shop/`) and the test guests (`tests/guests/`) for WebAssembly.
 //!
 //! A folder with a `Cargo.toml` is a Rust guest, of which the package is called like the folder; one
 //! with a `handler.js` is a JavaScript guest, and gets the kit (`sdk/js`) as its folder `tidemill`. All Rust guests share one target folder and one profile,
 //! so that the standard library and the SDK are compiled once. A folder `<name>.cases` beside them holds the cases
 //! of a guest, and is put beside its component.
+//!
+//! The other handlers of the shop, and the guests of the conformance cases in other languages, are built as users of the
+//! kits would build them.
 
 mod cases;
+mod project;
+mod shop;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +23,9 @@ use crate::{paths, process, stamp};
 
 /// The folders that hold one guest in each of their folders.
 const HOMES: [&str; 2] = ["plugins", "tests/guests"];
+
+/// The folder of the shop, of which only the handler in Rust is built like the guests in the other folders.
+const SHOP: &str = "plugins/shop";
 
 /// The profile that guests are built with, as cargo's environment settings: that of the projects that `tidemill new` writes,
 /// so that the standard library is built once for both. Small, since a component is loaded over and over; without debug
@@ -40,11 +48,11 @@ const PROFILE: [(&str, &str); 6] = [
 pub fn build() -> Result<PathBuf> {
     let out = paths::guests();
     fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
-    build_rust(&folders_with("Cargo.toml")?, &out)?;
-    for folder in folders_with("handler.js")? {
+    build_rust(&folders_with("Cargo.toml", &[&HOMES[..], &[SHOP]].concat())?, &out)?;
+    for folder in folders_with("handler.js", &HOMES)? {
         build_javascript(&folder, &out)?;
     }
-    for home in HOMES {
+    for home in HOMES.iter().chain([&SHOP]) {
         copy_cases(&paths::root().join(home), &out)?;
     }
     Ok(out)
@@ -57,7 +65,9 @@ pub fn build() -> Result<PathBuf> {
 /// If a compiler is missing and cannot be got, or a guest does not compile.
 pub fn build_all() -> Result<PathBuf> {
     let out = build()?;
-    cases::build(&out, |folder| ["Cargo.toml", "handler.js"].iter().any(|file| folder.join(file).is_file()))?;
+    for source in cases::sources()?.into_iter().chain(shop::sources()?) {
+        source.build(&out)?;
+    }
     Ok(out)
 }
 
@@ -67,16 +77,26 @@ pub fn build_all() -> Result<PathBuf> {
 ///
 /// If Node.js cannot be started or a test fails.
 pub fn test_javascript() -> Result<()> {
-    for folder in folders_with("handler.js")? {
+    for folder in folders_with("handler.js", &HOMES)? {
         process::stream(Command::new("node").arg("--test").current_dir(stage_javascript(&folder)?))?;
     }
     Ok(())
 }
 
-/// The guests' folders that hold a file of this name, in order of name.
-fn folders_with(file: &str) -> Result<Vec<PathBuf>> {
+/// Runs the unit tests of the shop's handlers, each with the usual tool of its language and without a host. To be called
+/// after [`build_all`]. Those of the one in Rust are among the workspace's.
+///
+/// # Errors
+///
+/// If a tool cannot be started or a test fails.
+pub fn test_shop() -> Result<()> {
+    shop::test()
+}
+
+/// The guests' folders in these homes that hold a file of this name, in order of name.
+fn folders_with(file: &str, homes: &[&str]) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
-    for home in HOMES {
+    for home in homes {
         folders.extend(entries(&paths::root().join(home))?.into_iter().filter(|folder| folder.join(file).is_file()));
     }
     folders.sort();
@@ -216,7 +236,7 @@ fn name(folder: &Path) -> String {
 mod tests {
     use std::fs;
 
-    use super::{copy_cases, entries, folders_with, name};
+    use super::{HOMES, copy_cases, entries, folders_with, name};
 
     #[test]
     fn cases_are_copied_and_those_that_are_gone_removed() {
@@ -241,7 +261,7 @@ mod tests {
     #[test]
     fn guests_are_told_apart_by_their_files() {
         let names = |file| {
-            let folders = folders_with(file).expect("the folders can be listed");
+            let folders = folders_with(file, &HOMES).expect("the folders can be listed");
             folders.iter().map(|folder| name(folder)).collect::<Vec<_>>()
         };
         assert!(names("Cargo.toml").contains(&"unruly".to_owned()));

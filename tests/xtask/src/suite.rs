@@ -17,7 +17,7 @@ use crate::{chaos, guests, paths, process, templates, tools};
 /// If a step fails.
 pub fn run(args: &[String]) -> Result<()> {
     type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
-    let steps: [Step; 8] = [
+    let steps: [Step; 9] = [
         ("set up", &tools::setup_all),
         ("build the guests", &|| guests::build_all().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
@@ -26,6 +26,7 @@ pub fn run(args: &[String]) -> Result<()> {
         }),
         ("test the JavaScript guests", &guests::test_javascript),
         ("test the kits and templates", &templates::test),
+        ("test the handlers of the shop", &guests::test_shop),
         ("run the tests", &|| cargo_test(args)),
         ("kill it under load", &|| chaos::run(&chaos::Options::default())),
     ];
