@@ -13,15 +13,28 @@ use crate::{guests, paths, process, tools};
 ///
 /// If a tool is missing or something cannot be built. If the demo starts, this does not return.
 pub fn run() -> Result<()> {
-    tools::setup()?;
+    start(build()?)
+}
+
+/// Runs the demo as a test.
+///
+/// # Errors
+///
+/// If something cannot be built, or the demo finds that something is not as it must be.
+pub fn test() -> Result<()> {
+    process::stream(&mut build()?)
+}
+
+fn build() -> Result<Command> {
+    tools::setup_all()?;
     println!("==> Guests");
-    println!("    {}", guests::build()?.display());
+    println!("    {}", guests::build_all()?.display());
     println!("==> tidemill and the demo (the first time, this takes some minutes)");
     process::build(&["tidemill", "tidemill-demo"])?;
     println!();
     let mut demo = Command::new(paths::target().join("debug/tidemill-demo"));
     demo.env("TIDEMILL_NATS_SERVER", tools::nats_server()?);
-    start(demo)
+    Ok(demo)
 }
 
 #[cfg(unix)]

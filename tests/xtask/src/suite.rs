@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{chaos, guests, paths, process, templates, tools};
+use crate::{chaos, demo, guests, paths, process, templates, tools};
 
 /// Runs every step in order and stops at the first that fails; ends with a list of the steps' times.
 ///
-/// `args` go to `cargo test`. With any, such as a filter, somebody wants to see those tests, and the chaos run is
-/// left out.
+/// `args` go to `cargo test`. With any, such as a filter, somebody wants to see those tests, and the demo and the chaos
+/// run are left out.
 ///
 /// # Errors
 ///
 /// If a step fails.
 pub fn run(args: &[String]) -> Result<()> {
     type Step<'a> = (&'static str, &'a dyn Fn() -> Result<()>);
-    let steps: [Step; 9] = [
+    let steps: [Step; 10] = [
         ("set up", &tools::setup_all),
         ("build the guests", &|| guests::build_all().map(drop)),
         ("check the format", &|| cargo(&["fmt", "--all", "--check"])),
@@ -28,9 +28,10 @@ pub fn run(args: &[String]) -> Result<()> {
         ("test the kits and templates", &templates::test),
         ("test the handlers of the shop", &guests::test_shop),
         ("run the tests", &|| cargo_test(args)),
+        ("run the demo", &demo::test),
         ("kill it under load", &|| chaos::run(&chaos::Options::default())),
     ];
-    let steps = if args.is_empty() { &steps[..] } else { &steps[..steps.len() - 1] };
+    let steps = if args.is_empty() { &steps[..] } else { &steps[..steps.len() - 2] };
     let mut times = Vec::new();
     for (number, &(name, step)) in (1..).zip(steps) {
         println!("\n=== {number}/{} {name}", steps.len());
