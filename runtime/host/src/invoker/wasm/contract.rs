@@ -16,12 +16,15 @@ const WORLD: &str = "plugin";
 const HANDLER: (&str, &str) = ("handler.wit", include_str!("../../../../../wit/handler.wit"));
 
 /// The packages that it names, each after those that it needs itself.
-const DEPENDENCIES: [(&str, &str); 5] = [
+const DEPENDENCIES: [(&str, &str); 8] = [
     ("io.wit", include_str!("../../../../../wit/deps/io.wit")),
     ("clocks.wit", include_str!("../../../../../wit/deps/clocks.wit")),
     ("config.wit", include_str!("../../../../../wit/deps/config.wit")),
     ("logging.wit", include_str!("../../../../../wit/deps/logging.wit")),
     ("random.wit", include_str!("../../../../../wit/deps/random.wit")),
+    ("http.wit", include_str!("../../../../../wit/deps/http.wit")),
+    ("keyvalue.wit", include_str!("../../../../../wit/deps/keyvalue.wit")),
+    ("wasmcloud-messaging.wit", include_str!("../../../../../wit/deps/wasmcloud-messaging.wit")),
 ];
 
 /// Adds the contract's type to a core module.
