@@ -9,8 +9,11 @@ use anyhow::{Context, Result};
 use crate::guests::empty_folder;
 use crate::{paths, process, stamp, tools};
 
+/// A program and its arguments.
+type Line = &'static [&'static str];
+
 /// What runs the unit tests of a template, and those of the kit itself where they are not among the workspace's.
-const TESTS: [(&str, &[&str], Option<&[&str]>); 8] = [
+const TESTS: [(&str, Line, Option<Line>); 8] = [
     ("c", &["make", "test"], Some(&["make", "test"])),
     ("cpp", &["make", "test"], Some(&["make", "test"])),
     ("go", &["go", "test", "./..."], Some(&["go", "test", "./..."])),

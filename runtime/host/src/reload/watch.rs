@@ -289,7 +289,11 @@ mod tests {
             }
         })
         .expect("a watcher");
-        let places = Places { files: [file("tidemill.toml")].into(), folders: [folder.path().to_owned()].into() };
+        let places = Places {
+            files: [file("tidemill.toml")].into(),
+            folders: [folder.path().to_owned()].into(),
+            sources: BTreeSet::new(),
+        };
         follow(&mut watcher, &mut BTreeMap::new(), &places);
         for _ in 0..3 {
             assert_eq!(snapshot(&places).await.len(), 1);

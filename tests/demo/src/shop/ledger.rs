@@ -13,13 +13,15 @@ use crate::ledger::{messages, unsettled};
 
 /// The stream in `plugins/shop/tidemill.toml`.
 const STREAM: &str = "SHOP";
+/// The stream that `dev` makes for what `audit` publishes.
+const RECORDS: &str = "AUDIT";
 /// The bucket that `analytics` writes to.
 pub(super) const BUCKET: &str = "shop_analytics";
 
 /// An event in the stream.
 #[derive(Debug, Clone)]
 pub(super) struct Fact {
-    /// Where in the stream it is.
+    /// Where in its stream it is.
     pub(super) sequence: u64,
     /// Its subject.
     pub(super) subject: String,
@@ -46,7 +48,8 @@ pub(super) struct Ledger {
 
 /// Reads it all.
 pub(super) async fn read(context: &jetstream::Context) -> Result<Ledger> {
-    let stored = messages(context, STREAM, ">").await?;
+    let mut stored = messages(context, STREAM, ">").await?;
+    stored.extend(messages(context, RECORDS, ">").await?);
     let dead_letters = messages(context, &dead_letter_stream("tidemill"), ">").await?.len();
     let facts = (1..).zip(&stored).map(|(sequence, message)| fact(sequence, message)).collect();
     Ok(Ledger { facts, entries: entries(context).await?, dead_letters, unsettled: unsettled(context).await? })
