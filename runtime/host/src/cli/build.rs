@@ -53,8 +53,10 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let folder = &arguments.folder;
     let project = Project::find(folder).ok_or_else(|| BuildError::NoProject { folder: folder.clone() })?;
     let manifest = manifest_for(global, folder)?;
-    let to = arguments.to.clone().unwrap_or_else(|| place(&project, manifest.as_ref()));
-    let handler = match manifest.as_ref().and_then(|file| handler_of(file, &to)) {
+    let usual = place(&project, manifest.as_ref());
+    let to = arguments.to.clone().unwrap_or_else(|| usual.clone());
+    let named = |file| handler_of(file, &to).or_else(|| handler_of(file, &usual));
+    let handler = match manifest.as_ref().and_then(named) {
         Some(handler) => handler.clone(),
         None => usual_handler()?,
     };
