@@ -40,7 +40,7 @@ impl Event {
     ///
     /// A rejection that says where and why the payload does not fit `T`: it never will.
     pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.payload).map_err(rejected)
+        serde_json::from_slice(&self.payload).map_err(|error| rejected(&error))
     }
 
     /// Reads the payload as UTF-8 text.
@@ -66,7 +66,7 @@ impl Event {
 }
 
 /// What is told of a payload that cannot be read.
-fn rejected(error: serde_json::Error) -> Failure {
+fn rejected(error: &serde_json::Error) -> Failure {
     let wrong = if error.is_data() { "as expected" } else { "JSON" };
     Failure::reject(format!("the payload is not {wrong}: {error}"))
 }

@@ -10,6 +10,7 @@ use tidemill_sdk::{Event, Failure, Output, Result, handler, log};
 
 /// What is read of an order that was accepted.
 #[derive(Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the names are those of the event")]
 struct Order {
     order_id: String,
     customer: Value,

@@ -35,7 +35,7 @@ pub enum CreateError {
 /// If the folder is not empty, or something cannot be written. What was written until then stays.
 pub fn create(kit: &Kit, name: &Name, folder: &Path) -> Result<Vec<String>, CreateError> {
     let unwritable = |path: &Path, source| CreateError::Unwritable { path: path.to_owned(), source };
-    match fs::read_dir(folder).map(|entries| entries.count()) {
+    match fs::read_dir(folder).map(Iterator::count) {
         Ok(1..) => return Err(CreateError::NotEmpty { path: folder.to_owned() }),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(folder, error)),
         _ => {}

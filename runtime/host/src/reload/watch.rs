@@ -161,7 +161,7 @@ fn follow(watcher: &mut RecommendedWatcher, known: &mut BTreeMap<PathBuf, Stamp>
             if is_folder {
                 folders.insert(path.to_owned());
             }
-        })
+        });
     });
     for folder in folders {
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };

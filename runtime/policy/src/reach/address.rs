@@ -7,7 +7,7 @@ use super::origin::Host;
 
 /// The networks of IPv4 that are not public: first address and length of the prefix (IANA, special-purpose registry).
 const NOT_PUBLIC_V4: &[(Ipv4Addr, u32)] = &[
-    (Ipv4Addr::new(0, 0, 0, 0), 8),       // this network, unspecified
+    (Ipv4Addr::UNSPECIFIED, 8),           // this network, unspecified
     (Ipv4Addr::new(10, 0, 0, 0), 8),      // private
     (Ipv4Addr::new(100, 64, 0, 0), 10),   // shared by a carrier (CGNAT)
     (Ipv4Addr::new(127, 0, 0, 0), 8),     // loopback
@@ -23,7 +23,7 @@ const NOT_PUBLIC_V4: &[(Ipv4Addr, u32)] = &[
     (Ipv4Addr::new(224, 0, 0, 0), 3),     // multicast, reserved, broadcast
 ];
 
-/// The networks of IPv6 within 2000::/3, all that is public, that are not.
+/// The networks of IPv6 within `2000::/3`, all that is public, that are not.
 const NOT_PUBLIC_V6: &[(Ipv6Addr, u32)] = &[
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23), // protocol assignments, Teredo
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32), // documentation

@@ -139,7 +139,7 @@ fn change(old: &Handler, new: &Handler) -> Change {
 fn is_per_event(key: &str, old: &Handler, new: &Handler) -> bool {
     match key {
         "component" | "config" | "secrets" | "isolation" | "schema" | "schema_versions" | "schema_by"
-        | "schema_out" | "max_age" | "reload" => true,
+        | "schema_out" | "max_age" | "reload" | "http" | "keyvalue" => true,
         "limits" => {
             // The right to try an event, while the breaker is half open, is as long as the timeout lets it be run.
             let is_claimed = old.circuit_breaker.is_some() || new.circuit_breaker.is_some();
@@ -148,7 +148,6 @@ fn is_per_event(key: &str, old: &Handler, new: &Handler) -> bool {
         }
         "retry" => server_knows(old) == server_knows(new),
         "dead_letter" => old.dead_letter.subject == new.dead_letter.subject && server_knows(old) == server_knows(new),
-        "http" | "keyvalue" => true,
         "outputs" | "allow" => stored_together(old) == stored_together(new),
         _ => false,
     }

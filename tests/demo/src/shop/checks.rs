@@ -32,12 +32,14 @@ pub(super) struct Stopped {
     pub(super) caught_up: (u64, u64),
 }
 
-fn by_order<'a>(ledger: &'a Ledger) -> BTreeMap<&'a str, Vec<&'a str>> {
+fn by_order(ledger: &Ledger) -> BTreeMap<&str, Vec<&str>> {
     let mut all = BTreeMap::<&str, Vec<&str>>::new();
     for fact in ledger.facts.iter().filter(|fact| fact.subject != "audit.recorded" && fact.cause.is_some()) {
         all.entry(&fact.correlation).or_default().push(&fact.subject);
     }
-    all.values_mut().for_each(|facts| facts.sort_unstable());
+    for facts in all.values_mut() {
+        facts.sort_unstable();
+    }
     all
 }
 

@@ -69,9 +69,9 @@ pub(crate) async fn run(folder: &Path, theme: Theme) -> Result<bool> {
 
     manifest.whole()?;
     let all = orders::events(&orders, true);
-    let waited = all[STOPPED] - status.of(STOPPED).handled;
+    let rest = all[STOPPED] - status.of(STOPPED).handled;
     let mut wanted = all.clone();
-    wanted.insert(STOPPED, waited);
+    wanted.insert(STOPPED, rest);
     shop.wait_until("inventory is started again", |status| is_there(status, true)).await?;
     let last = shop.wait_for("all orders", &wanted).await?;
     shop.say(&format!("{STOPPED} is back, and has caught up"))?;
@@ -79,7 +79,7 @@ pub(crate) async fn run(folder: &Path, theme: Theme) -> Result<bool> {
 
     let ledger = ledger::read(&context).await.context("cannot read what came out")?;
     server.stop().await;
-    let caught_up = (last.of(STOPPED).handled, waited);
+    let caught_up = (last.of(STOPPED).handled, rest);
     let stopped = checks::Stopped { orders: second.len(), others, caught_up };
     let retries = last.handlers.values().map(|handler| handler.retried).sum();
     show(&ledger, &checks::all(&orders, &ledger, stopped, retries), theme)

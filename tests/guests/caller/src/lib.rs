@@ -26,12 +26,13 @@ use tidemill_sdk::{Event, Failure, Output, Result, config, handler, http, log};
 /// # Errors
 ///
 /// Where a request fails, and a rejection of an unknown command.
+#[allow(clippy::needless_pass_by_value, reason = "it is how handlers are called")]
 pub fn handle(event: Event) -> Result {
     let text = event.text()?.to_owned();
     let (command, argument) = text.split_once(' ').unwrap_or((&text, ""));
     match command {
-        "get" | "post" | "put" | "head" | "connect" => respond(&send(command, argument)?),
-        "follow" => respond(&follow(argument)?),
+        "get" | "post" | "put" | "head" | "connect" => Ok(respond(&send(command, argument)?)),
+        "follow" => Ok(respond(&follow(argument)?)),
         "many" => many::begin(argument),
         "leak" => many::leak(argument),
         "keys" | "read" | "write" | "delete" | "add" => keys::act(command, argument),
@@ -58,9 +59,9 @@ fn follow(url: &str) -> Result<http::Response> {
     }
 }
 
-fn respond(response: &http::Response) -> Result {
+fn respond(response: &http::Response) -> Vec<Output> {
     let text = format!("{} {}", response.status, String::from_utf8_lossy(&response.body));
-    Ok(vec![Output::new("out.response", text)])
+    vec![Output::new("out.response", text)]
 }
 
 handler!(handle);

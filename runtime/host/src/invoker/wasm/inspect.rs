@@ -72,14 +72,14 @@ pub(super) fn describe(file: &[u8], component: &ComponentBytes<'_>) -> Inspectio
         kind: component.kind,
         size_bytes: file.len() as u64,
         digest: digest(file),
-        imports: imports.map(import).collect(),
+        imports: imports.map(|name| import(name)).collect(),
         handler: offer::handler(&exports).cloned(),
         exports,
     }
 }
 
-fn import(name: &String) -> Import {
-    Import { name: name.clone(), offered: offer::offers(name), grant: offer::grant_for(name) }
+fn import(name: &str) -> Import {
+    Import { name: name.to_owned(), offered: offer::offers(name), grant: offer::grant_for(name) }
 }
 
 /// What a component is named by: SHA-256 in hexadecimal.

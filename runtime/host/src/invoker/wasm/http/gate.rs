@@ -47,17 +47,17 @@ impl Gate {
     /// Lets a request pass after the time that is returned, which is no more than `patience`; as a try where there is a name.
     fn enter(&self, patience: Duration, now_ms: u64) -> Result<(Duration, Option<String>), String> {
         let mut state = self.lock();
-        let now_ns = now_ms.saturating_mul(1_000_000);
+        let nanos = now_ms.saturating_mul(1_000_000);
         let mut wait = Duration::ZERO;
         if let Some(limit) = &self.policy.rate_limit {
-            wait = Duration::from_nanos(rate::earliest(limit, &state.meter, now_ns) - now_ns);
+            wait = Duration::from_nanos(rate::earliest(limit, &state.meter, nanos) - nanos);
             if wait > patience {
                 return Err(format!("its turn under `http.rate_limit` ({limit}) would come too late"));
             }
         }
         let probe = if self.policy.circuit_breaker.is_some() { self.pass(&mut state, now_ms)? } else { None };
         if let Some(limit) = &self.policy.rate_limit {
-            rate::reserve(limit, &mut state.meter, now_ns);
+            rate::reserve(limit, &mut state.meter, nanos);
         }
         Ok((wait, probe))
     }

@@ -45,8 +45,8 @@ impl Client {
     pub(super) fn new(handler: &Handler) -> Client {
         let (grants, policy) = (handler.allow.http.clone(), handler.http);
         let is_gated = policy.rate_limit.is_some() || policy.circuit_breaker.is_some();
-        let gated = if is_gated { origins(&grants) } else { Vec::new() };
-        let gates = gated.into_iter().map(|origin| (origin, Gate::new(policy))).collect();
+        let origins = if is_gated { origins(&grants) } else { Vec::new() };
+        let gates = origins.into_iter().map(|origin| (origin, Gate::new(policy))).collect();
         Client { grants, policy, gates }
     }
 }
