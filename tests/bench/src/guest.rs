@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use serde::Serialize;
 use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::{Engine, EngineOptions, WasmHandler};
@@ -38,25 +39,39 @@ pub(crate) async fn calls(rounds: u32, count: u32) -> Result<Vec<Call>> {
 }
 
 async fn cost(engine: &Engine, name: &str, work: Work, isolation: &str, rounds: u32, count: u32) -> Result<Spread> {
-    let text = format!("[handler.h]\nsubject = 'in.a'\nisolation = '{isolation}'\nallow = {{ publish = ['out.>'] }}\n");
-    let source = manifest::Source { path: "tidemill.toml", text: &text };
-    let parsed = manifest::parse(source, &[], &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-    let handler = parsed.manifest.handlers.get("h").context("the handler is there")?;
-    let handler = WasmHandler::from_bytes(engine, &guest(name)?, handler, BTreeMap::new())?;
-    let event = Arc::new(event(work));
+    let handler = handler(engine, &guest(name)?, isolation)?;
+    let event = Arc::new(event(work.payload(1, 256, 0).into()));
     let mut all = Vec::new();
     for _ in 0..rounds {
         let since = Instant::now();
         for _ in 0..count {
-            let report = handler.invoke(Arc::clone(&event)).await;
-            let Outcome::Completed(_) = report.outcome else { bail!("the guest fails: {:?}", report.outcome) };
+            complete(&handler, &event).await?;
         }
         all.push(since.elapsed().as_secs_f64() * 1e6 / f64::from(count));
     }
     Ok(Spread::of(all))
 }
 
-fn event(work: Work) -> Event {
+/// A handler with the usual limits.
+pub(crate) fn handler(engine: &Engine, component: &[u8], isolation: &str) -> Result<WasmHandler> {
+    let text = format!("[handler.h]\nsubject = 'in.a'\nisolation = '{isolation}'\nallow = {{ publish = ['out.>'] }}\n");
+    let source = manifest::Source { path: "tidemill.toml", text: &text };
+    let parsed = manifest::parse(source, &[], &|_| None).map_err(|problems| anyhow::anyhow!("{problems}"))?;
+    let handler = parsed.manifest.handlers.get("h").context("the handler is there")?;
+    Ok(WasmHandler::from_bytes(engine, component, handler, BTreeMap::new())?)
+}
+
+/// Makes a call that must succeed, and returns the memory that the instance has, in bytes.
+pub(crate) async fn complete(handler: &WasmHandler, event: &Arc<Event>) -> Result<u64> {
+    let report = handler.invoke(Arc::clone(event)).await;
+    match report.outcome {
+        Outcome::Completed(_) => Ok(report.usage.memory_peak_bytes),
+        outcome => bail!("the guest fails: {outcome:?}"),
+    }
+}
+
+/// An event with this payload.
+pub(crate) fn event(payload: Bytes) -> Event {
     Event {
         id: "bench".to_owned(),
         subject: "in.a".to_owned(),
@@ -70,6 +85,6 @@ fn event(work: Work) -> Event {
         attempt: Attempt::FIRST,
         max_attempts: 5,
         headers: Vec::new(),
-        payload: work.payload(1, 256, 0).into(),
+        payload,
     }
 }

@@ -7,6 +7,7 @@ mod baseline;
 mod chart;
 mod footprint;
 mod guest;
+mod languages;
 mod load;
 mod measure;
 mod neighbours;

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::footprint::{self, Held, Start};
 use crate::guest::{self, Call};
+use crate::languages::{self, Language};
 use crate::neighbours::{self, Fairness};
 use crate::rows::{self, Alone, Outcome};
 use crate::swaps::{self, Swaps};
@@ -44,6 +45,8 @@ pub(crate) enum Part {
     Latency,
     /// The cost of a guest's call
     Guests,
+    /// The same handler in each language, those built by cargo xtask guests --all
+    Languages,
     /// A good handler beside bad ones
     Fairness,
     /// A handler whose component is replaced all the time
@@ -64,6 +67,7 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Outcome>,
     pub(crate) latency: Option<Alone>,
     pub(crate) guests: Vec<Call>,
+    pub(crate) languages: Vec<Language>,
     pub(crate) fairness: Option<Fairness>,
     pub(crate) swaps: Option<Swaps>,
     pub(crate) start: Vec<Start>,
@@ -82,6 +86,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     if wants(Part::Guests) {
         progress("the cost of guests");
         report.guests = guest::calls(rounds, 20_000).await?;
+    }
+    if wants(Part::Languages) {
+        progress("the cost of languages");
+        report.languages = languages::measure(rounds).await?;
     }
     if wants(Part::Rows) {
         let is_wanted = |name: &str| options.row.as_deref().is_none_or(|part| name.contains(part));

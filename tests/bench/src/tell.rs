@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::footprint::{Held, Start};
 use crate::guest::Call;
+use crate::languages::Language;
 use crate::neighbours::Fairness;
 use crate::report::Report;
 use crate::rows::{Alone, Outcome};
@@ -16,6 +17,7 @@ pub(crate) fn text(report: &Report) -> String {
     let mut text = format!("{}; medians of {} rounds (least to most)\n", report.machine, report.rounds);
     rows(&mut text, &report.rows);
     guests(&mut text, &report.guests);
+    languages(&mut text, &report.languages);
     if let Some(alone) = &report.latency {
         latency(&mut text, alone);
     }
@@ -79,6 +81,29 @@ fn guests(text: &mut String, calls: &[Call]) {
     for call in calls {
         let (reused, fresh) = (around(call.reused_us, 1), around(call.fresh_us, 1));
         line(text, format_args!("{:23} {reused:>18} {fresh:>24}", call.guest));
+    }
+}
+
+fn languages(text: &mut String, all: &[Language]) {
+    if !all.is_empty() {
+        let titles = ["component KiB", "compile ms", "first call us", "reused us", "fresh us", "memory KiB"];
+        line(text, format_args!("\nlanguage {}", titles.map(|title| format!("{title:>15}")).concat()));
+    }
+    for one in all {
+        let Language { component_bytes, compile_ms, first_us, reused_us, fresh_us, memory_bytes, .. } = one;
+        line(
+            text,
+            format_args!(
+                "{:9}{:>15}{:>15.0}{:>15.0}{:>15.1}{:>15.0}{:>15}",
+                one.name,
+                component_bytes / 1024,
+                compile_ms.median,
+                first_us.median,
+                reused_us.median,
+                fresh_us.median,
+                memory_bytes / 1024
+            ),
+        );
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{guests, paths, process, tools};
 /// If a tool is missing, something cannot be built, or a measurement fails.
 pub fn run(args: &[OsString]) -> Result<()> {
     let server = tools::nats_server()?;
-    guests::build()?;
+    guests::build_all()?;
     process::build_release(&["tidemill", "tidemill-bench"])?;
     let mut bench = Command::new(paths::target().join("release/tidemill-bench"));
     bench.arg("run").arg("--out").arg(paths::target().join("bench")).args(args).env("TIDEMILL_NATS_SERVER", server);
