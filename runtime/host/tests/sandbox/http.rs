@@ -265,14 +265,19 @@ async fn a_rehearsal_reaches_nothing() {
     assert_eq!(server.seen().connections, 0);
 }
 
-#[tokio::test]
-async fn secrets_are_kept_out_of_errors() {
+/// A guest with a secret, which it tells when it is asked to.
+pub(crate) fn indiscreet() -> WasmHandler {
     let mut entry = entry();
     entry.allow.http = vec![HttpGrant::parse("http://localhost").unwrap()];
     entry.allow.keyvalue = vec![KeyGrant::parse("unused").unwrap()];
     entry.secrets.insert("api_key".into(), SecretRef::Env("API_KEY".into()));
     let settings = BTreeMap::from([("api_key".to_owned(), "sk-live-0123456789".to_owned())]);
-    let handler = WasmHandler::load(&ENGINE, &guest("caller"), &entry, settings).unwrap();
+    WasmHandler::load(&ENGINE, &guest("caller"), &entry, settings).unwrap()
+}
+
+#[tokio::test]
+async fn secrets_are_kept_out_of_errors() {
+    let handler = indiscreet();
     let report = run(&handler, "secret api_key").await;
     assert_eq!(rejected(&report), ("bad key [secret api_key]", "sent [secret api_key] and more"));
     let report = run(&handler, "get http://sk-live-0123456789.example/sk-live-0123456789").await;

@@ -148,3 +148,10 @@ async fn the_tail_is_kept_also_after_a_flood() {
     assert_eq!(tail[0], "  last");
     assert!(tail[1..].iter().all(|line| *line == "  noise"), "{tail:?}");
 }
+
+#[tokio::test]
+async fn secrets_are_kept_out_of_log_lines() {
+    let lines = logged(&crate::http::indiscreet(), "secret api_key").await;
+    let messages: Vec<_> = lines.iter().map(|(_, fields)| fields["message"].as_str()).collect();
+    assert_eq!(messages, ["the key is [secret api_key]"]);
+}
