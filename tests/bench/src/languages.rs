@@ -37,23 +37,23 @@ pub(crate) struct Language {
 
 /// Measures all of them.
 pub(crate) async fn measure(rounds: u32) -> Result<Vec<Language>> {
+    // Without a cache, so that each is compiled each time.
+    let engine = Engine::new(&EngineOptions::default())?;
     let mut all = Vec::new();
     for language in LANGUAGES {
-        all.push(one(language, rounds).await?);
+        all.push(one(&engine, language, rounds).await?);
     }
     Ok(all)
 }
 
-async fn one(language: &'static str, rounds: u32) -> Result<Language> {
+async fn one(engine: &Engine, language: &'static str, rounds: u32) -> Result<Language> {
     let component = subject::guest(&format!("cases-{language}"))?;
     let payload = format!(r#"{{"do": "echo", "text": "{}"}}"#, "x".repeat(220));
     let event = Arc::new(guest::event(payload.into()));
     let (mut compile, mut first, mut reused, mut fresh, mut memory_bytes) = (vec![], vec![], vec![], vec![], 0);
     for _ in 0..rounds {
-        // Without a cache, so that it is compiled each time.
-        let engine = Engine::new(&EngineOptions::default())?;
         let since = Instant::now();
-        let handler = guest::handler(&engine, &component, "handler")?;
+        let handler = guest::handler(engine, &component, "handler")?;
         compile.push(since.elapsed().as_secs_f64() * 1e3);
         let since = Instant::now();
         complete(&handler, &event).await?;
@@ -63,7 +63,7 @@ async fn one(language: &'static str, rounds: u32) -> Result<Language> {
             memory_bytes = complete(&handler, &event).await?;
         }
         reused.push(since.elapsed().as_secs_f64() * 1e6 / f64::from(CALLS));
-        let handler = guest::handler(&engine, &component, "event")?;
+        let handler = guest::handler(engine, &component, "event")?;
         let since = Instant::now();
         for _ in 0..FRESH_CALLS {
             complete(&handler, &event).await?;
