@@ -27,7 +27,7 @@ const TESTS: [(&str, Line, Option<Line>); 8] = [
 /// The name of the projects: two words, since those that are joined by `-` have to be spelt differently here and there.
 const NAME: &str = "order-total";
 
-/// Tests the kit and the template of every language for which there is one and of which something has changed.
+/// Tests the kit and the template of every language of which something has changed.
 ///
 /// # Errors
 ///
@@ -36,9 +36,6 @@ pub fn test() -> Result<()> {
     process::build(&["tidemill"])?;
     for (language, template_test, kit_test) in TESTS {
         let kit = paths::root().join("sdk").join(language);
-        if !kit.join("template").is_dir() {
-            continue;
-        }
         let key = key(language, &kit)?;
         let step = format!("template-{language}");
         if stamp::is_fresh(&step, &key) {
@@ -74,6 +71,17 @@ fn key(language: &str, kit: &Path) -> Result<String> {
 
 fn tidemill(args: &[&str], folder: &Path) -> Result<()> {
     process::stream(tools::tidemill()?.args(args).current_dir(folder))
+}
+
+/// Runs the unit tests of a project in a language, as its template has them.
+///
+/// # Errors
+///
+/// If there is no such language, its tool cannot be started or a test fails.
+pub(crate) fn test_project(language: &str, project: &Path) -> Result<()> {
+    let found = TESTS.iter().find(|(known, ..)| *known == language);
+    let (_, command, _) = found.with_context(|| format!("no tests are known for {language}"))?;
+    run(command, project)
 }
 
 /// Runs the tests of a language natively.

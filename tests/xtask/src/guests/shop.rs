@@ -2,31 +2,16 @@
 //! Rust guest.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::Result;
 
 use super::project::Source;
 use super::{entries, name};
-use crate::{paths, process, tools};
+use crate::{paths, templates};
 
-/// How the handlers in one language are told, and tested.
-struct Language {
-    /// As `tidemill new` calls it.
-    name: &'static str,
-    /// The file that holds the handler.
-    handler: &'static str,
-    /// The command that runs the unit tests beside it.
-    test: &'static [&'static str],
-}
-
-const LANGUAGES: [Language; 5] = [
-    Language { name: "python", handler: "handler.py", test: &["python3", "-m", "unittest"] },
-    Language { name: "go", handler: "handler.go", test: &["go", "test", "./..."] },
-    Language { name: "ts", handler: "handler.ts", test: &["npm", "test", "--silent"] },
-    Language { name: "js", handler: "handler.js", test: &["npm", "test", "--silent"] },
-    Language { name: "c", handler: "handler.c", test: &["make", "test"] },
-];
+/// The file that holds the handler, and its language as `tidemill new` calls it.
+const LANGUAGES: [(&str, &str); 5] =
+    [("handler.py", "python"), ("handler.go", "go"), ("handler.ts", "ts"), ("handler.js", "js"), ("handler.c", "c")];
 
 /// Finds the handlers' files.
 ///
@@ -34,7 +19,17 @@ const LANGUAGES: [Language; 5] = [
 ///
 /// If the folder of the shop cannot be listed.
 pub(super) fn sources() -> Result<Vec<Source>> {
-    Ok(handlers()?.into_iter().map(|(source, _)| source).collect())
+    let folders = entries(&paths::root().join("plugins/shop"))?;
+    let language_of = |folder: &Path| LANGUAGES.iter().find(|(file, _)| folder.join(file).is_file());
+    let mut sources: Vec<_> = folders
+        .into_iter()
+        .filter_map(|folder| {
+            let (_, language) = language_of(&folder)?;
+            Some(Source { folder, language: (*language).to_owned() })
+        })
+        .collect();
+    sources.sort_by(|one, other| one.folder.cmp(&other.folder));
+    Ok(sources)
 }
 
 /// Runs the unit tests of each, in the project that it was built in.
@@ -43,28 +38,11 @@ pub(super) fn sources() -> Result<Vec<Source>> {
 ///
 /// If a tool cannot be started or a test fails.
 pub(super) fn test() -> Result<()> {
-    for (source, language) in handlers()? {
+    for source in sources()? {
         println!("    testing {}", name(&source.folder));
-        let mut test = Command::new(language.test[0]);
-        test.args(&language.test[1..]).current_dir(source.project());
-        test.env("PATH", tools::path_of_all()?).env("XDG_CACHE_HOME", paths::cache());
-        process::stream(&mut test)?;
+        templates::test_project(&source.language, &source.project())?;
     }
     Ok(())
-}
-
-fn handlers() -> Result<Vec<(Source, &'static Language)>> {
-    let folders = entries(&paths::root().join("plugins/shop"))?;
-    let language_of = |folder: &Path| LANGUAGES.iter().find(|language| folder.join(language.handler).is_file());
-    let mut handlers: Vec<_> = folders
-        .into_iter()
-        .filter_map(|folder| {
-            let language = language_of(&folder)?;
-            Some((Source { folder, language: language.name.to_owned() }, language))
-        })
-        .collect();
-    handlers.sort_by(|(one, _), (other, _)| one.folder.cmp(&other.folder));
-    Ok(handlers)
 }
 
 #[cfg(test)]
