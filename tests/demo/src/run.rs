@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
 use tidemill::broker::nats::server::{Server, executable};
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::checks::{self, Check};
 use crate::events::{self, Event};
@@ -23,8 +22,6 @@ use crate::view::{self, Scene, Theme, View};
 const READY_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long it may take from the first event to the last settlement.
 const SETTLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// How often the status is asked for.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The name of the log within the folder of a run.
 pub(crate) const LOG: &str = "tidemill.log";
@@ -100,7 +97,7 @@ impl Screen {
 
 async fn wait_until_ready(host: &mut Host, expected: &Expected, screen: &mut Screen) -> Result<()> {
     let start = Instant::now();
-    let mut ticks = ticks();
+    let mut ticks = status::ticks();
     while !status::is_ready(host.port).await {
         host.check_alive()?;
         if start.elapsed() > READY_TIMEOUT {
@@ -124,7 +121,7 @@ async fn publish_and_watch(
     let mut watch = Watch { start: Instant::now(), times: Times::default() };
     let mut publishing = std::pin::pin!(feed::publish(context, events, &confirmed));
     let mut all_published = false;
-    let mut ticks = ticks();
+    let mut ticks = status::ticks();
     loop {
         tokio::select! {
             published = &mut publishing, if !all_published => {
@@ -163,10 +160,4 @@ impl Watch {
         self.times.settled = elapsed;
         status.missing(expected).is_empty()
     }
-}
-
-fn ticks() -> tokio::time::Interval {
-    let mut ticks = interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }

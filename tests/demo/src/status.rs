@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::expect::Expected;
 
@@ -76,6 +76,16 @@ impl Status {
         }
         lines
     }
+}
+
+/// How often it is asked.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// When to ask again.
+pub(crate) fn ticks() -> Interval {
+    let mut ticks = interval(POLL_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Asks the instance on `port` how far it is.

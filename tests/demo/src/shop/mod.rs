@@ -16,7 +16,6 @@ use async_nats::jetstream::kv;
 use async_nats::jetstream::message::PublishMessage;
 use ratatui::text::Line;
 use tidemill::broker::nats::server::{Server, executable};
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::checks::Check;
 use crate::host::Host;
@@ -30,8 +29,6 @@ use orders::{Order, TRACED};
 const READY_TIMEOUT: Duration = Duration::from_mins(3);
 /// How long any step may take.
 const STEP_TIMEOUT: Duration = Duration::from_mins(1);
-/// How often the status is asked for.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The handler that is stopped.
 const STOPPED: &str = "inventory";
 
@@ -163,7 +160,7 @@ impl Shop {
     async fn wait_until_ready(&mut self) -> Result<()> {
         self.say("tidemill loads the handlers; the first time, it compiles them")?;
         let start = Instant::now();
-        let mut ticks = ticks();
+        let mut ticks = status::ticks();
         while !status::is_ready(self.host.port).await {
             self.host.check_alive()?;
             if start.elapsed() > READY_TIMEOUT {
@@ -187,7 +184,7 @@ impl Shop {
 
     async fn wait_until(&mut self, what: &str, is_so: impl Fn(&Status) -> bool) -> Result<Status> {
         let start = Instant::now();
-        let mut ticks = ticks();
+        let mut ticks = status::ticks();
         loop {
             ticks.tick().await;
             self.host.check_alive()?;
@@ -202,10 +199,4 @@ impl Shop {
             }
         }
     }
-}
-
-fn ticks() -> tokio::time::Interval {
-    let mut ticks = interval(POLL_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }
