@@ -9,6 +9,12 @@ use clap::Parser;
 
 use cli::{Cli, Failure};
 
+/// Many small blocks are taken on one thread and given back on another for each event, with which it is far quicker than
+/// glibc's: a sixth of the CPU time of an event.
+#[cfg(unix)]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = cli.global.out();
