@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tidemill_policy::arrival::{Message, Position};
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::acknowledgements;
@@ -45,6 +45,10 @@ const FIRST_PULL_EXPIRES: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(11);
 /// The same of the first pull request.
 const FIRST_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked for such a silence.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many messages that have arrived are taken in before anything else is looked at.
+const TAKEN_AT_ONCE: usize = 64;
 /// How long the server may take to say that it denies an acknowledgement, after it has answered a later request.
 const DENIAL_DELAY_MAX: Duration = Duration::from_millis(250);
 /// How long to wait for what the server has sent before pulling was interrupted.
@@ -103,8 +107,8 @@ pub async fn run(
     settled: CancellationToken,
     hand_over: impl Fn(Delivery<Lease>),
 ) {
-    let leases = Arc::new(Leases::new(spec.ack_wait));
-    tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), spec.is_ordered, settled));
+    let leases = Arc::new(Leases::new(spec.ack_wait, spec.is_ordered));
+    tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), settled));
     let trouble = format!("consumer {}", spec.name);
     let hand_over = &hand_over;
     let credit = Arc::new(Semaphore::new(spec.credit as usize));
@@ -273,13 +277,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let mut denied = pin!(self.until_denied(inbox, Instant::now()));
         let refill = (self.spec.credit / 4).max(1);
         let mut heard = Instant::now();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Whether an answer has shown that pulling works; the first request is a small one that has one soon.
         let (mut asked, mut works) = (false, false);
         // While there is room, and no bytes are left.
         let mut claim: Option<Claim> = None;
         loop {
             let wanted = if open.places() == 0 { 1 } else { refill };
-            let silence_max = if works { SILENCE_MAX } else { FIRST_SILENCE_MAX };
             let (places, bytes, bytes_max) = tokio::select! {
                 message = messages.next() => {
                     heard = Instant::now();
@@ -287,14 +292,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                         link.lose();
                         return usual("the client ended");
                     };
-                    match message.status {
-                        None => {
-                            let room = open.arrived(message.length as u64);
-                            self.receive(message, room);
-                        }
-                        Some(status) => if let Err(why) = self.answer(status, &message, open) {
-                            return if works { Interruption::Usual(why) } else { Interruption::Trouble(why) };
-                        }
+                    let at_once = if works { TAKEN_AT_ONCE } else { 1 };
+                    if let Err(why) = self.take_in(message, messages, open, at_once) {
+                        return if works { Interruption::Usual(why) } else { Interruption::Trouble(why) };
                     }
                     if !works {
                         works = true;
@@ -329,10 +329,16 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                     }
                     (places, bytes.unwrap_or_else(|| self.purse.nothing()), bytes_max)
                 }
-                () = sleep_until(heard + silence_max), if open.places() > 0 => {
-                    return silent(works);
+                _ = looks.tick() => {
+                    let silence_max = if works { SILENCE_MAX } else { FIRST_SILENCE_MAX };
+                    if open.places() > 0 && heard.elapsed() >= silence_max {
+                        return silent(works);
+                    }
+                    if open.overdue().is_some_and(|until| until <= Instant::now()) {
+                        return usual("the server does not say that a pull request has ended");
+                    }
+                    continue;
                 }
-                () = until(open.overdue()) => return usual("the server does not say that a pull request has ended"),
                 _ = reconnects.changed() => return usual("the connection was made anew"),
                 end = &mut denied => return end,
                 () = self.stop.cancelled() => return usual("the process stops"),
@@ -393,6 +399,29 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let request = self.nats.client.publish_with_reply(self.next_subject(), reply, body.to_string().into());
         request.await.map_err(|error| error.to_string())?;
         open.add(Request { places, bytes, bytes_max, until: Instant::now() + expires + SILENCE_MAX });
+        Ok(())
+    }
+
+    /// Takes in a message, and of those that have arrived behind it so many that they are `at_once`.
+    fn take_in(
+        &self,
+        first: NatsMessage,
+        messages: &mut Subscriber,
+        open: &mut Open,
+        at_once: usize,
+    ) -> Result<(), String> {
+        let (mut next, mut taken) = (Some(first), 0);
+        while let Some(message) = next {
+            match message.status {
+                None => {
+                    let room = open.arrived(message.length as u64);
+                    self.receive(message, room);
+                }
+                Some(status) => self.answer(status, &message, open)?,
+            }
+            taken += 1;
+            next = if taken < at_once { messages.next().now_or_never().flatten() } else { None };
+        }
         Ok(())
     }
 
@@ -579,13 +608,6 @@ async fn granted(claim: &mut Option<Claim>, turns: Option<&Turns>) -> Option<Res
             Err(_) if turns.is_held() => return None,
             Err(_) => {}
         }
-    }
-}
-
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,8 @@ const PROLONGED_AT_ONCE: usize = 64;
 pub struct Leases {
     /// After how long without a sign of life the server takes a delivery back.
     ack_wait: Duration,
+    /// Whether the order of events depends on nobody else having them: then the server is to confirm each prolongation.
+    is_ordered: bool,
     held: Mutex<HashMap<u64, Held>>,
     /// How often the stream was made anew.
     generation: AtomicU64,
@@ -39,9 +42,11 @@ pub struct Leases {
 struct Held {
     reply: Subject,
     since: Instant,
-    /// When we last told the server that we have it, as far as it has confirmed that.
-    prolonged: Arc<Mutex<Instant>>,
+    prolonged: Option<Prolonged>,
 }
+
+/// When we last told the server that we have a delivery, as far as it has confirmed that.
+type Prolonged = Arc<Mutex<Instant>>;
 
 /// The right to work on one delivery; ends when it is dropped.
 #[derive(Debug)]
@@ -50,11 +55,16 @@ pub struct Lease {
     generation: u64,
     sequence: u64,
     reply: Subject,
-    ack_wait: Duration,
-    prolonged: Arc<Mutex<Instant>>,
-    end: CancellationToken,
+    watch: Option<Watch>,
     /// Shares of what the consumer may have in flight; given back with the lease.
     room: Room,
+}
+
+/// By what it is known whether a lease still stands, where the order of events depends on that.
+#[derive(Debug)]
+struct Watch {
+    prolonged: Prolonged,
+    end: CancellationToken,
 }
 
 /// What a delivery takes of what its consumer may have in flight.
@@ -67,10 +77,11 @@ pub struct Room {
 }
 
 impl Leases {
-    /// The leases of a consumer with this `ack_wait`.
-    pub fn new(ack_wait: Duration) -> Leases {
+    /// The leases of a consumer with this `ack_wait`, and whether the order of events depends on them.
+    pub fn new(ack_wait: Duration, is_ordered: bool) -> Leases {
         Leases {
             ack_wait,
+            is_ordered,
             held: Mutex::default(),
             generation: AtomicU64::new(0),
             suspended: AtomicBool::new(false),
@@ -84,13 +95,12 @@ impl Leases {
         let mut held = self.lock();
         let Entry::Vacant(place) = held.entry(sequence) else { return None };
         let since = Instant::now();
-        let prolonged = Arc::new(Mutex::new(since));
-        place.insert(Held { reply: reply.clone(), since, prolonged: Arc::clone(&prolonged) });
+        let prolonged = self.is_ordered.then(|| Arc::new(Mutex::new(since)));
+        place.insert(Held { reply: reply.clone(), since, prolonged: prolonged.clone() });
         let generation = self.generation();
         drop(held);
-        let (leases, ack_wait) = (Arc::clone(self), self.ack_wait);
-        let end = locked(&self.end).clone();
-        Some(Lease { leases, generation, sequence, reply, ack_wait, prolonged, end, room })
+        let watch = prolonged.map(|prolonged| Watch { prolonged, end: locked(&self.end).clone() });
+        Some(Lease { leases: Arc::clone(self), generation, sequence, reply, watch, room })
     }
 
     /// Whether a message is being worked on here.
@@ -126,9 +136,8 @@ impl Leases {
         self.generation.load(Ordering::SeqCst)
     }
 
-    /// Prolongs leases that are older than a quarter of `ack_wait`, every quarter of it, until `stop`. Where the order
-    /// of events depends on it, the server is to confirm that.
-    pub async fn keep_alive(self: Arc<Self>, client: Client, is_confirmed: bool, stop: CancellationToken) {
+    /// Prolongs leases that are older than a quarter of `ack_wait`, every quarter of it, until `stop`.
+    pub async fn keep_alive(self: Arc<Self>, client: Client, stop: CancellationToken) {
         let period = (self.ack_wait / 4).max(Duration::from_millis(1));
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,8 +150,9 @@ impl Leases {
                 continue;
             }
             let due = self.older_than(period);
-            if is_confirmed {
-                let prolong = due.into_iter().map(|(reply, prolonged)| prolong(&client, reply, prolonged));
+            if self.is_ordered {
+                let due = due.into_iter().filter_map(|(reply, prolonged)| Some((reply, prolonged?)));
+                let prolong = due.map(|(reply, prolonged)| prolong(&client, reply, prolonged));
                 let all = futures::stream::iter(prolong).buffer_unordered(PROLONGED_AT_ONCE).collect::<()>();
                 // What is not answered by then is asked again.
                 let _ = timeout(period, all).await;
@@ -157,10 +167,10 @@ impl Leases {
         }
     }
 
-    fn older_than(&self, age: Duration) -> Vec<(Subject, Arc<Mutex<Instant>>)> {
+    fn older_than(&self, age: Duration) -> Vec<(Subject, Option<Prolonged>)> {
         let held = self.lock();
         let old = held.values().filter(|held| held.since.elapsed() >= age);
-        old.map(|held| (held.reply.clone(), Arc::clone(&held.prolonged))).collect()
+        old.map(|held| (held.reply.clone(), held.prolonged.clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
@@ -173,7 +183,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Tells the server that we have a delivery, and notes when, once that is confirmed.
-async fn prolong(client: &Client, reply: Subject, prolonged: Arc<Mutex<Instant>>) {
+async fn prolong(client: &Client, reply: Subject, prolonged: Prolonged) {
     let since = Instant::now();
     if client.request(reply, "+WPI".into()).await.is_ok() {
         *locked(&prolonged) = since;
@@ -182,12 +192,13 @@ async fn prolong(client: &Client, reply: Subject, prolonged: Arc<Mutex<Instant>>
 
 impl Lease {
     /// Waits until the server may take the delivery back soon: it has confirmed nothing for most of `ack_wait`. Of
-    /// handlers without an order, leases are not confirmed.
+    /// handlers without an order, leases are not confirmed, and nobody is told.
     pub async fn lapsed(&self) {
-        let time = self.ack_wait * 7 / 8;
+        let Some(Watch { prolonged, end }) = &self.watch else { return pending().await };
+        let time = self.leases.ack_wait * 7 / 8;
         let unheard = async {
             loop {
-                let prolonged = *locked(&self.prolonged);
+                let prolonged = *locked(prolonged);
                 if prolonged.elapsed() >= time {
                     return;
                 }
@@ -196,7 +207,7 @@ impl Lease {
         };
         tokio::select! {
             biased;
-            () = self.end.cancelled() => {}
+            () = end.cancelled() => {}
             () = unheard => {}
         }
     }
@@ -228,7 +239,7 @@ mod tests {
 
     #[test]
     fn leases_end_with_their_stream() {
-        let leases = Arc::new(Leases::new(Duration::from_secs(1)));
+        let leases = Arc::new(Leases::new(Duration::from_secs(1), false));
         let take = || leases.take(1, "reply".into(), Room::default());
         let old = take().expect("free");
         assert!(take().is_none() && old.reply().is_some());
