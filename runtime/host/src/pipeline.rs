@@ -19,15 +19,17 @@
 //! 13. settle.
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::poll_immediate;
 use tidemill_policy::admit::admit;
 use tidemill_policy::arrival::{self, Arrival};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::decide::{self, Decision, Failure, Setback, Stamp, decide};
 use tidemill_policy::decode::decode;
-use tidemill_policy::event::Output;
+use tidemill_policy::event::{Event, Output};
 use tidemill_policy::gate;
 use tidemill_policy::history::{AttemptError, Kind, millis};
 use tidemill_policy::latest::{self, Stale};
@@ -125,13 +127,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         work.slot = Some(slot);
         let (settlement, what) = if let Some(delay) = self.too_early(&work.arrival) {
             (Settlement::Nak { delay }, What::TooEarly)
+        } else if self.handler.key_order().is_some() {
+            Box::pin(self.go_through_unless_lapsed(&mut work, &receipt)).await
         } else {
-            tokio::select! {
-                biased;
-                // Somebody else may be about to run it.
-                () = self.lapsed(&receipt) => (Settlement::Nothing, What::Released),
-                end = self.go_through(&mut work) => end,
-            }
+            self.go_through(&mut work).await
         };
         self.broker.settle(receipt, settlement, self.handler.ack).await;
         let Work { arrival, retried_in_memory, .. } = *work;
@@ -144,6 +143,15 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             if let Step::Settle(settlement, what) = self.pass(work).await {
                 return (settlement, what);
             }
+        }
+    }
+
+    /// The same for as long as the delivery is sure to be ours: after that, somebody else may be about to run it.
+    async fn go_through_unless_lapsed(&self, work: &mut Work, receipt: &B::Receipt) -> (Settlement, What) {
+        tokio::select! {
+            biased;
+            () = self.lapsed(receipt) => (Settlement::Nothing, What::Released),
+            end = self.go_through(work) => end,
         }
     }
 
@@ -238,16 +246,26 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             return Step::Again;
         }
         let Ok(event) = &work.event else { return Step::release() };
-        let mut report = tokio::select! {
-            biased;
-            report = self.invoker.invoke(Arc::clone(event)) => report,
-            () = self.stop.overdue.cancelled() => return Step::release(),
-        };
+        let Some(mut report) = self.invoke(event).await else { return Step::release() };
         pass.report(gate::verdict(&report.outcome));
         let outcome = std::mem::replace(&mut report.outcome, Outcome::Completed(Vec::new()));
         match decide(&self.handler, event, self.schemas.screen(outcome)) {
             Decision::Publish(outputs) => self.publish(work, outputs, report).await,
             Decision::Fail(setback) => Box::pin(self.fail(work, setback, Some(report))).await,
+        }
+    }
+
+    /// Runs the handler; nothing where the time to drain is over before it has ended.
+    async fn invoke(&self, event: &Arc<Event>) -> Option<Report> {
+        let mut call = pin!(self.invoker.invoke(Arc::clone(event)));
+        // Most calls end at once, and wait for nothing else.
+        if let Some(report) = poll_immediate(call.as_mut()).await {
+            return Some(report);
+        }
+        tokio::select! {
+            biased;
+            report = call => Some(report),
+            () = self.stop.overdue.cancelled() => None,
         }
     }
 

@@ -110,14 +110,22 @@ pub(super) async fn send(
     headers: HeaderMap,
     payload: Bytes,
 ) -> Result<Confirmation, Unconfirmed> {
-    let confirmations = nats.confirmations.get_or_try_init(|| Confirmations::start(&nats.client, &nats.link)).await?;
+    let confirmations = if let Some(started) = nats.confirmations.get() {
+        started
+    } else {
+        // Boxed, since it is large and happens once.
+        let start = || Confirmations::start(&nats.client, &nats.link);
+        Box::pin(nats.confirmations.get_or_try_init(start)).await?
+    };
     let room = Arc::clone(&confirmations.room).acquire_owned().await.ok();
     let subject = Subject::from(subject);
     let (told, answer) = oneshot::channel();
     let slot = Slot { subject: subject.clone(), since: Instant::now(), told, _room: room };
     let number = lock(&confirmations.waiting).enter(slot)?;
     let reply = confirmations.reply(number);
-    match nats.client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
+    // Boxed, since it would be moved with each of the futures around it, of which there are many.
+    let publish = Box::pin(nats.client.publish_with_reply_and_headers(subject, reply, headers, payload));
+    match publish.await {
         Ok(()) => Ok(Confirmation(answer)),
         Err(error) => {
             lock(&confirmations.waiting).leave(number);

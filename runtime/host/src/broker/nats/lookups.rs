@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -64,7 +65,12 @@ struct Wanted {
 /// # Errors
 /// Where the server does not answer, or has no bucket.
 pub(super) async fn look_up(nats: &Nats, key: &str) -> Result<Stored, Fault> {
-    let lookups = nats.lookups.get_or_try_init(|| Lookups::start(nats)).await?;
+    let lookups = if let Some(started) = nats.lookups.get() {
+        started
+    } else {
+        // Boxed, since it is large and happens once.
+        Box::pin(nats.lookups.get_or_try_init(|| Lookups::start(nats))).await?
+    };
     let (told, answer) = oneshot::channel();
     let wanted = Wanted { key: key.to_owned(), told };
     let look_up = async {
@@ -104,6 +110,14 @@ fn is_whole(client: &Client) -> bool {
     let info = client.server_info();
     let (major, minor, patch) = WHOLE_SINCE;
     info.jetstream && info.cluster.is_none() && client.is_server_compatible(major, minor, patch)
+}
+
+/// A question for several keys.
+#[derive(Serialize)]
+struct Together {
+    /// Their subjects.
+    multi_last: Vec<String>,
+    max_bytes: usize,
 }
 
 /// Asks, and tells the answers.
@@ -193,9 +207,11 @@ impl Asker {
         if wanted.len() < 2 || !self.gathers || self.link.denied(&self.subject).is_some() {
             return self.ask_alone(wanted).await;
         }
-        let patterns: Vec<_> = wanted.iter().map(|one| markers::subject(&self.bucket, &one.key)).collect();
-        let question = serde_json::json!({ "multi_last": patterns, "max_bytes": ANSWER_BYTES_MAX });
-        self.send(self.subject.clone(), question.to_string().into(), wanted).await;
+        let multi_last = wanted.iter().map(|one| markers::subject(&self.bucket, &one.key)).collect();
+        match serde_json::to_vec(&Together { multi_last, max_bytes: ANSWER_BYTES_MAX }) {
+            Ok(question) => self.send(self.subject.clone(), question.into(), wanted).await,
+            Err(error) => tell_all(wanted, &Err(Fault::Unavailable(error.to_string()))),
+        }
     }
 
     /// Asks for each key by itself.

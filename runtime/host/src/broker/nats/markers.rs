@@ -76,8 +76,11 @@ pub async fn remember(
 /// # Errors
 /// Where the server does not answer.
 pub async fn read(nats: &Nats, key: &str) -> Result<Stored, MarkerError> {
-    let stored =
-        if nats.bucket_is_replicated { ask_leader(nats, key).await } else { lookups::look_up(nats, key).await };
+    let stored = if nats.bucket_is_replicated {
+        Box::pin(ask_leader(nats, key)).await
+    } else {
+        lookups::look_up(nats, key).await
+    };
     tell(nats, stored).await
 }
 
@@ -109,12 +112,10 @@ pub(super) enum Fault {
 
 /// Makes a trouble of markers that cannot be reached, and the bucket anew if somebody has deleted it.
 async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError> {
-    let troubles = &nats.link.troubles;
-    let what = || format!("markers in bucket {}", nats.bucket);
     let (why, is_gone) = match result {
         Ok(value) => {
-            if !troubles.are_none() {
-                troubles.end(&what());
+            if !nats.link.troubles.are_none() {
+                nats.link.troubles.end(&trouble(nats));
             }
             return Ok(value);
         }
@@ -122,14 +123,25 @@ async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError
         Err(Fault::Nobody(why)) => (why, true),
         Err(Fault::Unavailable(why)) => (why, false),
     };
-    // Where the connection was interrupted, that is the trouble.
-    if nats.link.is_up() {
-        troubles.begin(&what(), Effect::Publishing, &format!("{why}; events are held until it works"));
-        if is_gone && let Err(error) = streams::restore(nats, Some(&stream_of(&nats.bucket))).await {
-            tracing::debug!(%error, "could not make the bucket of markers anew");
-        }
-    }
+    // Boxed, since it is large and rare.
+    Box::pin(complain(nats, &why, is_gone)).await;
     Err(MarkerError::Unavailable(why))
+}
+
+async fn complain(nats: &Nats, why: &str, is_gone: bool) {
+    // Where the connection was interrupted, that is the trouble.
+    if !nats.link.is_up() {
+        return;
+    }
+    let why = format!("{why}; events are held until it works");
+    nats.link.troubles.begin(&trouble(nats), Effect::Publishing, &why);
+    if is_gone && let Err(error) = streams::restore(nats, Some(&stream_of(&nats.bucket))).await {
+        tracing::debug!(%error, "could not make the bucket of markers anew");
+    }
+}
+
+fn trouble(nats: &Nats) -> String {
+    format!("markers in bucket {}", nats.bucket)
 }
 
 /// Asks the leader of the bucket, which has all that was ever confirmed.

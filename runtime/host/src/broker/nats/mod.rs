@@ -171,7 +171,7 @@ impl Broker for Nats {
         // Before the server is told: what it delivers again at once must not be taken for what is still held.
         drop(receipt);
         let settled = match ack {
-            AckMode::Plain => self.client.publish(reply, body).await.map_err(|error| error.to_string()),
+            AckMode::Plain => Box::pin(self.client.publish(reply, body)).await.map_err(|error| error.to_string()),
             AckMode::Confirmed => {
                 let answer = Box::pin(self.client.request(reply, body)).await;
                 answer.map(drop).map_err(|error| error.to_string())

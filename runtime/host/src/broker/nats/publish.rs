@@ -18,7 +18,11 @@ use crate::troubles::Effect;
 /// # Errors
 /// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
 pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
-    told(nats, publish_untold(nats, batch)).await
+    let before = Connection::of(nats);
+    match publish_untold(nats, batch).await {
+        Ok(()) => Ok(()),
+        Err(fault) => Err(Box::pin(tell(nats, fault, before.has_lasted(nats))).await),
+    }
 }
 
 /// Publishes a batch at one moment, or nothing of it. What cannot be published is a trouble until it can.
@@ -26,16 +30,27 @@ pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishEr
 /// # Errors
 /// The first refusal; nothing is stored then, as far as it is one.
 pub async fn publish_together(nats: &Nats, together: &[Publication]) -> Result<(), PublishError> {
-    told(nats, Box::pin(batch::publish(nats, together))).await
+    let before = Connection::of(nats);
+    match Box::pin(batch::publish(nats, together)).await {
+        Ok(()) => Ok(()),
+        Err(fault) => Err(Box::pin(tell(nats, fault, before.has_lasted(nats))).await),
+    }
 }
 
-async fn told(nats: &Nats, work: impl Future<Output = Result<(), PublishError>>) -> Result<(), PublishError> {
-    let reconnects = &nats.link.reconnects;
-    let (was_up, before) = (nats.link.is_up(), *reconnects.borrow());
-    let Err(fault) = work.await else { return Ok(()) };
-    // Where the connection was interrupted, that is the trouble.
-    let is_news = was_up && nats.link.is_up() && before == *reconnects.borrow();
-    Err(Box::pin(tell(nats, fault, is_news)).await)
+/// The connection as it was when something was begun. Where it is interrupted meanwhile, that is the trouble.
+struct Connection {
+    was_up: bool,
+    reconnects: u64,
+}
+
+impl Connection {
+    fn of(nats: &Nats) -> Connection {
+        Connection { was_up: nats.link.is_up(), reconnects: *nats.link.reconnects.borrow() }
+    }
+
+    fn has_lasted(&self, nats: &Nats) -> bool {
+        self.was_up && nats.link.is_up() && self.reconnects == *nats.link.reconnects.borrow()
+    }
 }
 
 fn stream_trouble(stream: &str) -> String {

@@ -3,7 +3,6 @@
 //! A handler is immutable once loaded; a changed component or limit is a new handler.
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -157,22 +156,29 @@ impl WasmHandler {
     /// Takes a call to its end: here as long as it does not compute for longer than a turn, else in the long lane.
     async fn carry_out(&self, mut call: Call, watch: &Watch, deadline: Instant) -> Ended {
         if self.takes_long.load(Ordering::Relaxed) {
-            return self.carry_on(call, watch, deadline).await;
+            return Box::pin(self.carry_on(call, watch, deadline)).await;
         }
-        let mut here = pin!(poll_fn(|context| match call.poll(context) {
-            Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
-            polled => polled.map(Some),
-        }));
         // Most calls end at once, and need no timer.
-        let ended = match poll_immediate(&mut here).await {
-            Some(Some(finished)) => {
-                self.pool.ended_call(call);
-                return (finished, None);
+        if let Some(finished) = poll_immediate(poll_fn(|context| call.poll(context))).await {
+            self.pool.ended_call(call);
+            return (finished, None);
+        }
+        // Boxed, since it is large and rare.
+        Box::pin(self.carry_through(call, watch, deadline)).await
+    }
+
+    /// The same of a call that does not end at once.
+    async fn carry_through(&self, mut call: Call, watch: &Watch, deadline: Instant) -> Ended {
+        let turn = poll_fn(|context| {
+            if watch.has_had_a_turn() {
+                return Poll::Ready(None);
             }
-            Some(None) => Ok(None),
-            None => timeout_at(deadline.into(), here).await,
-        };
-        match ended {
+            match call.poll(context) {
+                Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }
+        });
+        match timeout_at(deadline.into(), turn).await {
             Ok(Some(finished)) => (finished, Some(false)),
             Ok(None) => {
                 self.takes_long.store(true, Ordering::Relaxed);

@@ -159,7 +159,8 @@ impl Instance {
         self.store.set_epoch_deadline(TICKS_PER_TURN);
         self.calls += 1;
         if self.entry.is_none() {
-            self.entry = Some(pre.instantiate(&mut self.store).await?);
+            // Boxed, since it is larger than the call.
+            self.entry = Some(Box::pin(pre.instantiate(&mut self.store)).await?);
         }
         let Some(entry) = &self.entry else {
             wasmtime::bail!("the component has no instance");
