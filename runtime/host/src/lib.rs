@@ -27,6 +27,7 @@ pub mod reload;
 pub mod schemas;
 pub mod secrets;
 pub mod service;
+pub mod slots;
 pub mod status;
 pub mod troubles;
 pub mod turns;

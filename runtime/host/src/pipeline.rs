@@ -47,6 +47,7 @@ use crate::clock::Clock;
 use crate::fate::{self, Fate, What};
 use crate::gate::Gate;
 use crate::invoker::{Invoker, Report};
+use crate::slots::Slot;
 
 mod memory;
 mod newest;
@@ -59,8 +60,8 @@ pub use memory::Recent;
 use memory::{Memory, Remembered};
 use newest::Unstored;
 pub use wait::NOTE_AFTER;
+pub use work::Taken;
 use work::Work;
-pub use work::{Slot, Taken};
 
 /// How long a publication that is not confirmed waits before it is tried again: from the first to the second.
 const HOLD_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -120,8 +121,8 @@ impl Step {
 }
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
-    /// Takes one delivery all the way to its settlement, and says what became of it.
-    pub async fn handle(&self, taken: Taken<B::Receipt>, slot: Slot) -> Fate {
+    /// Takes one delivery all the way to its settlement, and says what became of it. The slot comes back.
+    pub async fn handle(&self, taken: Taken<B::Receipt>, slot: Slot) -> (Fate, Option<Slot>) {
         let started = Instant::now();
         let Taken { mut work, receipt } = taken;
         work.slot = Some(slot);
@@ -133,8 +134,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             self.go_through(&mut work).await
         };
         self.broker.settle(receipt, settlement, self.handler.ack).await;
-        let Work { arrival, retried_in_memory, .. } = *work;
-        Fate { arrival, what, retried_in_memory, elapsed: started.elapsed() }
+        let Work { arrival, retried_in_memory, slot, .. } = *work;
+        (Fate { arrival, what, retried_in_memory, elapsed: started.elapsed() }, slot)
     }
 
     /// Goes through the steps as often as it takes.

@@ -85,11 +85,11 @@ impl Drop for Active<'_> {
 
 /// One delivery in flight.
 #[derive(Debug)]
-pub struct InFlight<'a>(&'a AtomicU64);
+pub struct InFlight(Arc<HandlerStatus>);
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -319,9 +319,9 @@ impl HandlerStatus {
     }
 
     /// Counts a delivery as in flight until the result is dropped.
-    pub fn begin(&self) -> InFlight<'_> {
+    pub fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(&self.in_flight)
+        InFlight(Arc::clone(self))
     }
 
     /// Counts what became of a delivery.

@@ -1,13 +1,16 @@
 //! The deliveries of one handler, as many at once as its policy allows.
 //!
-//! A task that has taken a delivery to its end takes another one, so that tasks are neither made nor moved for each.
+//! A task that has taken a delivery to its end takes another one, so that tasks are neither made nor moved for each. Where
+//! nothing but the number of slots keeps deliveries waiting, they wait in a queue, from which such a task takes the next
+//! one with the slot that it has; else each waits in a task of its own.
 
+use std::collections::VecDeque;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use tidemill_policy::reload::canary;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::sync::WaitForCancellationFuture;
 use tokio_util::task::TaskTracker;
@@ -16,8 +19,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::broker::{Broker, Delivery};
 use crate::fate;
 use crate::invoker::Invoker;
-use crate::pipeline::{NOTE_AFTER, Pipeline, Slot, Taken};
-use crate::status::HandlerStatus;
+use crate::pipeline::{NOTE_AFTER, Pipeline, Taken};
+use crate::slots::{Slot, Slots};
+use crate::status::{HandlerStatus, InFlight};
 use crate::turns::{Turn, Turns};
 use crate::version::Tally;
 
@@ -25,8 +29,9 @@ use crate::version::Tally;
 pub struct Worker<B: Broker, I> {
     line: ArcSwap<Line<B, I>>,
     status: Arc<HandlerStatus>,
-    slots: Arc<Semaphore>,
+    slots: Arc<Slots>,
     in_flight: TaskTracker,
+    queue: Mutex<Queue<B>>,
     /// Tasks that wait for a delivery, the one that had one last on top: its memory is the most likely to be in the caches.
     idle: Mutex<Vec<oneshot::Sender<Job<B>>>>,
     /// Keeps the events of one key in order, where they arrive side by side.
@@ -49,10 +54,18 @@ pub struct Version<B, I> {
     pub tally: Arc<Tally>,
 }
 
-/// A delivery, and the note that it is in flight.
+/// A delivery, the notes that it is in flight, and its slot where it has one.
 struct Job<B: Broker> {
     delivery: Delivery<B::Receipt>,
-    in_flight: TaskTrackerToken,
+    in_flight: (TaskTrackerToken, InFlight),
+    slot: Option<Slot>,
+}
+
+/// Deliveries that wait for slots.
+struct Queue<B: Broker> {
+    jobs: VecDeque<Job<B>>,
+    /// Whether a task waits for a slot for them.
+    is_fed: bool,
 }
 
 impl<B: Broker, I: Invoker> Worker<B, I> {
@@ -63,9 +76,10 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         in_flight: TaskTracker,
         turns: Option<Arc<Turns>>,
     ) -> Arc<Worker<B, I>> {
-        let slots = Arc::new(Semaphore::new(line.steady.pipeline.handler.concurrency as usize));
+        let slots = Slots::new(line.steady.pipeline.handler.concurrency as usize);
         let line = ArcSwap::from_pointee(line);
-        Arc::new(Worker { line, status, slots, in_flight, idle: Mutex::default(), turns })
+        let queue = Mutex::new(Queue { jobs: VecDeque::new(), is_fed: false });
+        Arc::new(Worker { line, status, slots, in_flight, queue, idle: Mutex::default(), turns })
     }
 
     /// Has other versions take the deliveries that are started from now on.
@@ -88,7 +102,8 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     /// order of their sequences, those that were started before.
     pub fn start(worker: &Arc<Worker<B, I>>, delivery: Delivery<B::Receipt>) {
         let Some(turns) = &worker.turns else {
-            return worker.hand_over(Job { delivery, in_flight: worker.in_flight.token() });
+            let in_flight = (worker.in_flight.token(), worker.status.begin());
+            return worker.begin(Job { delivery, in_flight, slot: None });
         };
         let (version, taken) = worker.take(delivery);
         let handler = &version.pipeline.handler;
@@ -98,8 +113,88 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
             let waits = is_input || !handler.parks();
             waits.then(|| turns.enter(key, is_input, sequence))
         });
-        let task = Arc::clone(worker);
-        worker.in_flight.spawn(async move { task.work(&version, taken, turn).await });
+        let (task, in_flight) = (Arc::clone(worker), worker.status.begin());
+        worker.in_flight.spawn(async move {
+            task.work(&version, taken, turn, None).await;
+            drop(in_flight);
+        });
+    }
+
+    /// Has a delivery begun as soon as there is a slot. What may wait for long, or may be taken away meanwhile, waits in
+    /// a task of its own.
+    fn begin(self: &Arc<Self>, mut job: Job<B>) {
+        let line = self.line.load();
+        let pipeline = &line.steady.pipeline;
+        if pipeline.handler.key_order().is_some() || pipeline.stop.requested.is_cancelled() {
+            return self.hand_over(job);
+        }
+        let mut queue = self.queue();
+        if queue.jobs.is_empty()
+            && let Some(slot) = self.slots.take_if_free()
+        {
+            drop(queue);
+            job.slot = Some(slot);
+            return self.hand_over(job);
+        }
+        if pipeline.gate.holds_back() {
+            drop(queue);
+            return self.hand_over(job);
+        }
+        queue.jobs.push_back(job);
+        if !std::mem::replace(&mut queue.is_fed, true) {
+            tokio::spawn(Arc::clone(self).feed());
+        }
+    }
+
+    /// Has the deliveries in the queue begun with slots that others give up, until there are none.
+    async fn feed(self: Arc<Self>) {
+        let stop = self.line.load().steady.pipeline.stop.requested.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.dissolve_queue(),
+                slot = self.slots.take() => match self.next_in_queue() {
+                    Some(job) => self.hand_over(Job { slot: Some(slot), ..job }),
+                    None => return,
+                },
+                () = sleep(NOTE_AFTER) => if self.line.load().steady.pipeline.gate.holds_back() {
+                    return self.dissolve_queue();
+                },
+            }
+        }
+    }
+
+    /// The next delivery of the queue; where there is none, nobody waits for a slot for it any more.
+    fn next_in_queue(&self) -> Option<Job<B>> {
+        let mut queue = self.queue();
+        let next = queue.jobs.pop_front();
+        queue.is_fed &= next.is_some();
+        next
+    }
+
+    /// Has each delivery of the queue wait in a task of its own.
+    fn dissolve_queue(self: &Arc<Self>) {
+        let mut queue = self.queue();
+        queue.is_fed = false;
+        let jobs = std::mem::take(&mut queue.jobs);
+        drop(queue);
+        for job in jobs {
+            self.hand_over(job);
+        }
+    }
+
+    /// The delivery that follows on one that has ended, with its slot, unless that is wanted elsewhere.
+    fn follow_up(&self, slot: Option<Slot>) -> Option<Job<B>> {
+        let slot = slot.filter(Slot::can_be_passed_on)?;
+        if self.line.load().steady.pipeline.stop.requested.is_cancelled() {
+            return None;
+        }
+        let job = self.queue().jobs.pop_front()?;
+        Some(Job { slot: Some(slot), ..job })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<B>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a delivery to a task that waits for one, or to a new one.
@@ -119,13 +214,16 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         let stop = self.line.load().steady.pipeline.stop.requested.clone();
         let mut stopped = pin!(stop.cancelled());
         let mut next = Some(first);
-        while let Some(Job { delivery, in_flight }) = next {
+        while let Some(Job { delivery, in_flight, slot }) = next {
             let (version, taken) = self.take(delivery);
-            self.work(&version, taken, None).await;
+            let slot = self.work(&version, taken, None, slot).await;
             // While this task waits, what it has used may be unloaded.
             drop(version);
             drop(in_flight);
-            next = self.next(stopped.as_mut()).await;
+            next = match self.follow_up(slot) {
+                Some(job) => Some(job),
+                None => self.next(stopped.as_mut()).await,
+            };
         }
     }
 
@@ -154,19 +252,30 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         }
     }
 
-    async fn work(&self, version: &Version<B, I>, mut taken: Taken<B::Receipt>, mut turn: Option<Turn>) {
+    /// Takes a delivery to its end, and gives back the slot that it had.
+    async fn work(
+        &self,
+        version: &Version<B, I>,
+        mut taken: Taken<B::Receipt>,
+        mut turn: Option<Turn>,
+        slot: Option<Slot>,
+    ) -> Option<Slot> {
         let pipeline = &version.pipeline;
         let name = pipeline.handler.name.as_str();
-        let _in_flight = self.status.begin();
-        match self.wait(pipeline, &mut taken, &mut turn).await {
+        let wait = match slot {
+            Some(slot) => Wait::Over(slot),
+            None => self.wait(pipeline, &mut taken, &mut turn).await,
+        };
+        match wait {
             Wait::Over(slot) => {
-                let fate = pipeline.handle(taken, slot).await;
+                let (fate, slot) = pipeline.handle(taken, slot).await;
                 if !fate.has_ended() {
                     self.hold();
                 }
                 self.status.record(&fate);
                 version.tally.count(&fate);
                 fate::log(name, &fate);
+                return slot;
             }
             Wait::Stopped => {
                 self.hold();
@@ -175,13 +284,14 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
             // It comes again, and must not stand in the way of that.
             Wait::TakenAway => self.hold(),
         }
+        None
     }
 
     /// Waits for the event's turn, and for the right to run.
     async fn wait(&self, pipeline: &Pipeline<B, I>, taken: &mut Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
         if turn.is_none()
             && !pipeline.stop.requested.is_cancelled()
-            && let Some(slot) = Slot::take_if_free(&self.slots)
+            && let Some(slot) = self.slots.take_if_free()
         {
             return Wait::Over(slot);
         }
@@ -198,7 +308,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
             if let Some(turn) = turn {
                 turn.granted().await;
             }
-            Slot::take(&self.slots).await
+            self.slots.take().await
         });
         loop {
             tokio::select! {
@@ -229,25 +339,28 @@ mod tests {
     use crate::broker::nats::Nats;
     use crate::invoker::wasm::WasmHandler;
 
+    type At = Worker<Nats, Arc<WasmHandler>>;
+    type Way = Pipeline<Nats, Arc<WasmHandler>>;
+    type Event = Taken<<Nats as Broker>::Receipt>;
+
     /// The size of what a function returns. It is not called.
-    fn size_of_result<A, B, C, D, T>(_: impl Fn(A, B, C, D) -> T) -> usize {
+    fn size_of_result<A, T>(_: impl Fn(A) -> T) -> usize {
         size_of::<T>()
     }
 
-    /// Each event in hand has one; what happens rarely is boxed.
+    /// Each event in hand has one, and it is moved into each of the futures around it; what happens rarely is boxed.
     #[test]
     fn what_an_event_takes_while_it_is_handled_stays_small() {
-        type Of = &'static Worker<Nats, Arc<WasmHandler>>;
-        let bytes = size_of_result::<Of, &'static Version<Nats, Arc<WasmHandler>>, _, _, _>(Worker::work);
-        assert!(bytes <= 10 * 1024, "{bytes} bytes");
+        type Of = (&'static At, &'static Version<Nats, Arc<WasmHandler>>, Event);
+        let bytes = size_of_result(|(worker, version, taken): Of| worker.work(version, taken, None, None));
+        assert!(bytes <= 4 * 1024, "{bytes} bytes");
     }
 
     /// Many events wait for others to end; the allocator is quick with what is small.
     #[test]
     fn what_an_event_takes_while_it_waits_stays_small() {
-        type Of = &'static Worker<Nats, Arc<WasmHandler>>;
-        type Pipe = &'static Pipeline<Nats, Arc<WasmHandler>>;
-        let bytes = size_of_result::<Of, Pipe, &'static mut Taken<_>, &'static mut Option<Turn>, _>(Worker::wait_long);
+        type Of = (&'static At, &'static Way, &'static mut Event, &'static mut Option<Turn>);
+        let bytes = size_of_result(|(worker, pipeline, taken, turn): Of| worker.wait_long(pipeline, taken, turn));
         assert!(bytes <= 1024, "{bytes} bytes");
     }
 }

@@ -17,7 +17,7 @@ mod latest;
 
 use super::*;
 use crate::broker::{MarkerError, Recalled, Stored};
-use tokio::sync::Semaphore;
+use crate::slots::Slots;
 
 /// What the broker was told, in order.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,7 +163,7 @@ impl Scene {
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
         let taken = self.pipeline.take(Delivery { message, position, source, receipt: () });
-        let slot = Slot::take(&Arc::new(Semaphore::new(1))).await;
+        let slot = Slots::new(1).take().await;
         self.pipeline.handle(taken, slot).await;
         self.told()
     }
@@ -595,8 +595,8 @@ async fn what_has_become_too_old_while_it_waited_is_not_run() {
     for sequence in [1, 2] {
         let message = Message { subject: "in.x".into(), headers: Vec::new(), payload: "p".into(), damage: None };
         let delivery = Delivery { message, position: fresh(sequence), source: Source::Input, receipt: () };
-        let slot = Slot::take(&Arc::new(Semaphore::new(1))).await;
-        let fate = scene.pipeline.handle(scene.pipeline.take(delivery), slot).await;
+        let slot = Slots::new(1).take().await;
+        let (fate, _) = scene.pipeline.handle(scene.pipeline.take(delivery), slot).await;
         let is_expired = matches!(&fate.what, What::DeadLettered { error } if error.kind == Kind::Expired);
         assert_eq!(is_expired, sequence == 2, "{:?}", fate.what);
     }

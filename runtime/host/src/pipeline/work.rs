@@ -1,4 +1,4 @@
-//! A delivery on its way through the steps, and the right to run.
+//! A delivery on its way through the steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use tidemill_policy::decide::Failure;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::KeyOrder;
 use tidemill_policy::order;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::memory::Memory;
 use super::newest::Standing as Latest;
 use crate::broker::Source;
+use crate::slots::Slot;
 
 /// One delivery on its way.
 pub(super) struct Work {
@@ -64,35 +64,5 @@ impl<R> Taken<R> {
     pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
         let Work { arrival, event, .. } = &*self.work;
         (order::key(order, arrival, event.as_deref().ok()), arrival.source == Source::Input, arrival.position.sequence)
-    }
-}
-
-/// The right to run one of as many events at once as `concurrency` allows.
-pub struct Slot {
-    slots: Arc<Semaphore>,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Slot {
-    /// Waits for it.
-    pub async fn take(slots: &Arc<Semaphore>) -> Slot {
-        let mut slot = Slot { slots: Arc::clone(slots), permit: None };
-        slot.take_again().await;
-        slot
-    }
-
-    /// Takes it if it can be had at once.
-    pub fn take_if_free(slots: &Arc<Semaphore>) -> Option<Slot> {
-        let permit = Arc::clone(slots).try_acquire_owned().ok()?;
-        Some(Slot { slots: Arc::clone(slots), permit: Some(permit) })
-    }
-
-    fn give_up(&mut self) {
-        self.permit = None;
-    }
-
-    async fn take_again(&mut self) {
-        // Slots are never closed.
-        self.permit = Arc::clone(&self.slots).acquire_owned().await.ok();
     }
 }

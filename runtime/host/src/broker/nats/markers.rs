@@ -39,7 +39,7 @@ pub(super) fn stream_of(bucket: &str) -> String {
 
 /// The subject of a key in a bucket.
 pub fn subject(bucket: &str, key: &str) -> String {
-    format!("$KV.{bucket}.{key}")
+    ["$KV.", bucket, ".", key].concat()
 }
 
 /// Reads a marker. That markers cannot be reached is a trouble until they can.

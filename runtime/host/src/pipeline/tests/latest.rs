@@ -37,8 +37,8 @@ impl Scene {
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
         let taken = self.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });
-        let slot = Slot::take(&Arc::new(tokio::sync::Semaphore::new(1))).await;
-        let fate = self.pipeline.handle(taken, slot).await;
+        let slot = crate::slots::Slots::new(1).take().await;
+        let (fate, _) = self.pipeline.handle(taken, slot).await;
         (summary(&self.told()[before..]), fate)
     }
 
