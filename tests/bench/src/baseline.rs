@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::{self, AckKind, Message};
 use clap::Args;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::work::Work;
 
@@ -21,7 +22,10 @@ pub(crate) struct Options {
     pub(crate) url: String,
     #[arg(long)]
     pub(crate) work: Work,
-    /// How many events are worked on at once
+    /// How many consumers there are, each of a subject of its own where there are several
+    #[arg(long)]
+    pub(crate) consumers: u64,
+    /// How many events of each are worked on at once
     #[arg(long)]
     pub(crate) in_flight: usize,
 }
@@ -31,21 +35,30 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let client = async_nats::connect(&options.url).await?;
     let context = jetstream::context::ContextBuilder::new().max_ack_inflight(4096).build(client);
     let stream = context.get_stream("IN").await?;
-    let config = pull::Config {
-        durable_name: Some("baseline".to_owned()),
-        max_ack_pending: i64::try_from(options.in_flight * 2)?,
-        ..pull::Config::default()
-    };
-    let consumer = stream.create_consumer(config).await?;
-    let batch = options.in_flight * 2;
-    let mut messages =
-        consumer.stream().max_messages_per_batch(batch).heartbeat(Duration::from_secs(5)).messages().await?;
-    let slots = Arc::new(Semaphore::new(options.in_flight));
     let context = Arc::new(context);
+    let mut consumers = JoinSet::new();
+    for number in 0..options.consumers {
+        let subject = if options.consumers == 1 { String::new() } else { format!("in.{number}") };
+        let config = pull::Config {
+            durable_name: Some(format!("baseline-{number}")),
+            filter_subject: subject,
+            max_ack_pending: i64::try_from(options.in_flight * 2)?,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await?;
+        consumers.spawn(consume(Arc::clone(&context), consumer, options.work, options.in_flight));
+    }
+    consumers.join_next().await.context("there are no consumers")??
+}
+
+async fn consume(context: Arc<jetstream::Context>, consumer: PullConsumer, work: Work, in_flight: usize) -> Result<()> {
+    let messages = consumer.stream().max_messages_per_batch(in_flight * 2);
+    let mut messages = messages.heartbeat(Duration::from_secs(5)).messages().await?;
+    let slots = Arc::new(Semaphore::new(in_flight));
     while let Some(message) = messages.next().await {
         let message = message?;
         let slot = Arc::clone(&slots).acquire_owned().await?;
-        let (context, work) = (Arc::clone(&context), options.work);
+        let context = Arc::clone(&context);
         tokio::spawn(async move {
             if let Err(error) = handle(&context, work, message).await {
                 eprintln!("{error:#}");

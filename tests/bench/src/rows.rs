@@ -104,7 +104,9 @@ fn handlers(name: &'static str, events: u64, handlers: u64) -> Row {
 /// Measures a row: the hand-written consumer and tidemill in turn.
 pub(crate) async fn measure(base: &Path, row: &Row, rounds: u32) -> Result<Outcome> {
     let (mut baselines, mut ours) = (Vec::new(), Vec::new());
-    let baseline = Subject::Baseline { work: row.load.work, in_flight: IN_FLIGHT };
+    // As many consumers as tidemill has.
+    let Tidemill { handlers, in_flight, .. } = row.subject;
+    let baseline = Subject::Baseline { work: row.load.work, consumers: handlers, in_flight };
     let tidemill = Subject::Tidemill(row.subject.clone());
     for _ in 0..rounds {
         baselines.push(drain(base, &baseline, &row.load).await.context("the hand-written consumer")?);
@@ -140,7 +142,7 @@ pub(crate) struct Pair {
 /// Measures latency with one event in flight.
 pub(crate) async fn alone(base: &Path, events: u64, rounds: u32) -> Result<Alone> {
     let (mut baselines, mut ours) = (Vec::new(), Vec::new());
-    let baseline = Subject::Baseline { work: Work::Echo, in_flight: IN_FLIGHT };
+    let baseline = Subject::hand_written(Work::Echo);
     let tidemill = Subject::Tidemill(Tidemill::of("echo", ""));
     let load = Load::of(Work::Echo, events);
     for _ in 0..rounds {

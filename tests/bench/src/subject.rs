@@ -26,7 +26,9 @@ pub(crate) enum Subject {
     Baseline {
         /// What it does with an event.
         work: Work,
-        /// How many events it works on at once.
+        /// How many consumers it has; each has its own subject where there are several.
+        consumers: u64,
+        /// How many events of each it works on at once.
         in_flight: usize,
     },
     /// tidemill.
@@ -161,14 +163,20 @@ async fn ask(port: u16, what: &str) -> std::io::Result<String> {
 }
 
 impl Subject {
+    /// The hand-written consumer as it mostly is.
+    pub(crate) fn hand_written(work: Work) -> Subject {
+        Subject::Baseline { work, consumers: 1, in_flight: IN_FLIGHT }
+    }
+
     /// Starts it, with its files in `folder`.
     pub(crate) fn start(&self, url: &str, folder: &Path) -> Result<Running> {
-        let (work, in_flight) = match self {
+        let (work, consumers, in_flight) = match self {
             Subject::Tidemill(tidemill) => return tidemill.start(url, folder),
-            Subject::Baseline { work, in_flight } => (work, in_flight),
+            Subject::Baseline { work, consumers, in_flight } => (work, consumers, in_flight),
         };
         let mut command = process::own()?;
-        command.args(["baseline", "--url", url, "--work", work.name(), "--in-flight", &in_flight.to_string()]);
+        command.args(["baseline", "--url", url, "--work", work.name()]);
+        command.args(["--consumers", &consumers.to_string(), "--in-flight", &in_flight.to_string()]);
         let process = Background::start(command, &folder.join("baseline.log"))?;
         Ok(Running { process, port: None, since: Instant::now() })
     }

@@ -55,7 +55,7 @@ pub(crate) async fn over_size(base: &Path, events: u64, rounds: u32) -> Result<V
 }
 
 async fn point(base: &Path, at: u64, load: &Load, in_flight: u64, rounds: u32) -> Result<Point> {
-    let baseline = Subject::Baseline { work: load.work, in_flight: crate::subject::IN_FLIGHT };
+    let baseline = Subject::hand_written(load.work);
     let tidemill = Subject::Tidemill(Tidemill::of("echo", "limits = { payload = '1MiB' }"));
     let (mut baselines, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
