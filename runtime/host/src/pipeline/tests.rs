@@ -14,6 +14,7 @@ use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
 mod latest;
+mod queue;
 
 use super::*;
 use crate::broker::{MarkerError, Recalled, Stored};
