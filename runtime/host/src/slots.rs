@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug)]
 pub struct Slots {
     free: Arc<Semaphore>,
-    /// How many events that had one wait for another one.
-    resuming: AtomicUsize,
+    /// How many wait for one, without those that wait on behalf of a queue.
+    waiting: AtomicUsize,
 }
 
 /// The right to run one of as many events at once as `concurrency` allows.
@@ -23,11 +23,17 @@ pub struct Slot {
 impl Slots {
     /// So many slots.
     pub fn new(count: usize) -> Arc<Slots> {
-        Arc::new(Slots { free: Arc::new(Semaphore::new(count)), resuming: AtomicUsize::new(0) })
+        Arc::new(Slots { free: Arc::new(Semaphore::new(count)), waiting: AtomicUsize::new(0) })
     }
 
     /// Waits for one.
     pub async fn take(self: &Arc<Self>) -> Slot {
+        let _waiting = Waiting::new(&self.waiting);
+        self.take_for_queue().await
+    }
+
+    /// Waits for one that is for whoever is first in a queue. Meanwhile slots may be passed on within it.
+    pub async fn take_for_queue(self: &Arc<Self>) -> Slot {
         // Slots are never closed.
         let permit = Arc::clone(&self.free).acquire_owned().await.ok();
         Slot { slots: Arc::clone(self), permit }
@@ -41,9 +47,9 @@ impl Slots {
 }
 
 impl Slot {
-    /// Whether it may go to an event that has not begun: it was not given up, and no event waits to go on.
+    /// Whether it may go to whoever is first in a queue: it was not given up, and nobody else waits.
     pub fn can_be_passed_on(&self) -> bool {
-        self.permit.is_some() && self.slots.resuming.load(Ordering::Relaxed) == 0
+        self.permit.is_some() && self.slots.waiting.load(Ordering::Relaxed) == 0
     }
 
     /// Gives it up, until it is taken again.
@@ -54,22 +60,22 @@ impl Slot {
     /// Waits for another one in its place.
     pub async fn take_again(&mut self) {
         self.permit = None;
-        let _resuming = Resuming::new(&self.slots.resuming);
+        let _waiting = Waiting::new(&self.slots.waiting);
         self.permit = Arc::clone(&self.slots.free).acquire_owned().await.ok();
     }
 }
 
 /// Counts somebody who waits, until it is dropped.
-struct Resuming<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a AtomicUsize);
 
-impl Resuming<'_> {
-    fn new(count: &AtomicUsize) -> Resuming<'_> {
+impl Waiting<'_> {
+    fn new(count: &AtomicUsize) -> Waiting<'_> {
         count.fetch_add(1, Ordering::Relaxed);
-        Resuming(count)
+        Waiting(count)
     }
 }
 
-impl Drop for Resuming<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -82,7 +88,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_has_begun_is_not_passed_over() {
+    async fn who_waits_is_not_passed_over() {
         let slots = Slots::new(2);
         let (mut first, second) = (slots.take().await, slots.take().await);
         assert!(slots.take_if_free().is_none() && second.can_be_passed_on());
@@ -95,6 +101,10 @@ mod tests {
         assert!(again.as_mut().now_or_never().is_some() && third.can_be_passed_on());
         drop(again);
         assert!(first.can_be_passed_on());
+        let mut queue = Box::pin(slots.take_for_queue());
+        assert!(queue.as_mut().now_or_never().is_none() && first.can_be_passed_on());
+        let mut other = Box::pin(slots.take());
+        assert!(other.as_mut().now_or_never().is_none() && !first.can_be_passed_on());
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tidemill_policy::reload::canary;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -149,17 +149,21 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     /// Has the deliveries in the queue begun with slots that others give up, until there are none.
     async fn feed(self: Arc<Self>) {
         let stop = self.line.load().steady.pipeline.stop.requested.clone();
+        let mut looks = interval_at(Instant::now() + NOTE_AFTER, NOTE_AFTER);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut slot = pin!(self.slots.take_for_queue());
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.dissolve_queue(),
-                slot = self.slots.take() => match self.next_in_queue() {
-                    Some(job) => self.hand_over(Job { slot: Some(slot), ..job }),
-                    None => return,
-                },
-                () = sleep(NOTE_AFTER) => if self.line.load().steady.pipeline.gate.holds_back() {
+                _ = looks.tick() => if self.line.load().steady.pipeline.gate.holds_back() {
                     return self.dissolve_queue();
                 },
+                taken = &mut slot => {
+                    let Some(job) = self.next_in_queue() else { return };
+                    self.hand_over(Job { slot: Some(taken), ..job });
+                    slot.set(self.slots.take_for_queue());
+                }
             }
         }
     }
@@ -263,7 +267,8 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         let pipeline = &version.pipeline;
         let name = pipeline.handler.name.as_str();
         let wait = match slot {
-            Some(slot) => Wait::Over(slot),
+            Some(slot) if !pipeline.stop.requested.is_cancelled() => Wait::Over(slot),
+            Some(_) => Wait::Stopped,
             None => self.wait(pipeline, &mut taken, &mut turn).await,
         };
         match wait {
