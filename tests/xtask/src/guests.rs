@@ -28,10 +28,10 @@ const HOMES: [&str; 2] = ["plugins", "tests/guests"];
 const SHOP: &str = "plugins/shop";
 
 /// The profile that guests are built with, as cargo's environment settings: that of the projects that `tidemill new` writes,
-/// so that the standard library is built once for both. Fast, which makes a component hardly larger than small would; without
-/// debug info, but with function names, so that a trap's backtrace can be read.
+/// so that the standard library is built once for both. Small, since a component is loaded over and over; without debug
+/// info, but with function names, so that a trap's backtrace can be read.
 const PROFILE: [(&str, &str); 6] = [
-    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3"),
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s"),
     ("CARGO_PROFILE_RELEASE_LTO", "true"),
     ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1"),
     ("CARGO_PROFILE_RELEASE_PANIC", "abort"),
