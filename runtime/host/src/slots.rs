@@ -59,9 +59,9 @@ impl Slot {
 
     /// Waits for another one in its place.
     pub async fn take_again(&mut self) {
-        self.permit = None;
-        let _waiting = Waiting::new(&self.slots.waiting);
-        self.permit = Arc::clone(&self.slots.free).acquire_owned().await.ok();
+        self.give_up();
+        let slots = Arc::clone(&self.slots);
+        *self = slots.take().await;
     }
 }
 

@@ -101,8 +101,8 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     /// Starts the work on a delivery. How many are started is for the caller to bound. Of one key, they run in the
     /// order of their sequences, those that were started before.
     pub fn start(worker: &Arc<Worker<B, I>>, delivery: Delivery<B::Receipt>) {
+        let in_flight = (worker.in_flight.token(), worker.status.begin());
         let Some(turns) = &worker.turns else {
-            let in_flight = (worker.in_flight.token(), worker.status.begin());
             return worker.begin(Job { delivery, in_flight, slot: None });
         };
         let (version, taken) = worker.take(delivery);
@@ -113,8 +113,8 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
             let waits = is_input || !handler.parks();
             waits.then(|| turns.enter(key, is_input, sequence))
         });
-        let (task, in_flight) = (Arc::clone(worker), worker.status.begin());
-        worker.in_flight.spawn(async move {
+        let task = Arc::clone(worker);
+        tokio::spawn(async move {
             task.work(&version, taken, turn, None).await;
             drop(in_flight);
         });
@@ -125,18 +125,14 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     fn begin(self: &Arc<Self>, mut job: Job<B>) {
         let line = self.line.load();
         let pipeline = &line.steady.pipeline;
-        if pipeline.handler.key_order().is_some() || pipeline.stop.requested.is_cancelled() {
+        if pipeline.handler.key_order().is_some() {
             return self.hand_over(job);
         }
         let mut queue = self.queue();
-        if queue.jobs.is_empty()
-            && let Some(slot) = self.slots.take_if_free()
-        {
-            drop(queue);
-            job.slot = Some(slot);
-            return self.hand_over(job);
+        if queue.jobs.is_empty() {
+            job.slot = self.slots.take_if_free();
         }
-        if pipeline.gate.holds_back() {
+        if job.slot.is_some() || pipeline.gate.holds_back() {
             drop(queue);
             return self.hand_over(job);
         }
@@ -190,9 +186,6 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     /// The delivery that follows on one that has ended, with its slot, unless that is wanted elsewhere.
     fn follow_up(&self, slot: Option<Slot>) -> Option<Job<B>> {
         let slot = slot.filter(Slot::can_be_passed_on)?;
-        if self.line.load().steady.pipeline.stop.requested.is_cancelled() {
-            return None;
-        }
         let job = self.queue().jobs.pop_front()?;
         Some(Job { slot: Some(slot), ..job })
     }
@@ -245,7 +238,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         job.try_recv().ok()
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<oneshot::Sender<Job<B>>>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<oneshot::Sender<Job<B>>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

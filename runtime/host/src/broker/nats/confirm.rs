@@ -21,7 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Link;
-use super::{CONFIRM_TIMEOUT, Nats};
+use super::{CONFIRM_TIMEOUT, Nats, once};
 
 /// How many publications may wait for their confirmations at once; more wait before they are sent.
 const UNCONFIRMED_MAX: usize = 4096;
@@ -110,13 +110,7 @@ pub(super) async fn send(
     headers: HeaderMap,
     payload: Bytes,
 ) -> Result<Confirmation, Unconfirmed> {
-    let confirmations = if let Some(started) = nats.confirmations.get() {
-        started
-    } else {
-        // Boxed, since it is large and happens once.
-        let start = || Confirmations::start(&nats.client, &nats.link);
-        Box::pin(nats.confirmations.get_or_try_init(start)).await?
-    };
+    let confirmations = once(&nats.confirmations, || Confirmations::start(&nats.client, &nats.link)).await?;
     let room = Arc::clone(&confirmations.room).acquire_owned().await.ok();
     let subject = Subject::from(subject);
     let (told, answer) = oneshot::channel();

@@ -230,14 +230,12 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         // sent once more on a request that is still open.
         if self.nats.link.is_up() && messages.drain().await.is_ok() {
             for message in late.into_iter().take(open.places()) {
-                let room = open.arrived(message.length as u64);
-                self.receive(message, room);
+                self.receive(message, &mut open);
             }
             let rest = async {
                 while let Some(message) = messages.next().await {
                     if message.status.is_none() && open.places() > 0 {
-                        let room = open.arrived(message.length as u64);
-                        self.receive(message, room);
+                        self.receive(message, &mut open);
                     }
                 }
             };
@@ -413,10 +411,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let (mut next, mut taken) = (Some(first), 0);
         while let Some(message) = next {
             match message.status {
-                None => {
-                    let room = open.arrived(message.length as u64);
-                    self.receive(message, room);
-                }
+                None => self.receive(message, open),
                 Some(status) => self.answer(status, &message, open)?,
             }
             taken += 1;
@@ -426,7 +421,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     }
 
     /// Takes the lease for a message and hands it over.
-    fn receive(&self, message: NatsMessage, room: Room) {
+    fn receive(&self, message: NatsMessage, open: &mut Open) {
+        let room = open.arrived(message.length as u64);
         let NatsMessage { subject, reply, payload, headers, .. } = message;
         let reply = reply.unwrap_or_else(|| Subject::from_static(""));
         let Some(place) = Place::read(&reply) else {

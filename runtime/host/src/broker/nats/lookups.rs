@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Link;
 use super::markers::{self, Fault};
-use super::{CONFIRM_TIMEOUT, Nats};
+use super::{CONFIRM_TIMEOUT, Nats, once};
 use crate::broker::Stored;
 
 /// The first server that was found to leave nothing out: its version.
@@ -65,12 +65,7 @@ struct Wanted {
 /// # Errors
 /// Where the server does not answer, or has no bucket.
 pub(super) async fn look_up(nats: &Nats, key: &str) -> Result<Stored, Fault> {
-    let lookups = if let Some(started) = nats.lookups.get() {
-        started
-    } else {
-        // Boxed, since it is large and happens once.
-        Box::pin(nats.lookups.get_or_try_init(|| Lookups::start(nats))).await?
-    };
+    let lookups = once(&nats.lookups, || Lookups::start(nats)).await?;
     let (told, answer) = oneshot::channel();
     let wanted = Wanted { key: key.to_owned(), told };
     let look_up = async {

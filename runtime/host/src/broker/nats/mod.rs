@@ -57,6 +57,7 @@ use tidemill_policy::headers;
 use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::{Publication, RetryClock};
+use tokio::sync::OnceCell;
 
 use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement, Stored};
 use connect::Link;
@@ -83,9 +84,9 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
-    confirmations: tokio::sync::OnceCell<confirm::Confirmations>,
+    confirmations: OnceCell<confirm::Confirmations>,
     /// Where markers are looked up.
-    lookups: tokio::sync::OnceCell<lookups::Lookups>,
+    lookups: OnceCell<lookups::Lookups>,
     /// The batches that may still be opened at the same time.
     batches: tokio::sync::Semaphore,
     /// The bucket of markers.
@@ -125,8 +126,8 @@ impl Nats {
             link,
             features,
             routes: Routes::default(),
-            confirmations: tokio::sync::OnceCell::new(),
-            lookups: tokio::sync::OnceCell::new(),
+            confirmations: OnceCell::new(),
+            lookups: OnceCell::new(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
             bucket: String::new(),
             bucket_is_replicated: false,
@@ -225,6 +226,17 @@ impl Broker for Nats {
 
     fn message_ttl(&self) -> bool {
         self.features.message_ttl
+    }
+}
+
+/// What is made when it is needed for the first time. That is boxed, since it is large.
+async fn once<T, E, F>(cell: &OnceCell<T>, make: impl FnOnce() -> F) -> Result<&T, E>
+where
+    F: Future<Output = Result<T, E>>,
+{
+    match cell.get() {
+        Some(present) => Ok(present),
+        None => Box::pin(cell.get_or_try_init(make)).await,
     }
 }
 

@@ -19,10 +19,7 @@ use crate::troubles::Effect;
 /// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
 pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
     let before = Connection::of(nats);
-    match publish_untold(nats, batch).await {
-        Ok(()) => Ok(()),
-        Err(fault) => Err(Box::pin(tell(nats, fault, before.has_lasted(nats))).await),
-    }
+    before.told(nats, publish_untold(nats, batch).await).await
 }
 
 /// Publishes a batch at one moment, or nothing of it. What cannot be published is a trouble until it can.
@@ -31,10 +28,7 @@ pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishEr
 /// The first refusal; nothing is stored then, as far as it is one.
 pub async fn publish_together(nats: &Nats, together: &[Publication]) -> Result<(), PublishError> {
     let before = Connection::of(nats);
-    match Box::pin(batch::publish(nats, together)).await {
-        Ok(()) => Ok(()),
-        Err(fault) => Err(Box::pin(tell(nats, fault, before.has_lasted(nats))).await),
-    }
+    before.told(nats, Box::pin(batch::publish(nats, together)).await).await
 }
 
 /// The connection as it was when something was begun. Where it is interrupted meanwhile, that is the trouble.
@@ -48,8 +42,11 @@ impl Connection {
         Connection { was_up: nats.link.is_up(), reconnects: *nats.link.reconnects.borrow() }
     }
 
-    fn has_lasted(&self, nats: &Nats) -> bool {
-        self.was_up && nats.link.is_up() && self.reconnects == *nats.link.reconnects.borrow()
+    /// What has come of it, with the trouble made that it is.
+    async fn told(&self, nats: &Nats, result: Result<(), PublishError>) -> Result<(), PublishError> {
+        let Err(fault) = result else { return Ok(()) };
+        let has_lasted = self.was_up && nats.link.is_up() && self.reconnects == *nats.link.reconnects.borrow();
+        Err(Box::pin(tell(nats, fault, has_lasted)).await)
     }
 }
 
