@@ -14,6 +14,9 @@ use crate::work::Work;
 /// How many keys the events of ordered handlers have.
 const KEYS: u64 = 1_000;
 
+/// How it is remembered which events are done.
+const DEDUP: &str = "dedup = { key = 'id', window = '1h' }";
+
 /// One row: tidemill beside the hand-written consumer.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
@@ -21,6 +24,8 @@ pub(crate) struct Row {
     load: Load,
     /// The least share of the hand-written consumer's throughput that is good enough, where there is a goal.
     goal: Option<f64>,
+    /// Whether the hand-written consumer remembers which events are done, too.
+    baseline_dedup: bool,
 }
 
 /// What came of a row.
@@ -61,7 +66,8 @@ pub(crate) fn all(events: u64) -> Vec<Row> {
         echo("echo, fresh instance", events, "isolation = 'event'").goal(0.55),
         Row { subject: Tidemill::of("totals", ""), load: Load::of(Work::Totals, events), ..echo("JSON", events, "") }
             .goal(0.75),
-        echo("echo, dedup", events, "dedup = { key = 'id', window = '1h' }").goal(0.5),
+        Row { baseline_dedup: true, ..echo("echo, dedup", events, DEDUP) }.goal(0.5),
+        echo("echo, dedup, beside none", events, DEDUP),
         echo("echo, acknowledgements confirmed", events, "ack = 'confirmed'"),
         failing(events / 2),
         ordered("echo, 16 partitions", events / 4, "partitions = 16"),
@@ -79,13 +85,19 @@ impl Row {
 }
 
 fn echo(name: &'static str, events: u64, keys: &str) -> Row {
-    Row { name, subject: Tidemill::of("echo", keys), load: Load::of(Work::Echo, events), goal: None }
+    Row {
+        name,
+        subject: Tidemill::of("echo", keys),
+        load: Load::of(Work::Echo, events),
+        goal: None,
+        baseline_dedup: false,
+    }
 }
 
 fn failing(events: u64) -> Row {
     let subject = Tidemill::of("totals", "retry = { initial = '300ms', in_memory = '0s' }\noutage_brake = false");
     let load = Load { fails_each: 10, ..Load::of(Work::Totals, events) };
-    Row { name: "JSON, one in ten fails once", subject, load, goal: None }
+    Row { subject, load, ..echo("JSON, one in ten fails once", events, "") }
 }
 
 fn ordered(name: &'static str, events: u64, form: &str) -> Row {
@@ -106,7 +118,7 @@ pub(crate) async fn measure(base: &Path, row: &Row, rounds: u32) -> Result<Outco
     let (mut baselines, mut ours) = (Vec::new(), Vec::new());
     // As many consumers as tidemill has.
     let Tidemill { handlers, in_flight, .. } = row.subject;
-    let baseline = Subject::Baseline { work: row.load.work, consumers: handlers, in_flight };
+    let baseline = Subject::Baseline { work: row.load.work, consumers: handlers, in_flight, dedup: row.baseline_dedup };
     let tidemill = Subject::Tidemill(row.subject.clone());
     for _ in 0..rounds {
         baselines.push(drain(base, &baseline, &row.load).await.context("the hand-written consumer")?);

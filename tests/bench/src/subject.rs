@@ -30,6 +30,8 @@ pub(crate) enum Subject {
         consumers: u64,
         /// How many events of each it works on at once.
         in_flight: usize,
+        /// Whether it remembers which events are done.
+        dedup: bool,
     },
     /// tidemill.
     Tidemill(Tidemill),
@@ -165,18 +167,19 @@ async fn ask(port: u16, what: &str) -> std::io::Result<String> {
 impl Subject {
     /// The hand-written consumer as it mostly is.
     pub(crate) fn hand_written(work: Work) -> Subject {
-        Subject::Baseline { work, consumers: 1, in_flight: IN_FLIGHT }
+        Subject::Baseline { work, consumers: 1, in_flight: IN_FLIGHT, dedup: false }
     }
 
     /// Starts it, with its files in `folder`.
     pub(crate) fn start(&self, url: &str, folder: &Path) -> Result<Running> {
-        let (work, consumers, in_flight) = match self {
+        let (work, consumers, in_flight, dedup) = match self {
             Subject::Tidemill(tidemill) => return tidemill.start(url, folder),
-            Subject::Baseline { work, consumers, in_flight } => (work, consumers, in_flight),
+            Subject::Baseline { work, consumers, in_flight, dedup } => (work, consumers, in_flight, *dedup),
         };
         let mut command = process::own()?;
         command.args(["baseline", "--url", url, "--work", work.name()]);
         command.args(["--consumers", &consumers.to_string(), "--in-flight", &in_flight.to_string()]);
+        command.args(dedup.then_some("--dedup"));
         let process = Background::start(command, &folder.join("baseline.log"))?;
         Ok(Running { process, port: None, since: Instant::now() })
     }
