@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use tidemill::broker::nats::server::Server;
 use tidemill_policy::history::{AttemptError, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tracing::subscriber::DefaultGuard;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{Running, World, completed, eventually, output, reject, retry, run_at, start_server};
@@ -42,6 +42,9 @@ impl Drop for Shown {
 
 impl Log {
     fn start() -> (Log, Shown) {
+        // While there is one subscriber only, the thread that says something first decides for all whether it is
+        // heard, although it may be another test's.
+        let _ = tracing::subscriber::set_global_default(NoSubscriber::default());
         let log = Log::default();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::INFO).with_writer(log.clone());
@@ -254,6 +257,15 @@ async fn a_full_stream_holds_events_and_is_said_once() {
     log.said_once("stream OUT", "raise its limits, or remove messages");
     assert_eq!(running.seen().len(), 20, "no event is attempted again");
     running.drain().await.expect("drains");
+}
+
+#[test]
+fn what_was_said_before_in_another_thread_is_heard() {
+    let (log, _guard) = Log::start();
+    let say = || tracing::info!("this is said");
+    std::thread::spawn(say).join().expect("said");
+    say();
+    assert_eq!(log.lines(&["this is said"]).len(), 1);
 }
 
 /// Our retry stream has no such case: a stream with schedules cannot refuse new messages.

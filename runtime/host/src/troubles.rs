@@ -162,7 +162,7 @@ mod tests {
 
     use tokio::time::advance;
     use tracing::field::{Field, Visit};
-    use tracing::subscriber::Interest;
+    use tracing::subscriber::{DefaultGuard, Interest, NoSubscriber};
     use tracing::{Event, Metadata, Subscriber, span};
 
     use super::*;
@@ -203,6 +203,14 @@ mod tests {
     }
 
     impl Log {
+        fn start() -> (Log, DefaultGuard) {
+            // While there is one subscriber only, the thread that logs something first decides for all whether it is
+            // heard, although it may be another test's.
+            let _ = tracing::subscriber::set_global_default(NoSubscriber::default());
+            let log = Log::default();
+            (log.clone(), tracing::subscriber::set_default(log))
+        }
+
         fn take(&self) -> Vec<String> {
             std::mem::take(&mut self.0.lock().expect("not poisoned"))
         }
@@ -210,8 +218,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_trouble_is_said_once_and_its_end_once() {
-        let log = Log::default();
-        let _guard = tracing::subscriber::set_default(log.clone());
+        let (log, _guard) = Log::start();
         let troubles = Troubles::default();
         troubles.end("a");
         for _ in 0..100 {
@@ -232,8 +239,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_trouble_that_comes_and_goes_is_said_once_a_minute() {
-        let log = Log::default();
-        let _guard = tracing::subscriber::set_default(log.clone());
+        let (log, _guard) = Log::start();
         let troubles = Troubles::default();
         for _ in 0..50 {
             troubles.begin("a", Effect::Publishing, "full");
@@ -266,8 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn troubles_and_reasons_are_bounded() {
-        let log = Log::default();
-        let _guard = tracing::subscriber::set_default(log.clone());
+        let (log, _guard) = Log::start();
         let troubles = Troubles::default();
         for n in 0..TROUBLES_MAX * 2 {
             troubles.begin(&format!("t{n}"), Effect::None, "x");

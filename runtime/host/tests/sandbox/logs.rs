@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tidemill::invoker::Invoker;
 use tracing::field::{Field, Visit};
+use tracing::subscriber::NoSubscriber;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::setup::{event, handler, run, stack, trapped, unruly};
@@ -44,6 +45,9 @@ impl Visit for Fields {
 
 /// Runs one invocation and returns what it logged.
 async fn logged(handler: &impl Invoker, payload: &str) -> Vec<Line> {
+    // While there is one subscriber only, the thread that logs something first decides for all whether it is heard,
+    // although it may be another test's.
+    let _ = tracing::subscriber::set_global_default(NoSubscriber::default());
     let capture = Capture::default();
     let subscriber = tracing_subscriber::registry().with(capture.clone());
     let _guard = tracing::subscriber::set_default(subscriber);
