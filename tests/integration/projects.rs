@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -156,7 +156,13 @@ fn pass_on(from: impl Read + Send + 'static, tell: Sender<String>) {
 }
 
 impl Drop for Dev {
+    /// Interrupts it, so that it ends its server too.
     fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let end = Instant::now() + DEADLINE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -186,4 +192,7 @@ fn dev_builds_what_changes_and_runs_it_and_goes_on_where_that_fails() {
     dev.says_of_an_order(&desk, "order o-1 comes to 1350 cents");
     fs::write(&handler, source.replace("comes to", "amounts to")).expect("written");
     dev.says_of_an_order(&desk, "order o-1 amounts to 1350 cents");
+    let server = dev.url.trim_start_matches("nats://").to_owned();
+    drop(dev);
+    assert!(TcpStream::connect(&server).is_err(), "the server at {server} still runs");
 }
