@@ -3,9 +3,13 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::support::DEADLINE;
 
 /// The folder of the built guests.
 pub(crate) fn guests() -> PathBuf {
@@ -408,11 +412,22 @@ impl Dev {
 
 impl Drop for Dev {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            self.interrupt();
-            let _ = self.child.wait();
-        }
+        end(&mut self.child);
     }
+}
+
+/// Interrupts a `tidemill dev` that still runs, so that it ends its server too, and waits until it has ended.
+pub(crate) fn end(child: &mut Child) {
+    let is_running = |child: &mut Child| matches!(child.try_wait(), Ok(None));
+    if is_running(child) {
+        let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    }
+    let until = Instant::now() + DEADLINE;
+    while is_running(child) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tidemill::broker::nats::server::executable;
 
-use crate::cli::Desk;
+use crate::cli::{Desk, end};
 use crate::support::DEADLINE;
 
 /// Where the packages from npm are, so that projects in it can be built.
@@ -156,15 +156,8 @@ fn pass_on(from: impl Read + Send + 'static, tell: Sender<String>) {
 }
 
 impl Drop for Dev {
-    /// Interrupts it, so that it ends its server too.
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
-        let end = Instant::now() + DEADLINE;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 
