@@ -66,8 +66,8 @@ pub(crate) fn all(events: u64) -> Vec<Row> {
         echo("echo, fresh instance", events, "isolation = 'event'").goal(0.55),
         Row { subject: Tidemill::of("totals", ""), load: Load::of(Work::Totals, events), ..echo("JSON", events, "") }
             .goal(0.75),
-        Row { baseline_dedup: true, ..echo("echo, dedup", events, DEDUP) }.goal(0.5),
-        echo("echo, dedup, beside none", events, DEDUP),
+        Row { baseline_dedup: true, ..echo("echo, dedup, by hand too", events, DEDUP) }.goal(0.5),
+        echo("echo, dedup, by hand without", events, DEDUP),
         echo("echo, acknowledgements confirmed", events, "ack = 'confirmed'"),
         failing(events / 2),
         ordered("echo, 16 partitions", events / 4, "partitions = 16"),
