@@ -125,7 +125,8 @@ async fn traps_say_what_and_where() {
         ("recurse", "call stack exhausted", "recurse"),
         ("panic", "asked to panic", "unruly::handle"),
         ("trap", "unreachable", "outer_of_the_trap"),
-        ("abort", "unreachable", "abort"),
+        // Some builds of the standard library have no function for it.
+        ("abort", "unreachable", "unruly::handle"),
     ] {
         let report = run(&handler, command).await;
         let interruption = trapped(&report);
