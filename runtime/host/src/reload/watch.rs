@@ -278,8 +278,11 @@ mod tests {
     /// What is told comes in the order in which it happened.
     #[tokio::test]
     async fn looking_at_the_files_is_no_change() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = |name: &str| folder.path().join(name);
+        // The folder above is watched too, and others make theirs beside this one.
+        let above = tempfile::tempdir().expect("a temporary folder");
+        let folder = above.path().join("project");
+        fs::create_dir(&folder).expect("a folder");
+        let file = |name: &str| folder.join(name);
         fs::write(file("h.wasm"), "a").expect("written");
         let (tell, mut told) = mpsc::unbounded_channel();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -291,7 +294,7 @@ mod tests {
         .expect("a watcher");
         let places = Places {
             files: [file("tidemill.toml")].into(),
-            folders: [folder.path().to_owned()].into(),
+            folders: [folder.clone()].into(),
             sources: BTreeSet::new(),
         };
         follow(&mut watcher, &mut BTreeMap::new(), &places);
