@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -21,8 +21,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use super::cache::Cache;
 use super::error::Problem;
 use super::handler::Ended;
-use super::instance::Instance;
-use super::lane::{self, Lane};
+use super::lane::Lane;
 use super::limiter::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use super::link::{self, State};
 use super::memory::Memory;
@@ -32,6 +31,9 @@ use crate::machine;
 /// The unit of turns. A guest that computes is interrupted after two of them at the latest, to see whether its deadline
 /// has passed and to let others run.
 const TICK: Duration = Duration::from_millis(2);
+
+/// The same while there are calls in the long lane: the shorter their turns, the sooner others have a processor.
+const TICK_OF_LANE: Duration = Duration::from_millis(1);
 
 /// The longest wasm call stack that is kept of an invocation that was cut short.
 const BACKTRACE_FRAMES_MAX: NonZeroUsize = NonZeroUsize::new(32).unwrap();
@@ -89,8 +91,6 @@ struct Shared {
     rooms: Mutex<Rooms>,
     /// How many handlers there have been.
     handlers: AtomicU64,
-    /// Where instances are dropped that ended on a thread which others need.
-    spent: mpsc::Sender<Instance>,
     /// The ticker thread runs until this is dropped.
     _ticker: mpsc::Sender<()>,
 }
@@ -104,18 +104,17 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Engine, EngineError> {
         let wasmtime = wasmtime::Engine::new(&config(options)).map_err(EngineError::Setup)?;
         let linker = link::linker(&wasmtime).map_err(EngineError::Setup)?;
-        let ticker = start_ticker(wasmtime.clone()).map_err(EngineError::Thread)?;
-        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let lane = Lane::start(thread::available_parallelism().map_or(1, usize::from)).map_err(EngineError::Thread)?;
+        let ticker = start_ticker(wasmtime.clone(), lane.calls()).map_err(EngineError::Thread)?;
         Ok(Engine(Arc::new(Shared {
             wasmtime,
             linker,
             cache: options.cache_dir.clone().and_then(Cache::open),
             memory: Memory::new(options.memory_bytes.unwrap_or_else(machine::memory_for_guests)),
             buckets: Arc::default(),
-            lane: Lane::start(threads).map_err(EngineError::Thread)?,
+            lane,
             rooms: Mutex::new(Rooms { all: options.invocations, taken: BTreeMap::new() }),
             handlers: AtomicU64::new(0),
-            spent: start_disposal().map_err(EngineError::Thread)?,
             _ticker: ticker,
         })))
     }
@@ -143,12 +142,6 @@ impl Engine {
 
     pub(super) fn lane(&self) -> &Lane<Ended> {
         &self.0.lane
-    }
-
-    /// Drops an instance on a thread of its own, since giving back much memory takes a while.
-    pub(super) fn dispose(&self, instance: Instance) {
-        // Without that thread, it is dropped here.
-        let _ = self.0.spent.send(instance);
     }
 
     /// How much linear memory all instances have at the moment, idle ones included, in bytes.
@@ -250,20 +243,11 @@ fn config(options: &EngineOptions) -> Config {
     config
 }
 
-/// Starts the thread that drops instances. It ends with the engine.
-fn start_disposal() -> io::Result<mpsc::Sender<Instance>> {
-    let (spent, instances) = mpsc::channel();
-    thread::Builder::new().name("tidemill-disposal".to_owned()).spawn(move || {
-        lane::give_way(true);
-        instances.into_iter().for_each(drop);
-    })?;
-    Ok(spent)
-}
-
-fn start_ticker(engine: wasmtime::Engine) -> io::Result<mpsc::Sender<()>> {
+fn start_ticker(engine: wasmtime::Engine, long_calls: Arc<AtomicUsize>) -> io::Result<mpsc::Sender<()>> {
     let (stop, stopped) = mpsc::channel();
     thread::Builder::new().name("tidemill-ticker".to_owned()).spawn(move || {
-        while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        let tick = || if long_calls.load(Ordering::Relaxed) == 0 { TICK } else { TICK_OF_LANE };
+        while stopped.recv_timeout(tick()) == Err(RecvTimeoutError::Timeout) {
             engine.increment_epoch();
         }
     })?;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures::FutureExt;
 use futures::future::poll_immediate;
 use tidemill_policy::budget::{Budget, Usage};
 use tidemill_policy::event::Event;
@@ -23,7 +24,7 @@ use super::http::Client;
 use super::inspect::Inspection;
 use super::instance::{Finished, Instance, Watch};
 use super::keyvalue::Keys;
-use super::lane::Taken;
+use super::lane::{Taken, priority};
 use super::limiter::Limiter;
 use super::link::{Settings, State};
 use super::memory::Account;
@@ -116,7 +117,7 @@ impl WasmHandler {
         let call = self.pool.call(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
         let (mut finished, was_long) = self.carry_out(call, &watch, deadline).await;
         if let Some(spent) = finished.spent.take() {
-            self.engine.dispose(spent);
+            self.engine.lane().dispose(self.room.number(), spent);
         }
         let duration = started.elapsed();
         self.takes_long.store(was_long.unwrap_or(duration > LONG), Ordering::Relaxed);
@@ -236,13 +237,14 @@ impl WasmHandler {
     }
 }
 
-/// Tells whether a call computes for long.
-async fn timed(mut call: Call) -> Ended {
+/// Tells whether a call computes for long. That is the time for which its thread had a processor: where others have it, a
+/// thread of the lane is kept waiting, and every call would seem to take long.
+async fn timed<T>(mut call: impl Future<Output = T> + Unpin) -> (T, Option<bool>) {
     let mut computed = Duration::ZERO;
     let finished = poll_fn(|context| {
-        let begun = Instant::now();
-        let polled = call.poll(context);
-        computed += begun.elapsed();
+        let begun = priority::processor_time();
+        let polled = call.poll_unpin(context);
+        computed += priority::processor_time().saturating_sub(begun);
         polled
     });
     let finished = finished.await;
@@ -253,4 +255,22 @@ fn unix_ms() -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
     let ms = since_epoch.unwrap_or_default().as_millis();
     u64::try_from(ms).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_takes_long_that_computes_and_not_one_whose_thread_waits() {
+        let waits = Box::pin(async { sleep(LONG * 10) });
+        assert_eq!(timed(waits).await, ((), Some(false)));
+        let computes = Box::pin(async {
+            let begun = priority::processor_time();
+            while priority::processor_time().saturating_sub(begun) <= LONG {}
+        });
+        assert_eq!(timed(computes).await, ((), Some(true)));
+    }
 }

@@ -2,20 +2,21 @@
 //!
 //! A call is begun where its event is handled. If it is still computing after its first turn, it is handed over to the
 //! lane, which gives each call a turn and handlers turns in fair order. The lane knows neither handlers nor guests: a
-//! call is a future that wakes itself when its turn is over. Its threads have a lower priority than all others.
+//! call is a future that wakes itself when its turn is over.
+//!
+//! Its threads have a lower priority than all others. Most are spare threads: they have what nobody else wants, which may
+//! be nothing. One gets on beside a handler that is always busy, and takes turns only while no spare thread does.
 
 use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 use std::{io, mem, thread};
 
-#[cfg(target_os = "linux")]
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
 use tidemill_policy::share::turns::Turns;
 use tokio::runtime::Handle;
 use tracing::dispatcher::{self, Dispatch};
@@ -23,22 +24,35 @@ use tracing::dispatcher::{self, Dispatch};
 /// A call that may be run by one thread after the other.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// By how much the threads of the lane are nicer than the others: where both want all they can get, the kernel gives one
-/// of them about a third of what it gives to another thread. So they still get on beside a handler that is always busy.
-const NICE: i32 = 5;
+/// For how long calls wait while no spare thread takes any, before the other one does: longer than their turns.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// The threads, and the calls that wait for a turn. The threads end when this is dropped, and what waits is dropped.
 pub(super) struct Lane<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     queue: Mutex<Queue<T>>,
-    /// Somebody waits for a turn, or the lane is closed.
+    /// Somebody waits for a turn, or the lane is closed: for the spare threads.
     changed: Condvar,
+    /// The same for the other one.
+    called: Condvar,
+    calls: Arc<AtomicUsize>,
 }
 
 struct Queue<T> {
-    turns: Turns<u64, Arc<Task<T>>>,
+    turns: Turns<u64, Job<T>>,
+    /// How many turns were taken by spare threads.
+    spare_turns: u64,
+    /// Whether the other thread must be called when somebody waits for a turn.
+    is_asleep: bool,
     is_open: bool,
+}
+
+/// What a turn is taken for.
+enum Job<T> {
+    Call(Arc<Task<T>>),
+    /// To drop something, which takes a while.
+    Drop(Box<dyn Any + Send>),
 }
 
 /// A call in the lane.
@@ -88,17 +102,31 @@ pub(super) enum Taken<T> {
 }
 
 impl<T: Send + 'static> Lane<T> {
-    /// Starts `threads` threads.
-    pub(super) fn start(threads: usize) -> io::Result<Lane<T>> {
-        let queue = Mutex::new(Queue { turns: Turns::new(), is_open: true });
+    /// Starts so many spare threads, and the one that is sure to get on.
+    pub(super) fn start(spare: usize) -> io::Result<Lane<T>> {
+        let lane = Lane::without_threads();
         // From here on, an error closes the lane.
-        let lane = Lane(Arc::new(Shared { queue, changed: Condvar::new() }));
-        for number in 0..threads {
-            let shared = Arc::clone(&lane.0);
-            let name = format!("tidemill-long-{number}");
-            thread::Builder::new().name(name).spawn(move || shared.work(number == 0))?;
+        for number in 0..spare {
+            lane.add_thread(&format!("tidemill-long-{number}"), Shared::work_sparely)?;
         }
+        lane.add_thread("tidemill-sure", Shared::work_surely)?;
         Ok(lane)
+    }
+
+    fn without_threads() -> Lane<T> {
+        let queue = Queue { turns: Turns::new(), spare_turns: 0, is_asleep: false, is_open: true };
+        let (changed, called) = (Condvar::new(), Condvar::new());
+        Lane(Arc::new(Shared { queue: Mutex::new(queue), changed, called, calls: Arc::default() }))
+    }
+
+    fn add_thread(&self, name: &str, work: fn(&Shared<T>)) -> io::Result<()> {
+        let shared = Arc::clone(&self.0);
+        thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared)).map(drop)
+    }
+
+    /// How many calls were handed over and have not come back, at any time.
+    pub(super) fn calls(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0.calls)
     }
 
     /// Hands a call of a handler over. Must be called in a tokio runtime, which the call's timers use.
@@ -107,8 +135,14 @@ impl<T: Send + 'static> Lane<T> {
         let (runtime, log) = (Handle::current(), dispatcher::get_default(Clone::clone));
         let task = Task { handler, lane: Arc::clone(&self.0), runtime, log, place: Mutex::new(place) };
         let task = Arc::new(task);
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
         task.enqueue();
         Handed(task)
+    }
+
+    /// Drops something of a handler that takes a while to be dropped.
+    pub(super) fn dispose(&self, handler: u64, thing: impl Any + Send) {
+        self.0.enqueue(handler, Job::Drop(Box::new(thing)));
     }
 }
 
@@ -119,45 +153,94 @@ impl<T> Drop for Lane<T> {
         let waiting = mem::take(&mut queue.turns);
         drop(queue);
         self.0.changed.notify_all();
+        self.0.called.notify_all();
         drop(waiting);
     }
 }
 
 impl<T: Send + 'static> Shared<T> {
-    /// What each thread does until the lane is closed.
-    fn work(&self, is_sure: bool) {
-        give_way(is_sure);
-        while let Some(task) = self.next() {
-            task.run();
+    /// Something waits for a turn.
+    fn enqueue(&self, handler: u64, job: Job<T>) {
+        let mut queue = lock(&self.queue);
+        if queue.is_open {
+            queue.turns.wait(handler, job);
+            let is_asleep = mem::take(&mut queue.is_asleep);
+            drop(queue);
+            self.changed.notify_one();
+            if is_asleep {
+                self.called.notify_one();
+            }
         }
     }
 
-    /// Waits for a call that wants a turn.
-    fn next(&self) -> Option<Arc<Task<T>>> {
+    /// What each spare thread does until the lane is closed.
+    fn work_sparely(&self) {
+        priority::leave_all();
+        while let Some(job) = self.next() {
+            job.run();
+        }
+    }
+
+    /// Waits for something that wants a turn.
+    fn next(&self) -> Option<Job<T>> {
         let mut queue = lock(&self.queue);
         while queue.is_open {
-            if let Some(task) = queue.turns.grant() {
-                return Some(task);
+            if let Some(job) = queue.turns.grant() {
+                queue.spare_turns += 1;
+                return Some(job);
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         None
+    }
+
+    /// What the thread does that is sure to get on, until the lane is closed: it takes turns while calls wait and no spare
+    /// thread takes any.
+    fn work_surely(&self) {
+        priority::leave_most();
+        let mut queue = lock(&self.queue);
+        while queue.is_open {
+            if queue.turns.is_empty() {
+                queue.is_asleep = true;
+                queue = self.called.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let seen = queue.spare_turns;
+            let stands = |queue: &mut Queue<T>| queue.is_open && queue.spare_turns == seen;
+            let waited = self.called.wait_timeout_while(queue, PATIENCE, stands);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            while queue.spare_turns == seen
+                && let Some(job) = queue.turns.grant()
+            {
+                drop(queue);
+                job.run();
+                queue = lock(&self.queue);
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Job<T> {
+    fn run(self) {
+        match self {
+            Job::Call(task) => task.run(),
+            // The thread is needed, whatever comes of it.
+            Job::Drop(thing) => drop(catch_unwind(AssertUnwindSafe(|| drop(thing)))),
+        }
+        // Even one of the lowest priority may be let run on by the kernel while one waits that has just had a processor,
+        // for as long as it does not give it up.
+        thread::yield_now();
     }
 }
 
 impl<T: Send + 'static> Task<T> {
     /// Puts the call, whose stage says so already, in the queue.
     fn enqueue(self: &Arc<Self>) {
-        let mut queue = lock(&self.lane.queue);
-        if queue.is_open {
-            queue.turns.wait(self.handler, Arc::clone(self));
-            drop(queue);
-            self.lane.changed.notify_one();
-        }
+        self.lane.enqueue(self.handler, Job::Call(Arc::clone(self)));
     }
 
     /// Gives the call a turn, unless it was taken back or dropped meanwhile.
-    fn run(self: &Arc<Self>) {
+    fn run(self: Arc<Self>) {
         let mut place = lock(&self.place);
         let mut call = match mem::replace(&mut place.stage, Stage::Gone) {
             Stage::Queued(call) => call,
@@ -169,7 +252,7 @@ impl<T: Send + 'static> Task<T> {
         place.stage = Stage::Running { wants_more: false, wanted_back: false };
         drop(place);
 
-        let waker = Waker::from(Arc::clone(self));
+        let waker = Waker::from(Arc::clone(&self));
         let _runtime = self.runtime.enter();
         let mut poll = || call.as_mut().poll(&mut Context::from_waker(&waker));
         let polled = catch_unwind(AssertUnwindSafe(|| dispatcher::with_default(&self.log, &mut poll)));
@@ -275,6 +358,7 @@ impl<T: Send + 'static> Handed<T> {
 
 impl<T> Drop for Handed<T> {
     fn drop(&mut self) {
+        self.0.lane.calls.fetch_sub(1, Ordering::Relaxed);
         let stage = mem::replace(&mut lock(&self.0.place).stage, Stage::Gone);
         if matches!(stage, Stage::Queued(_)) {
             leave_queue(&self.0);
@@ -284,7 +368,9 @@ impl<T> Drop for Handed<T> {
 
 /// Takes a call out of the queue whose stage says so already.
 fn leave_queue<T>(task: &Arc<Task<T>>) {
-    let left = lock(&task.lane.queue).turns.give_up(task.handler, |other| Arc::ptr_eq(other, task));
+    let left = lock(&task.lane.queue)
+        .turns
+        .give_up(task.handler, |job| matches!(job, Job::Call(other) if Arc::ptr_eq(other, task)));
     drop(left);
 }
 
@@ -293,19 +379,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lowers the priority of this thread, where threads have one of their own; that is always allowed. One thread is sure to
-/// get on beside a handler that is always busy. The others have what nobody else wants: they make way at once, while a
-/// thread that is only nicer keeps its processor for a few milliseconds when another one wakes up.
-#[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
-pub(super) fn give_way(is_sure: bool) {
-    #[cfg(target_os = "linux")]
-    if is_sure {
-        let _ = rustix::process::nice(NICE);
-    } else {
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
-    }
-}
-
+pub(super) mod priority;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::task::Poll;
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
-use super::{Call, Handed, Lane, Taken};
+use super::{Call, Handed, Lane, Shared, Taken};
 
 /// A call that takes so many turns and then ends, noting each turn.
 fn busy(turns: usize, mut note: impl FnMut() + Send + 'static) -> Call<usize> {
@@ -22,9 +22,16 @@ fn busy(turns: usize, mut note: impl FnMut() + Send + 'static) -> Call<usize> {
     }))
 }
 
-/// A lane of one thread that does nothing until the sender is dropped.
+/// A lane of one spare thread alone.
+fn single() -> Lane<usize> {
+    let lane = Lane::without_threads();
+    lane.add_thread("spare", Shared::work_sparely).expect("a thread");
+    lane
+}
+
+/// The same, and it does nothing until the sender is dropped.
 fn held() -> (Lane<usize>, Handed<usize>, mpsc::Sender<()>) {
-    let lane = Lane::start(1).expect("a thread");
+    let lane = single();
     let (release, held) = mpsc::channel::<()>();
     let (begun, has_begun) = mpsc::channel();
     let holder = lane.hand_over(
@@ -67,6 +74,32 @@ async fn many_calls_of_one_handler_have_as_many_turns_as_one_of_another() {
         assert!(of(1).abs_diff(of(2)) <= 1, "{} and {} of the first {end} turns", of(1), of(2));
     }
     drop((many, holder));
+}
+
+#[tokio::test]
+async fn calls_get_on_while_the_spare_threads_do_not() {
+    let (lane, holder, release) = held();
+    lane.add_thread("sure", Shared::work_surely).expect("a thread");
+    for turns in [1, 100] {
+        assert_eq!(lane.hand_over(1, busy(turns, || ())).ended().await, turns);
+    }
+    assert_eq!(super::lock(&lane.0.queue).spare_turns, 1, "only that which does not end");
+    drop((release, holder));
+}
+
+#[tokio::test]
+async fn it_is_known_how_many_calls_there_are() {
+    let (lane, holder, release) = held();
+    let calls = || lane.calls().load(Ordering::SeqCst);
+    let mut queued = lane.hand_over(1, busy(1, || ()));
+    let dropped = lane.hand_over(1, busy(1, || ()));
+    assert_eq!(calls(), 3);
+    drop(dropped);
+    drop(release);
+    queued.ended().await;
+    drop(queued);
+    assert!(matches!(holder.take_back().await, Taken::Ended(0)));
+    assert_eq!(calls(), 0);
 }
 
 #[tokio::test]
@@ -171,7 +204,7 @@ async fn a_call_is_taken_back_from_wherever_it_is() {
 
 #[tokio::test]
 async fn a_call_that_is_computing_is_taken_back_after_its_turn() {
-    let lane = Lane::start(1).expect("a thread");
+    let lane = single();
     let (begun, has_begun) = mpsc::channel();
     let (release, held) = mpsc::channel::<()>();
     let mut turns = 0;
