@@ -176,8 +176,12 @@ impl Gate {
     /// Whether events may wait here for long.
     pub fn holds_back(&self) -> bool {
         let state = self.lock();
-        let is_open = breaker::next(&state.record, self.clock.now_ms()) == Start::Now;
-        !is_open || state.brake.hold().is_some() || self.handler.rate_limit.is_some()
+        if state.brake.hold().is_some() || self.handler.rate_limit.is_some() {
+            return true;
+        }
+        // Mostly it is closed, and nobody needs to know the time.
+        let is_closed = matches!(state.record.state, Breaker::Closed);
+        !is_closed && breaker::next(&state.record, self.clock.now_ms()) != Start::Now
     }
 
     /// Lets the holder of a ticket pass, or says when to try again.

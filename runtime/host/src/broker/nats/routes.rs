@@ -115,6 +115,9 @@ impl Routes {
         let Some(known) = known.as_ref() else { return (None, false) };
         let filters = known.filters.as_ref();
         let stored = filters.map(|all| all.iter().any(|(_, filter)| subject::matches(filter, subject)));
+        if stored == Some(true) {
+            return (stored, true);
+        }
         let age_min = if stored.is_none() { DENIED_AGE_MIN } else { AGE_MIN };
         (stored, known.since.elapsed() < age_min)
     }
