@@ -49,5 +49,6 @@ impl<I: Invoker + Clone> Candidate<I> {
         consumers.wait().await;
         in_flight.close();
         in_flight.wait().await;
+        self.nats.settlements_given().await;
     }
 }

@@ -28,6 +28,7 @@ const LAST_NEWS_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Unit<I> {
     /// The numbers of its consumers in the account of bytes in flight.
     pub(super) purses: Vec<usize>,
+    nats: Arc<Nats>,
     crew: Arc<Crew<Nats, I>>,
     specs: Vec<Spec>,
     stop: Stop,
@@ -55,6 +56,7 @@ impl<I: Invoker + Clone> Unit<I> {
         let stop = Stop { requested: site.stop.requested.child_token(), overdue: site.stop.overdue.child_token() };
         let unit = Unit {
             purses,
+            nats: Arc::clone(&site.nats),
             crew: Arc::new(Crew::new(of_handler, status, versions)),
             specs,
             stop,
@@ -106,9 +108,10 @@ impl<I: Invoker + Clone> Unit<I> {
         self.in_flight.close();
     }
 
-    /// Waits until nothing is in flight any more.
+    /// Waits until nothing is in flight any more, and the server is told so before anything else.
     pub(super) async fn drained(&self) {
         self.in_flight.wait().await;
+        self.nats.settlements_given().await;
     }
 
     /// Stops pulling and finishes what is in flight; what takes longer than `limit` is handed back. The consumers stay.

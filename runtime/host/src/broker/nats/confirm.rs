@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::client::PublishErrorKind;
+use async_nats::client::{PublishError, PublishErrorKind};
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Link;
+use super::outbox::Item;
 use super::{CONFIRM_TIMEOUT, Nats, once};
 
 /// How many publications may wait for their confirmations at once; more wait before they are sent.
@@ -93,7 +94,17 @@ struct Slot {
     subject: Subject,
     since: Instant,
     told: oneshot::Sender<Result<Message, Unconfirmed>>,
-    _room: Option<OwnedSemaphorePermit>,
+    /// Its part of what may wait at once, as soon as it is sent.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// Who waits for the confirmation of something that is to be sent.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    waiting: Arc<Mutex<Waiting>>,
+    number: u64,
+    /// Kept here until it is sent, also if nobody waits any more.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Something that was sent, and is to be confirmed.
@@ -103,7 +114,7 @@ pub(super) struct Confirmation(oneshot::Receiver<Result<Message, Unconfirmed>>);
 /// Sends a message, and returns what to wait for. Waits where too many confirmations are outstanding.
 ///
 /// # Errors
-/// Where the client does not send it.
+/// Where nothing can be sent any more.
 pub(super) async fn send(
     nats: &Nats,
     subject: &str,
@@ -114,19 +125,35 @@ pub(super) async fn send(
     let room = Arc::clone(&confirmations.room).acquire_owned().await.ok();
     let subject = Subject::from(subject);
     let (told, answer) = oneshot::channel();
-    let slot = Slot { subject: subject.clone(), since: Instant::now(), told, _room: room };
-    let number = lock(&confirmations.waiting).enter(slot)?;
-    let reply = confirmations.reply(number);
-    // Boxed, since it would be moved with each of the futures around it, of which there are many.
-    let publish = Box::pin(nats.client.publish_with_reply_and_headers(subject, reply, headers, payload));
-    match publish.await {
-        Ok(()) => Ok(Confirmation(answer)),
-        Err(error) => {
-            lock(&confirmations.waiting).leave(number);
-            Err(match error.kind() {
+    let slot = Slot { subject: subject.clone(), since: Instant::now(), told, room: None };
+    let waiting = Arc::clone(&confirmations.waiting);
+    let number = lock(&waiting).enter(slot)?;
+    let (reply, ticket) = (confirmations.reply(number), Ticket { waiting, number, room });
+    nats.outbox().put(Item::Publication { subject, reply, headers, payload, ticket }).await;
+    Ok(Confirmation(answer))
+}
+
+impl Ticket {
+    /// Whether it is to be sent still: whoever has waited for too long sends it again.
+    pub(super) fn is_waited_for(&self) -> bool {
+        lock(&self.waiting).slot(self.number).is_some_and(|slot| !slot.told.is_closed())
+    }
+
+    /// Says that it is sent.
+    pub(super) fn given(self) {
+        if let Some(slot) = lock(&self.waiting).slot(self.number) {
+            slot.room = self.room;
+        }
+    }
+
+    /// Says that the client does not take it.
+    pub(super) fn refuse(self, error: &PublishError) {
+        if let Some(slot) = lock(&self.waiting).leave(self.number) {
+            let why = match error.kind() {
                 PublishErrorKind::MaxPayloadExceeded => Unconfirmed::TooLarge(error.to_string()),
                 _ => Unconfirmed::Unknown(error.to_string()),
-            })
+            };
+            let _ = slot.told.send(Err(why));
         }
     }
 }
@@ -227,9 +254,17 @@ impl Waiting {
         Ok(self.first + self.slots.len() as u64 - 1)
     }
 
-    fn leave(&mut self, number: u64) -> Option<Slot> {
+    fn slot(&mut self, number: u64) -> Option<&mut Slot> {
+        self.place(number)?.as_mut()
+    }
+
+    fn place(&mut self, number: u64) -> Option<&mut Option<Slot>> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let slot = self.slots.get_mut(index)?.take();
+        self.slots.get_mut(index)
+    }
+
+    fn leave(&mut self, number: u64) -> Option<Slot> {
+        let slot = self.place(number)?.take();
         self.tidy();
         slot
     }
@@ -263,7 +298,7 @@ mod tests {
     use super::*;
 
     fn slot() -> Slot {
-        Slot { subject: "a".into(), since: Instant::now(), told: oneshot::channel().0, _room: None }
+        Slot { subject: "a".into(), since: Instant::now(), told: oneshot::channel().0, room: None }
     }
 
     #[tokio::test]
@@ -279,6 +314,34 @@ mod tests {
         assert!(waiting.leave(0).is_none() && waiting.leave(99).is_none());
         assert!(waiting.leave(3).is_some() && waiting.leave(4).is_some());
         assert!(waiting.slots.is_empty());
+    }
+
+    #[test]
+    fn there_is_room_again_when_a_publication_is_confirmed_or_will_never_be_sent() {
+        let (room, waiting): (_, Arc<Mutex<Waiting>>) = (Arc::new(Semaphore::new(1)), Arc::default());
+        let enter = || {
+            let (told, answer) = oneshot::channel();
+            let number = lock(&waiting).enter(Slot { told, ..slot() }).expect("it goes on");
+            let room = Arc::clone(&room).try_acquire_owned().ok();
+            (Ticket { waiting: Arc::clone(&waiting), number, room }, answer)
+        };
+        let (late, _answer) = enter();
+        assert!(late.is_waited_for());
+        lock(&waiting).fail(|_| Some(Unconfirmed::NoStream));
+        assert!(!late.is_waited_for() && room.available_permits() == 0, "it is not sent yet");
+        drop(late);
+
+        let (unwanted, answer) = enter();
+        drop(answer);
+        assert!(!unwanted.is_waited_for());
+        drop((lock(&waiting).leave(unwanted.number), unwanted));
+
+        let (sent, _answer) = enter();
+        let number = sent.number;
+        sent.given();
+        assert_eq!(room.available_permits(), 0, "it is not confirmed yet");
+        drop(lock(&waiting).leave(number));
+        assert_eq!(room.available_permits(), 1);
     }
 
     #[test]

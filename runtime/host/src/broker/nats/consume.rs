@@ -107,7 +107,7 @@ pub async fn run(
     settled: CancellationToken,
     hand_over: impl Fn(Delivery<Lease>),
 ) {
-    let leases = Arc::new(Leases::new(spec.ack_wait, spec.is_ordered));
+    let leases = Arc::new(Leases::new(spec.ack_wait, spec.is_ordered, Arc::clone(&nats.in_hand)));
     tokio::spawn(Arc::clone(&leases).keep_alive(nats.client.clone(), settled));
     let trouble = format!("consumer {}", spec.name);
     let hand_over = &hand_over;

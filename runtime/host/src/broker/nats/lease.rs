@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct Leases {
     ack_wait: Duration,
     /// Whether the order of events depends on nobody else having them: then the server is to confirm each prolongation.
     is_ordered: bool,
+    /// How many deliveries of all consumers are in hand.
+    in_hand: Arc<AtomicUsize>,
     held: Mutex<HashMap<u64, Held>>,
     /// How often the stream was made anew.
     generation: AtomicU64,
@@ -77,9 +79,11 @@ pub struct Room {
 }
 
 impl Leases {
-    /// The leases of a consumer with this `ack_wait`, and whether the order of events depends on them.
-    pub fn new(ack_wait: Duration, is_ordered: bool) -> Leases {
+    /// The leases of a consumer with this `ack_wait`, whether the order of events depends on them, and where those of all
+    /// consumers are counted.
+    pub fn new(ack_wait: Duration, is_ordered: bool, in_hand: Arc<AtomicUsize>) -> Leases {
         Leases {
+            in_hand,
             ack_wait,
             is_ordered,
             held: Mutex::default(),
@@ -99,6 +103,7 @@ impl Leases {
         place.insert(Held { reply: reply.clone(), since, prolonged: prolonged.clone() });
         let generation = self.generation();
         drop(held);
+        self.in_hand.fetch_add(1, Ordering::Relaxed);
         let watch = prolonged.map(|prolonged| Watch { prolonged, end: locked(&self.end).clone() });
         Some(Lease { leases: Arc::clone(self), generation, sequence, reply, watch, room })
     }
@@ -226,6 +231,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.leases.in_hand.fetch_sub(1, Ordering::Relaxed);
         let mut held = self.leases.lock();
         if self.generation == self.leases.generation() {
             held.remove(&self.sequence);
@@ -239,7 +245,7 @@ mod tests {
 
     #[test]
     fn leases_end_with_their_stream() {
-        let leases = Arc::new(Leases::new(Duration::from_secs(1), false));
+        let leases = Arc::new(Leases::new(Duration::from_secs(1), false, Arc::default()));
         let take = || leases.take(1, "reply".into(), Room::default());
         let old = take().expect("free");
         assert!(take().is_none() && old.reply().is_some());

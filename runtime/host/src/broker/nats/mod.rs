@@ -6,6 +6,7 @@
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - `open`: what was asked for and has not arrived.
+//! - `outbox`: what is on its way to the client.
 //! - [`markers`]: what is remembered of events.
 //! - `lookups`: looking many of them up at once.
 //! - [`partitions`]: the streams that keep events in order by a part of their subjects.
@@ -33,6 +34,7 @@ mod lookups;
 pub mod markers;
 pub mod objects;
 mod open;
+mod outbox;
 pub mod partitions;
 pub mod pause;
 mod place;
@@ -45,7 +47,8 @@ pub mod shelf;
 pub mod streams;
 mod surety;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -58,10 +61,12 @@ use tidemill_policy::manifest::AckMode;
 use tidemill_policy::marker::Marker;
 use tidemill_policy::publication::{Publication, RetryClock};
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement, Stored};
 use connect::Link;
 use lease::Lease;
+use outbox::{Item, Outbox};
 use routes::Routes;
 use streams::Own;
 
@@ -85,6 +90,9 @@ pub struct Nats {
     /// Which subjects are stored by some stream.
     routes: Routes,
     confirmations: OnceCell<confirm::Confirmations>,
+    outbox: OnceLock<Outbox>,
+    /// How many deliveries are in hand.
+    in_hand: Arc<AtomicUsize>,
     /// Where markers are looked up.
     lookups: OnceCell<lookups::Lookups>,
     /// The batches that may still be opened at the same time.
@@ -128,12 +136,25 @@ impl Nats {
             routes: Routes::default(),
             confirmations: OnceCell::new(),
             lookups: OnceCell::new(),
+            outbox: OnceLock::new(),
+            in_hand: Arc::default(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
             bucket: String::new(),
             bucket_is_replicated: false,
             is_hidden: false,
             own: ArcSwap::default(),
         }
+    }
+
+    fn outbox(&self) -> &Outbox {
+        self.outbox.get_or_init(|| Outbox::start(self.client.clone(), Arc::clone(&self.in_hand)))
+    }
+
+    /// Waits until what was settled goes to the server before anything that is asked of it from now on. Where the server
+    /// is away, not for long: then those events are delivered again.
+    pub async fn settlements_given(&self) {
+        let given = self.link.lost.run_until_cancelled(self.outbox().emptied());
+        let _ = timeout(CONFIRM_TIMEOUT, given).await;
     }
 }
 
@@ -171,16 +192,14 @@ impl Broker for Nats {
         let _bytes = receipt.take_bytes();
         // Before the server is told: what it delivers again at once must not be taken for what is still held.
         drop(receipt);
-        let settled = match ack {
-            AckMode::Plain => Box::pin(self.client.publish(reply, body)).await.map_err(|error| error.to_string()),
+        match ack {
+            AckMode::Plain => self.outbox().put(Item::Settlement { reply, body }).await,
             AckMode::Confirmed => {
-                let answer = Box::pin(self.client.request(reply, body)).await;
-                answer.map(drop).map_err(|error| error.to_string())
+                // Without an answer, the server delivers it again.
+                if let Err(error) = Box::pin(self.client.request(reply, body)).await {
+                    tracing::debug!(%error, "could not settle a delivery");
+                }
             }
-        };
-        // Then the server redelivers.
-        if let Err(error) = settled {
-            tracing::debug!(%error, "could not settle a delivery");
         }
     }
 
