@@ -1,6 +1,6 @@
 //! The long lane: threads of their own for calls that compute for long, so that they keep nobody waiting.
 //!
-//! A call is begun where its event is handled. If it is still computing after its first turn, it is handed over to the
+//! A call is begun where its event is handled. If it is still computing after its first turns, it is handed over to the
 //! lane, which gives each call a turn and handlers turns in fair order. The lane knows neither handlers nor guests: a
 //! call is a future that wakes itself when its turn is over.
 //!
@@ -20,6 +20,8 @@ use std::{io, mem, thread};
 use tidemill_policy::share::turns::Turns;
 use tokio::runtime::Handle;
 use tracing::dispatcher::{self, Dispatch};
+
+use self::spare::Spare;
 
 /// A call that may be run by one thread after the other.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -176,22 +178,34 @@ impl<T: Send + 'static> Shared<T> {
     /// What each spare thread does until the lane is closed.
     fn work_sparely(&self) {
         priority::leave_all();
-        while let Some(job) = self.next() {
-            job.run();
+        let mut spare = Spare::new();
+        self.work_while(|| spare.has_processor());
+    }
+
+    /// Takes turns, each if it may then, until the lane is closed.
+    fn work_while(&self, mut may: impl FnMut() -> bool) {
+        while self.wait() {
+            if !may() {
+                // Another one may have been left asleep.
+                self.changed.notify_one();
+            } else if let Some(job) = self.take() {
+                job.run();
+            }
         }
     }
 
-    /// Waits for something that wants a turn.
-    fn next(&self) -> Option<Job<T>> {
+    /// Waits until something wants a turn; false if the lane was closed.
+    fn wait(&self) -> bool {
+        let idle = |queue: &mut Queue<T>| queue.is_open && queue.turns.is_empty();
+        self.changed.wait_while(lock(&self.queue), idle).unwrap_or_else(PoisonError::into_inner).is_open
+    }
+
+    /// What is to have the next turn, for a spare thread.
+    fn take(&self) -> Option<Job<T>> {
         let mut queue = lock(&self.queue);
-        while queue.is_open {
-            if let Some(job) = queue.turns.grant() {
-                queue.spare_turns += 1;
-                return Some(job);
-            }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-        None
+        let job = queue.turns.grant()?;
+        queue.spare_turns += 1;
+        Some(job)
     }
 
     /// What the thread does that is sure to get on, until the lane is closed: it takes turns while calls wait and no spare
@@ -214,6 +228,7 @@ impl<T: Send + 'static> Shared<T> {
             {
                 drop(queue);
                 job.run();
+                thread::yield_now();
                 queue = lock(&self.queue);
             }
         }
@@ -227,9 +242,6 @@ impl<T: Send + 'static> Job<T> {
             // The thread is needed, whatever comes of it.
             Job::Drop(thing) => drop(catch_unwind(AssertUnwindSafe(|| drop(thing)))),
         }
-        // Even one of the lowest priority may be let run on by the kernel while one waits that has just had a processor,
-        // for as long as it does not give it up.
-        thread::yield_now();
     }
 }
 
@@ -380,5 +392,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(super) mod priority;
+mod spare;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@ use std::future::{pending, poll_fn};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
+use std::time::Duration;
 
 use futures::FutureExt;
 use tokio::sync::oneshot;
@@ -22,10 +23,10 @@ fn busy(turns: usize, mut note: impl FnMut() + Send + 'static) -> Call<usize> {
     }))
 }
 
-/// A lane of one spare thread alone.
+/// A lane of one spare thread alone, which takes turns also where others want its processor.
 fn single() -> Lane<usize> {
     let lane = Lane::without_threads();
-    lane.add_thread("spare", Shared::work_sparely).expect("a thread");
+    lane.add_thread("spare", |shared| shared.work_while(|| true)).expect("a thread");
     lane
 }
 
@@ -85,6 +86,21 @@ async fn calls_get_on_while_the_spare_threads_do_not() {
     }
     assert_eq!(super::lock(&lane.0.queue).spare_turns, 1, "only that which does not end");
     drop((release, holder));
+}
+
+#[tokio::test]
+async fn a_spare_thread_takes_no_turn_that_it_may_not() {
+    let lane = Lane::without_threads();
+    let refusing = |shared: &Shared<usize>| {
+        shared.work_while(|| {
+            std::thread::sleep(Duration::from_millis(1));
+            false
+        });
+    };
+    lane.add_thread("spare", refusing).expect("a thread");
+    lane.add_thread("sure", Shared::work_surely).expect("a thread");
+    assert_eq!(lane.hand_over(1, busy(100, || ())).ended().await, 100);
+    assert_eq!(super::lock(&lane.0.queue).spare_turns, 0);
 }
 
 #[tokio::test]
