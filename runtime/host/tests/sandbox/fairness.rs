@@ -66,10 +66,22 @@ async fn a_short_call_ends_where_it_was_begun() {
     let looping = Arc::new(unruly(|entry| entry.concurrency = MANY));
     let _loops = start(&looping, "loop", MANY);
     tokio::task::yield_now().await;
-    // Unless the machine takes the processor away from it for a whole turn, it ends when it is first polled. Then the
-    // handler counts as one that computes for long, so each try has one of its own.
+    // Unless the machine takes the processor away from it for a whole turn, it ends when it is first polled. A handler of
+    // which that is said too often counts as one that computes for long, so each try has one of its own.
     let ends_at_once = |_| unruly(|_| ()).invoke(event("echo").into()).now_or_never().is_some();
     assert!((0..100).any(ends_at_once));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_handler_whose_calls_compute_for_milliseconds_holds_nobody_up_with_the_next_one() {
+    for _ in 0..8 {
+        let handler = unruly(|entry| entry.limits.budget.timeout = Duration::from_millis(3));
+        for _ in 0..3 {
+            let outcome = run(&handler, "loop").await.outcome;
+            assert!(matches!(outcome, Outcome::TimedOut(_)), "{outcome:?}");
+        }
+        assert!(handler.invoke(event("loop").into()).now_or_never().is_none(), "it is begun somewhere else");
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

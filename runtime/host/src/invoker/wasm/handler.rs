@@ -20,6 +20,7 @@ use tokio::time::timeout_at;
 use super::chance::Chance;
 use super::engine::{Engine, Room};
 use super::entry::EntryPre;
+use super::habit::Habit;
 use super::http::Client;
 use super::inspect::Inspection;
 use super::instance::{Finished, Instance, Watch};
@@ -41,8 +42,12 @@ const TIMEOUT_MAX: Duration = Duration::from_hours(365 * 24);
 /// microseconds more, and elsewhere other handlers' calls would wait for as long.
 const LONG: Duration = Duration::from_millis(1);
 
-/// A call that has ended, and whether it computed for long, where its duration does not tell.
-pub(super) type Ended = (Finished, Option<bool>);
+/// How many turns a call has before it is handed over to the long lane. In one of them its thread may have had no processor
+/// for a while, and the call computed for much less.
+const TURNS: u32 = 2;
+
+/// A call that has ended in the long lane, and whether it computed for long there.
+pub(super) type Ended = (Finished, bool);
 
 /// A component that handles events, with its limits and its idle instances. Made by [`WasmHandler::load`].
 pub struct WasmHandler {
@@ -61,8 +66,8 @@ pub struct WasmHandler {
     pub(super) slots: Arc<Semaphore>,
     pub(super) account: Arc<Account>,
     pub(super) pool: Arc<Pool>,
-    /// Whether its latest call computed for long, so that the next one begins in the long lane.
-    pub(super) takes_long: AtomicBool,
+    /// Whether its next call begins in the long lane.
+    pub(super) habit: Habit,
     /// Whether it keeps no idle instances, because another version takes the events.
     pub(super) rests: AtomicBool,
     pub(super) inspection: Inspection,
@@ -115,12 +120,14 @@ impl WasmHandler {
         instance.begin(&event, Chance::new(seed, clock_ms), deadline, place, is_rehearsal);
         let watch = instance.watch();
         let call = self.pool.call(instance.call(Arc::clone(&self.pre), event, self.budget.fuel, reusable));
-        let (mut finished, was_long) = self.carry_out(call, &watch, deadline).await;
+        let (mut finished, is_judged) = self.carry_out(call, &watch, started, deadline).await;
         if let Some(spent) = finished.spent.take() {
             self.engine.lane().dispose(self.room.number(), spent);
         }
         let duration = started.elapsed();
-        self.takes_long.store(was_long.unwrap_or(duration > LONG), Ordering::Relaxed);
+        if !is_judged {
+            self.habit.seems(duration > LONG);
+        }
 
         let usage = Usage {
             duration,
@@ -154,46 +161,61 @@ impl WasmHandler {
         }
     }
 
-    /// Takes a call to its end: here as long as it does not compute for longer than a turn, else in the long lane.
-    async fn carry_out(&self, mut call: Call, watch: &Watch, deadline: Instant) -> Ended {
-        if self.takes_long.load(Ordering::Relaxed) {
-            return Box::pin(self.carry_on(call, watch, deadline)).await;
+    /// Takes a call to its end: here as long as it does not compute for longer than its turns, else in the long lane. And
+    /// whether it was judged for how long it computes; if not, its duration tells.
+    async fn carry_out(&self, mut call: Call, watch: &Watch, started: Instant, deadline: Instant) -> (Finished, bool) {
+        if self.habit.is_long() {
+            let (finished, is_long) = Box::pin(self.carry_on(call, watch, deadline)).await;
+            self.habit.was(is_long);
+            return (finished, true);
         }
         // Most calls end at once, and need no timer.
         if let Some(finished) = poll_immediate(poll_fn(|context| call.poll(context))).await {
             self.pool.ended_call(call);
-            return (finished, None);
+            return (finished, false);
         }
         // Boxed, since it is large and rare.
-        Box::pin(self.carry_through(call, watch, deadline)).await
+        (Box::pin(self.carry_through(call, watch, started, deadline)).await, true)
     }
 
-    /// The same of a call that does not end at once.
-    async fn carry_through(&self, mut call: Call, watch: &Watch, deadline: Instant) -> Ended {
-        let turn = poll_fn(|context| {
-            if watch.has_had_a_turn() {
-                return Poll::Ready(None);
+    /// The same of a call that did not end at once.
+    async fn carry_through(&self, mut call: Call, watch: &Watch, started: Instant, deadline: Instant) -> Finished {
+        let mut turns_left = TURNS - u32::from(watch.take_turn());
+        let mut computed = started.elapsed();
+        let turns = poll_fn(|context| {
+            while turns_left > 0 {
+                let begun = Instant::now();
+                let polled = call.poll(context);
+                let took = begun.elapsed();
+                computed += took;
+                if polled.is_ready() || !watch.take_turn() {
+                    return polled.map(Some);
+                }
+                // A turn that was over as soon as it began was waited through, in a host call.
+                turns_left -= u32::from(took > LONG);
             }
-            match call.poll(context) {
-                Poll::Pending if watch.has_had_a_turn() => Poll::Ready(None),
-                polled => polled.map(Some),
-            }
+            Poll::Ready(None)
         });
-        match timeout_at(deadline.into(), turn).await {
-            Ok(Some(finished)) => (finished, Some(false)),
+        let ended = timeout_at(deadline.into(), turns).await;
+        self.habit.seems(computed > LONG);
+        match ended {
+            Ok(Some(finished)) => finished,
             Ok(None) => {
-                self.takes_long.store(true, Ordering::Relaxed);
-                self.carry_on(call, watch, deadline).await
+                let (finished, is_long) = self.carry_on(call, watch, deadline).await;
+                if is_long {
+                    self.habit.was(true);
+                }
+                finished
             }
             Err(_) => {
                 watch.is_overdue();
-                (call.await, Some(false))
+                call.await
             }
         }
     }
 
-    /// Takes a call to its end in the long lane. At its deadline it is taken back and ends here, since its next turn
-    /// there may come late.
+    /// Takes a call to its end in the long lane, and tells whether it computed for long there. At its deadline it is taken
+    /// back and ends here, since its next turn there may come late.
     async fn carry_on(&self, call: Call, watch: &Watch, deadline: Instant) -> Ended {
         let mut handed = self.engine.lane().hand_over(self.room.number(), Box::pin(timed(call)));
         if let Ok(ended) = timeout_at(deadline.into(), handed.ended()).await {
@@ -205,7 +227,7 @@ impl WasmHandler {
             Taken::Back(call) => call.await,
         };
         // It may have had no turn at all, which is no reason to let the next one hold anybody up.
-        (finished, Some(true))
+        (finished, true)
     }
 
     /// An idle instance, if one may and can be reused; else a new one.
@@ -239,7 +261,7 @@ impl WasmHandler {
 
 /// Tells whether a call computes for long. That is the time for which its thread had a processor: where others have it, a
 /// thread of the lane is kept waiting, and every call would seem to take long.
-async fn timed<T>(mut call: impl Future<Output = T> + Unpin) -> (T, Option<bool>) {
+async fn timed<T>(mut call: impl Future<Output = T> + Unpin) -> (T, bool) {
     let mut computed = Duration::ZERO;
     let finished = poll_fn(|context| {
         let begun = priority::processor_time();
@@ -248,7 +270,7 @@ async fn timed<T>(mut call: impl Future<Output = T> + Unpin) -> (T, Option<bool>
         polled
     });
     let finished = finished.await;
-    (finished, Some(computed > LONG))
+    (finished, computed > LONG)
 }
 
 fn unix_ms() -> u64 {
@@ -266,11 +288,11 @@ mod tests {
     #[tokio::test]
     async fn a_call_takes_long_that_computes_and_not_one_whose_thread_waits() {
         let waits = Box::pin(async { sleep(LONG * 10) });
-        assert_eq!(timed(waits).await, ((), Some(false)));
+        assert_eq!(timed(waits).await, ((), false));
         let computes = Box::pin(async {
             let begun = priority::processor_time();
             while priority::processor_time().saturating_sub(begun) <= LONG {}
         });
-        assert_eq!(timed(computes).await, ((), Some(true)));
+        assert_eq!(timed(computes).await, ((), true));
     }
 }

@@ -61,9 +61,9 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Whether the guest was still computing when a turn was over, and so waits for another one.
-    pub(super) fn has_had_a_turn(&self) -> bool {
-        self.has_had_a_turn.load(Ordering::Relaxed)
+    /// Whether the guest was still computing when a turn was over, and so waits for another one. Told once for each turn.
+    pub(super) fn take_turn(&self) -> bool {
+        self.has_had_a_turn.swap(false, Ordering::Relaxed)
     }
 
     /// Says that the time is over. When the call is polled next, it ends.

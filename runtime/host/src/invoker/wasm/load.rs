@@ -17,6 +17,7 @@ use super::bindings::tidemill::handler::types::{Event, Failure, Output};
 use super::engine::Engine;
 use super::entry::EntryPre;
 use super::error::{LoadError, Problem};
+use super::habit::Habit;
 use super::handler::WasmHandler;
 use super::http::Client;
 use super::inspect::{self, ComponentBytes, Import, Inspection};
@@ -93,7 +94,7 @@ impl WasmHandler {
             slots: Arc::new(Semaphore::new(handler.concurrency as usize)),
             account: engine.memory().open(&handler.name, handler.memory_need_bytes(), &pool),
             pool,
-            takes_long: AtomicBool::new(false),
+            habit: Habit::default(),
             rests: AtomicBool::new(false),
             inspection,
             room,

@@ -12,6 +12,7 @@ mod contract;
 mod engine;
 mod entry;
 mod error;
+mod habit;
 mod handler;
 mod http;
 mod inspect;
