@@ -179,13 +179,13 @@ impl<T: Send + 'static> Shared<T> {
     fn work_sparely(&self) {
         priority::leave_all();
         let mut spare = Spare::new();
-        self.work_while(|| spare.has_processor());
+        self.work_while(|has_waited| spare.has_processor(has_waited));
     }
 
-    /// Takes turns, each if it may then, until the lane is closed.
-    fn work_while(&self, mut may: impl FnMut() -> bool) {
-        while self.wait() {
-            if !may() {
+    /// Takes turns until the lane is closed, each if it may then, which may depend on whether it has waited before.
+    fn work_while(&self, mut may: impl FnMut(bool) -> bool) {
+        while let Some(has_waited) = self.wait() {
+            if !may(has_waited) {
                 // Another one may have been left asleep.
                 self.changed.notify_one();
             } else if let Some(job) = self.take() {
@@ -194,10 +194,15 @@ impl<T: Send + 'static> Shared<T> {
         }
     }
 
-    /// Waits until something wants a turn; false if the lane was closed.
-    fn wait(&self) -> bool {
-        let idle = |queue: &mut Queue<T>| queue.is_open && queue.turns.is_empty();
-        self.changed.wait_while(lock(&self.queue), idle).unwrap_or_else(PoisonError::into_inner).is_open
+    /// Waits until something wants a turn, and tells whether it had to; nothing if the lane was closed.
+    fn wait(&self) -> Option<bool> {
+        let mut queue = lock(&self.queue);
+        let mut has_waited = false;
+        while queue.is_open && queue.turns.is_empty() {
+            has_waited = true;
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.is_open.then_some(has_waited)
     }
 
     /// What is to have the next turn, for a spare thread.

@@ -26,7 +26,7 @@ fn busy(turns: usize, mut note: impl FnMut() + Send + 'static) -> Call<usize> {
 /// A lane of one spare thread alone, which takes turns also where others want its processor.
 fn single() -> Lane<usize> {
     let lane = Lane::without_threads();
-    lane.add_thread("spare", |shared| shared.work_while(|| true)).expect("a thread");
+    lane.add_thread("spare", |shared| shared.work_while(|_| true)).expect("a thread");
     lane
 }
 
@@ -92,7 +92,7 @@ async fn calls_get_on_while_the_spare_threads_do_not() {
 async fn a_spare_thread_takes_no_turn_that_it_may_not() {
     let lane = Lane::without_threads();
     let refusing = |shared: &Shared<usize>| {
-        shared.work_while(|| {
+        shared.work_while(|_| {
             std::thread::sleep(Duration::from_millis(1));
             false
         });
