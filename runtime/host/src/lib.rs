@@ -29,6 +29,7 @@ pub mod secrets;
 pub mod service;
 pub mod slots;
 pub mod status;
+mod step_back;
 pub mod troubles;
 pub mod turns;
 pub mod version;

@@ -5,10 +5,8 @@
 //! server more than what is written. So while many events are in hand, messages gather here until those tasks have
 //! run that could already run on the same thread when the first of them came, and are given to the client together.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
@@ -17,6 +15,7 @@ use tokio::task::coop::consume_budget;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::confirm::Ticket;
+use crate::step_back::step_back;
 
 /// From how many events in hand on messages gather. With fewer there is little to gather, and an event that is alone on
 /// its way has those before and behind it in hand for a moment too.
@@ -100,7 +99,7 @@ impl Outbox {
 async fn give(client: Client, gathered: Arc<AtomicUsize>, mut items: mpsc::UnboundedReceiver<Item>) {
     let mut next = Vec::new();
     while items.recv_many(&mut next, GIVEN_AT_ONCE).await > 0 {
-        run_last().await;
+        step_back().await;
         while next.len() < GIVEN_AT_ONCE
             && let Ok(item) = items.try_recv()
         {
@@ -112,20 +111,6 @@ async fn give(client: Client, gathered: Arc<AtomicUsize>, mut items: mpsc::Unbou
             gathered.fetch_sub(usize::from(is_message), Ordering::Release);
         }
     }
-}
-
-/// Goes on behind all tasks that can run now on this thread.
-async fn run_last() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if has_waited {
-            return Poll::Ready(());
-        }
-        has_waited = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Item {

@@ -23,6 +23,7 @@ use super::memory::Lease;
 use super::messaging::Held;
 use super::outcome::{self, DeadlinePassed};
 use super::transcript::Transcript;
+use crate::step_back::step_back;
 
 /// How many ticks a turn has. The first of them may be nearly over when the turn begins, so one would be none.
 const TICKS_PER_TURN: u64 = 2;
@@ -192,19 +193,5 @@ fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDead
     state.is_between_turns = true;
     state.watch.has_had_a_turn.store(true, Ordering::Relaxed);
     // No ticks: this is called again as soon as the guest goes on.
-    Ok(UpdateDeadline::YieldCustom(0, Box::pin(next_turn())))
-}
-
-/// Waits for the next turn, and asks for it.
-async fn next_turn() {
-    let mut is_over = false;
-    poll_fn(|context| {
-        if is_over {
-            return Poll::Ready(());
-        }
-        is_over = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    Ok(UpdateDeadline::YieldCustom(0, Box::pin(step_back())))
 }
