@@ -9,8 +9,9 @@ use tidemill_policy::decide::{Failure, Stamp};
 use tidemill_policy::decode::decode;
 use tidemill_policy::headers;
 use tidemill_policy::history::Kind;
+use tidemill_policy::id::Token;
 use tidemill_policy::manifest::{self, AckMode, Handler, Manifest};
-use tidemill_policy::marker::Marker;
+use tidemill_policy::marker::{self, Carrier, Marker};
 use tidemill_policy::publication::{self, Case, Publication};
 
 /// How long the broker waits for a sign of life.
@@ -234,11 +235,46 @@ pub(crate) async fn a_retry_comes_when_it_is_due_and_once<B: Bench>(mut bench: B
         }
         assert!(bench.now_ms() >= now_ms + 990, "it came too early");
         assert_eq!((again.damage, again.attempt.get(), again.history.len()), (None, 2, 1));
-        assert_eq!((again.origin, again.unresolved), (arrival.origin, 0));
+        assert_eq!(again.origin, arrival.origin);
         settle(&bench, delivery, Settlement::Ack).await;
         break;
     }
     assert!(bench.next(LONG).await.is_none());
+}
+
+/// It is told whether a message, a retry or a dead letter is still there, and no other is taken for it.
+pub(crate) async fn what_carries_an_event_is_found<B: Bench>(mut bench: B) {
+    let handler = handler();
+    bench.input("1").await;
+    let delivery = delivered(&mut bench).await;
+    let arrival = arrival::first(delivery.message.clone(), delivery.position.clone());
+    let event = decode(&arrival, &handler).expect("an event");
+    let stamp = Stamp { now_ms: bench.now_ms(), component: "", instance: "", usage: Default::default() };
+    let error = Failure::new(Kind::Retry, "later").into_error(arrival.attempt, "h", &stamp);
+    let case = Case { handler: &handler, arrival: &arrival, event: Some(&event) };
+    let other = Token::read(&"a".repeat(26)).expect("a token");
+    let carries = async |token: &Token, carrier: &Carrier| {
+        bench.broker().carries("h", token, std::slice::from_ref(carrier)).await.expect("an answer")
+    };
+    let name = delivery.position.name();
+    assert!(carries(&event.token, &Carrier::Message(name.clone())).await);
+    for odd in [format!("{name}0"), "IN:999@5".into(), "NOWHERE:1@5".into(), String::new()] {
+        assert!(!carries(&event.token, &Carrier::Message(odd.clone())).await, "{odd}");
+    }
+    let letter = publication::dead_letter(case, &error, None, bench.broker().message_ttl());
+    let stored = bench.broker().publish(&[letter]).await.expect("stored").last;
+    assert!(carries(&event.token, &Carrier::Letter(stored.clone())).await);
+    assert!(!carries(&other, &Carrier::Letter(stored.clone())).await, "it is another event's");
+    let next = marker::Stored { sequence: stored.sequence + 1, ..stored };
+    assert!(!carries(&event.token, &Carrier::Letter(next)).await);
+    assert!(!carries(&event.token, &Carrier::Retry).await);
+    for delay in [Duration::from_hours(1), Duration::ZERO] {
+        let retry =
+            publication::retry(case, "tidemill", bench.broker().retry_clock(), &error, bench.now_ms(), delay);
+        bench.broker().publish(&[retry]).await.expect("stored");
+        assert!(carries(&event.token, &Carrier::Retry).await);
+        assert!(!carries(&other, &Carrier::Retry).await);
+    }
 }
 
 /// Markers are replaced only by who knows the present one.
@@ -247,12 +283,12 @@ pub(crate) async fn markers_are_replaced_by_compare_and_set<B: Bench>(bench: B) 
     let claimed = Marker::Claimed { instance: "i".into() };
     assert_eq!(broker.recall("k").await.expect("an answer").marker, None);
     let first = broker.remember("k", &claimed, age, 0).await.expect("created");
-    assert_eq!(broker.remember("k", &Marker::Dead, age, 0).await, Err(MarkerError::Conflict));
-    let second = broker.remember("k", &Marker::Done, age, first).await.expect("replaced");
+    assert_eq!(broker.remember("k", &Marker::Dead { epoch: 0, letter: None }, age, 0).await, Err(MarkerError::Conflict));
+    let second = broker.remember("k", &Marker::Done { epoch: 0 }, age, first).await.expect("replaced");
     assert_ne!(first, second);
     assert_eq!(broker.remember("k", &claimed, age, first).await, Err(MarkerError::Conflict));
     let recalled = broker.recall("k").await.expect("an answer");
-    assert_eq!((recalled.marker, recalled.revision), (Some(Marker::Done), second));
+    assert_eq!((recalled.marker, recalled.revision), (Some(Marker::Done { epoch: 0 }), second));
     assert_eq!(broker.recall("other").await.expect("an answer").revision, 0);
 }
 
@@ -276,14 +312,14 @@ pub(crate) async fn markers_are_forgotten_after_their_lifetime<B: Bench>(mut ben
         return;
     }
     let (short, long) = (Duration::from_secs(1), Duration::from_mins(1));
-    let first = bench.broker().remember("long", &Marker::Dead, short, 0).await.expect("created");
-    bench.broker().remember("long", &Marker::Done, long, first).await.expect("replaced");
-    bench.broker().remember("short", &Marker::Done, short, 0).await.expect("created");
+    let first = bench.broker().remember("long", &Marker::Dead { epoch: 0, letter: None }, short, 0).await.expect("created");
+    bench.broker().remember("long", &Marker::Done { epoch: 0 }, long, first).await.expect("replaced");
+    bench.broker().remember("short", &Marker::Done { epoch: 0 }, short, 0).await.expect("created");
     assert!(bench.next(LONG).await.is_none());
     let recalled = bench.broker().recall("short").await.expect("an answer");
     assert_eq!((recalled.marker, recalled.revision), (None, 0));
-    bench.broker().remember("short", &Marker::Done, long, 0).await.expect("created again");
-    assert_eq!(bench.broker().recall("long").await.expect("an answer").marker, Some(Marker::Done));
+    bench.broker().remember("short", &Marker::Done { epoch: 0 }, long, 0).await.expect("created again");
+    assert_eq!(bench.broker().recall("long").await.expect("an answer").marker, Some(Marker::Done { epoch: 0 }));
 }
 
 /// Makes a test of each requirement, with the bench that an async block gives.
@@ -298,6 +334,7 @@ macro_rules! conformance {
             nothing_is_added_to_a_whole,
             what_is_stored_is_known,
             what_is_settled_does_not_come_back,
+            what_carries_an_event_is_found,
             what_is_handed_back_comes_again_after_its_delay,
             only_an_abandoned_delivery_comes_again,
             what_is_handed_back_at_once_comes_again_once,

@@ -38,7 +38,7 @@ async fn bench() -> Real {
     let nats = Arc::new(nats);
     let (sender, deliveries) = mpsc::unbounded_channel();
     for (stream, filter, source) in
-        [("IN", "in.>", Source::Input), ("TIDEMILL_RETRY", "tidemill.retry.due.h", Source::Retry)]
+        [("IN", "in.>", Source::Input), ("TIDEMILL_RETRY", "tidemill.retry.due.h.*", Source::Retry)]
     {
         let spec = Spec {
             stream: stream.into(),

@@ -7,14 +7,14 @@ use tidemill_policy::event::Event;
 use tidemill_policy::gate::breaker::{Record, State as Breaker};
 use tidemill_policy::headers;
 use tidemill_policy::history::{AttemptError, Kind};
-use tidemill_policy::id::{self, Identity, Purpose};
+use tidemill_policy::id::Token;
 use tidemill_policy::manifest::{Across, Outputs};
 use tidemill_policy::outcome::Outcome;
 use tidemill_policy::publication::Publication;
 
 use tokio::time::Instant;
 
-use crate::plan::{Flow, Plan, Script};
+use crate::plan::{Flow, Plan, Script, name_of};
 use crate::server::Server;
 
 /// After how long every instance knows that the breaker is open, where nothing goes wrong: it is looked at each
@@ -25,8 +25,8 @@ const NEWS_MS: u64 = 2_000;
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     runs: Vec<Run>,
-    /// How many runs more than allowed an event may have: a server that forgets, and two instances that both hold
-    /// a delivery because one of them was cut off, cannot be told from a first attempt.
+    /// How many runs more than allowed an event may have: where a server forgets, where two instances both hold a delivery
+    /// because one of them was cut off, and where an instance has cut the attempt off itself.
     forgiven: BTreeMap<String, u32>,
     /// How many outputs were stored when an event's were last asked for and not found.
     missing: BTreeMap<String, usize>,
@@ -36,6 +36,8 @@ pub(crate) struct Ledger {
     published: Vec<String>,
     /// The events whose messages the server may deliver once more although they have ended.
     taken_back: BTreeSet<String>,
+    /// The events of which a message was lost by who restored its stream.
+    gone: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
 }
 
@@ -85,8 +87,24 @@ impl Ledger {
         is_handled || letters(server, event).next().is_some()
     }
 
+    /// A run ended without an outcome. Where its process lives on, that was its own doing, and does not count.
     pub(crate) fn cut_off(&mut self, run: usize) {
-        self.runs[run].is_active = false;
+        let run = &mut self.runs[run];
+        if std::mem::take(&mut run.is_active) {
+            *self.forgiven.entry(run.event.clone()).or_default() += 1;
+        }
+    }
+
+    /// An instance hands an event back although it has run it: what came of that is lost, and does not count.
+    pub(crate) fn handed_back(&mut self, event: &str, instance: &str) {
+        if self.runs.iter().any(|run| run.event == event && run.instance == instance) {
+            self.forgive(event);
+        }
+    }
+
+    /// A message of an event is not there any more.
+    pub(crate) fn gone(&mut self, event: &str) {
+        self.gone.insert(event.to_owned());
     }
 
     pub(crate) fn begin_run(
@@ -97,35 +115,45 @@ impl Ledger {
         event: &Event,
         now_ms: u64,
     ) -> usize {
+        let name = name_of(&event.headers).to_owned();
         if plan.flow != Flow::Free {
-            self.check_order(plan, server, &event.id);
+            self.check_order(plan, server, &name);
         }
-        let is_tried = self.check_breaker(plan, server, &event.id, now_ms);
+        let is_tried = self.check_breaker(plan, server, &name, now_ms);
+        self.check_attempt(plan, &name, event.attempt.get());
         let here = self.runs.iter().filter(|run| run.is_active && run.instance == instance);
-        let mut of_event = here.clone().filter(|run| run.event == event.id);
+        let mut of_event = here.clone().filter(|run| run.event == name);
         if plan.handler.dedup.is_some() && of_event.next().is_some() {
-            self.violations.push(format!("two copies of {} run at once in {instance}", event.id));
+            self.violations.push(format!("two copies of {name} run at once in {instance}"));
         }
         if here.count() >= plan.handler.concurrency as usize {
             self.violations.push(format!("{instance} runs more than {} events at once", plan.handler.concurrency));
         }
         // Two instances may look at the same moment; the outputs collapse. With `order` the moment is as long as it takes
         // to look at the newest event of the key.
-        let is_known_soon = plan.handler.dedup.is_some() && !plan.keeps_latest();
-        let ended = self.ended.get(&event.id).filter(|_| is_known_soon);
+        let is_known_soon = plan.handler.dedup.is_some() && !plan.keeps_latest() && plan.faults.amnesia == 0;
+        let ended = self.ended.get(&name).filter(|_| is_known_soon);
         if ended.is_some_and(|when| when.elapsed() > Duration::from_millis(200)) {
-            self.violations.push(format!("{} is run although it has ended", event.id));
+            self.violations.push(format!("{name} is run although it has ended"));
         }
         let claims = plan.handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
-        if claims && self.runs.iter().any(|run| run.is_active && run.event == event.id) {
-            self.violations.push(format!("{} is claimed and runs twice at once", event.id));
+        if claims && plan.faults.amnesia == 0 && self.runs.iter().any(|run| run.is_active && run.event == name) {
+            self.violations.push(format!("{name} is claimed and runs twice at once"));
         }
-        if event.attempt.get() > plan.handler.retry.max_attempts {
-            self.violations.push(format!("{} is run for attempt {}", event.id, event.attempt));
-        }
-        let (event, instance) = (event.id.clone(), instance.to_owned());
+        let (event, instance) = (name, instance.to_owned());
         self.runs.push(Run { event, instance, is_active: true, completed: false, at_ms: now_ms, is_tried });
         self.runs.len() - 1
+    }
+
+    /// Every attempt that is counted was made.
+    fn check_attempt(&mut self, plan: &Plan, event: &str, attempt: u32) {
+        let made = self.runs.iter().filter(|run| run.event == event).count();
+        if attempt as usize > made + 1 {
+            self.violations.push(format!("{event} is run for attempt {attempt}, and was run {made} times before"));
+        }
+        if attempt > plan.handler.retry.max_attempts {
+            self.violations.push(format!("{event} is run for attempt {attempt}"));
+        }
     }
 
     /// Whether the breaker tries events; none begins while it is open, and no two are tried at once. Who cannot reach
@@ -221,8 +249,9 @@ impl Ledger {
             }
         }
         for letter in batch.iter().filter(|message| message.subject.starts_with("tidemill.deadletter.")) {
-            let Some(event) = headers::get(&letter.headers, headers::EVENT_ID) else { continue };
-            let looked_at = self.missing.get(&first_output_id(event)).copied();
+            let (event, token) = (name_of(&letter.headers), headers::get(&letter.headers, headers::IDENTITY));
+            let first_output = token.and_then(Token::read).map(|token| token.output(0)).unwrap_or_default();
+            let looked_at = self.missing.get(&first_output).copied();
             let prefix = format!("{event}/");
             let is_of_event = |output: &Publication| output.payload.starts_with(prefix.as_bytes());
             if looked_at.is_none_or(|count| server.outputs[..count].iter().any(is_of_event)) {
@@ -268,8 +297,19 @@ impl Ledger {
                 found.push(format!("outputs of {id} are stored more than once: {counts:?}"));
             }
             let is_done = is_handled && counts.iter().all(|count| *count == 1);
-            if !is_done && letters.is_empty() && !self.is_outdated(plan, server, id) {
+            if !is_done && letters.is_empty() && !self.gone.contains(id) && !self.is_outdated(plan, server, id) {
                 found.push(format!("{id} is lost: outputs {counts:?}, no dead letter"));
+            }
+            let runs = self.runs.iter().filter(|run| run.event == *id).count();
+            let told = letters.iter().map(|(errors, dropped)| errors.len() + dropped).max().unwrap_or(0);
+            let is_unrun = |error: &AttemptError| matches!(error.kind, Kind::Stale | Kind::Expired);
+            let is_of_runs = letters.iter().any(|(errors, _)| !errors.iter().any(is_unrun));
+            if is_of_runs && told > runs {
+                found.push(format!("{id} is given up on after {told} attempts, and was run {runs} times"));
+            }
+            // Without what is remembered, nobody can do better than that.
+            if plan.faults.amnesia > 0 {
+                continue;
             }
             if !is_handled && counts.iter().any(|count| *count > 0) {
                 found.push(format!("{id} has outputs although no attempt succeeded"));
@@ -277,22 +317,26 @@ impl Ledger {
             if letters.len() > 1 {
                 found.push(format!("{id} has {} dead letters", letters.len()));
             }
-            let is_lost = |error: &AttemptError| error.kind == Kind::Lost || error.kind == Kind::Attempts;
-            if plan.faults.are_none() && letters.iter().any(|(errors, _)| errors.iter().any(is_lost)) {
-                found.push(format!("{id} is charged an attempt that was not made"));
-            }
             for (errors, dropped) in &letters {
                 found.extend(gaps(errors, *dropped, plan.handler.retry.max_attempts).map(|gap| format!("{id}: {gap}")));
             }
-            let runs = self.runs.iter().filter(|run| run.event == *id).count();
-            let allowed = plan.handler.retry.max_attempts + self.forgiven.get(id).copied().unwrap_or(0);
-            // A death in one copy is not known to the next: nothing was recorded.
-            if runs > allowed as usize * script.at.len() {
+            let allowed = self.allowed(plan, script);
+            if runs > allowed {
                 found.push(format!("{id} was run {runs} times, {allowed} are allowed"));
             }
         }
         found.extend(Self::goes_back(plan, server));
         self.violations.extend(found);
+    }
+
+    /// How often an event may be run at the most. A death in one message is not known to the next, since the first of each
+    /// leaves no trace.
+    fn allowed(&self, plan: &Plan, script: &Script) -> usize {
+        let handler = &plan.handler;
+        let claims = handler.dedup.as_ref().is_some_and(|dedup| dedup.claim);
+        let of_message = handler.retry.max_attempts + u32::from(!claims);
+        let forgiven = self.forgiven.get(&script.id).copied().unwrap_or(0);
+        of_message as usize * script.at.len() + forgiven as usize
     }
 
     /// With `order`, whether another event of the key was handled which is no older.
@@ -367,10 +411,6 @@ impl Summary {
     }
 }
 
-fn first_output_id(event: &str) -> String {
-    id::derive(Identity { source: None, id: event }, "h", Purpose::Output(0))
-}
-
 fn count(server: &Server, payload: &str) -> usize {
     server.outputs.iter().filter(|output| output.payload == payload.as_bytes()).count()
 }
@@ -380,7 +420,7 @@ fn letters<'a>(server: &'a Server, event: &'a str) -> impl Iterator<Item = (Vec<
     let of_event = server
         .dead_letters
         .iter()
-        .filter(move |letter| headers::get(&letter.headers, headers::EVENT_ID) == Some(event));
+        .filter(move |letter| name_of(&letter.headers) == event);
     of_event.map(|letter| {
         let json = headers::get(&letter.headers, headers::ERRORS).unwrap_or_default();
         let dropped = headers::get(&letter.headers, headers::ERRORS_DROPPED).and_then(|text| text.parse().ok());

@@ -3,12 +3,21 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use tidemill_policy::event::{Event, Output};
+use tidemill_policy::event::{Event, Headers, Output};
+use tidemill_policy::headers;
 use tidemill_policy::manifest::{self, Handler, Order, Outputs, Source};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::RetryClock;
 
 use crate::rng::Rng;
+
+/// The header that names the script of a message.
+pub(crate) const SCRIPT: &str = "Script";
+
+/// The name of the script of the message with these headers.
+pub(crate) fn name_of(list: &Headers) -> &str {
+    headers::get(list, SCRIPT).unwrap_or_default()
+}
 
 /// One run.
 #[derive(Debug, Clone)]
@@ -21,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     /// Until when every attempt fails, whatever its event.
     pub(crate) outage: Duration,
+    /// Whether retries are larger than their stream takes.
+    pub(crate) retries_too_large: bool,
 }
 
 /// How a consumer of the input is set up.
@@ -37,10 +48,13 @@ pub(crate) enum Flow {
 /// An event, when it is published, and what its handler makes of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
+    /// Its name, which every message of it has in a header.
     pub(crate) id: String,
+    /// The id that its messages bring, if they do. Without `dedup`, others may bring the same.
+    message_id: Option<String>,
     /// With `order`, which other events it has to do with.
     pub(crate) key: String,
-    /// When each copy is published; more than one only with `dedup`.
+    /// When each copy is published; more than one only with `dedup` and an id.
     pub(crate) at: Vec<Duration>,
     /// What the first attempts end in.
     failures: Vec<Failure>,
@@ -69,6 +83,8 @@ enum Last {
     TooMany,
     /// Outputs in two streams.
     Apart,
+    /// None: each attempt kills its process.
+    Kill,
 }
 
 /// How often what goes wrong, in one of a thousand cases each.
@@ -86,13 +102,19 @@ pub(crate) struct Faults {
     pub(crate) slow: u64,
     /// Something happens to a whole instance or to the server, for each look at it.
     pub(crate) event: u64,
+    /// What is remembered of events is lost, for each look at the server.
+    pub(crate) amnesia: u64,
+    /// The stream of outputs is full for a while, for each look at the server.
+    pub(crate) full: u64,
+    /// The input is restored from a backup of a moment ago, for each look at the server.
+    pub(crate) restore: u64,
 }
 
 impl Faults {
     /// Whether nothing goes wrong but what handlers do.
     pub(crate) fn are_none(&self) -> bool {
-        let Faults { request_lost, answer_lost, death, death_in_handler, slow: _, event } = self;
-        request_lost + answer_lost + death + death_in_handler + event == 0
+        let Faults { request_lost, answer_lost, death, death_in_handler, slow: _, event, amnesia, full, restore } = self;
+        request_lost + answer_lost + death + death_in_handler + event + amnesia + full + restore == 0
     }
 }
 
@@ -113,7 +135,10 @@ impl Plan {
         let atomic = handler.outputs == Outputs::Atomic;
         // Events of one key matter to each other while they are handled at the same time.
         let spread_ms = if handler.order.is_none() { 15_000 } else { *rng.pick(&[300, 15_000]) };
-        let events = (0..count).map(|index| script(rng, index, dedup != "none", atomic, spread_ms)).collect();
+        let ids = *rng.pick(&[Ids::Own, Ids::Own, Ids::Shared, Ids::None]);
+        let kills = rng.chance(200);
+        let drawn = (0..count).map(|index| script(rng, index, dedup != "none", atomic, spread_ms, ids)).collect();
+        let events = settle_kills(drawn, kills);
         let harsh = rng.below(4);
         let faults = Faults {
             request_lost: rng.below(20 * harsh + 1),
@@ -122,11 +147,15 @@ impl Plan {
             death_in_handler: rng.below(30 * harsh + 1),
             slow: rng.below(60 * harsh + 1),
             event: rng.below(150 * harsh + 1),
+            amnesia: if rng.chance(100) { rng.below(20 * harsh + 1) } else { 0 },
+            full: if rng.chance(200) { rng.below(30 * harsh + 1) } else { 0 },
+            restore: if flow == Flow::Free && rng.chance(100) { rng.below(30 * harsh + 1) } else { 0 },
         };
         let retry_clock = if rng.chance(700) { RetryClock::Schedules } else { RetryClock::NotBefore };
         let most = if flow == Flow::Free { 2 } else { 3 };
         let instances = 1 + rng.below(most);
-        Plan { handler, retry_clock, flow, events, instances, faults, outage: Duration::ZERO }
+        let retries_too_large = flow == Flow::Free && rng.chance(80);
+        Plan { handler, retry_clock, flow, events, instances, faults, outage: Duration::ZERO, retries_too_large }
     }
 
     /// Whether only the latest event of a key counts.
@@ -138,6 +167,7 @@ impl Plan {
     pub(crate) fn outage(count: u64, outage: Duration, brake: bool) -> Plan {
         let events = (0..count).map(|index| Script {
             id: format!("e{index}"),
+            message_id: Some(format!("e{index}")),
             key: "x".to_owned(),
             time: 0,
             at: vec![Duration::ZERO],
@@ -155,6 +185,7 @@ impl Plan {
             instances: 2,
             faults: Faults::default(),
             outage,
+            retries_too_large: false,
         }
     }
 
@@ -221,7 +252,25 @@ fn gate(rng: &mut Rng) -> String {
     text
 }
 
-fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool, spread_ms: u64) -> Script {
+/// Which ids the messages of events bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    Own,
+    /// Without `dedup`, several have the same.
+    Shared,
+    None,
+}
+
+/// Whether events kill their processes: a part of the plans is enough.
+fn settle_kills(events: Vec<Script>, kills: bool) -> Vec<Script> {
+    let settle = |script: Script| match script.last {
+        Last::Kill if !kills => Script { last: Last::Success, ..script },
+        _ => script,
+    };
+    events.into_iter().map(settle).collect()
+}
+
+fn script(rng: &mut Rng, index: u64, dedup: bool, atomic: bool, spread_ms: u64, ids: Ids) -> Script {
     const FAILURES: &[Failure] = &[
         Failure::Retry,
         Failure::Retry,
@@ -232,12 +281,27 @@ fn script(rng: &mut Rng, index: u64, copies: bool, atomic: bool, spread_ms: u64)
         Failure::NoStream,
     ];
     const LASTS: &[Last] =
-        &[Last::Success, Last::Success, Last::Success, Last::Success, Last::Reject, Last::Ungranted, Last::TooMany];
+        &[
+        Last::Success,
+        Last::Success,
+        Last::Success,
+        Last::Success,
+        Last::Reject,
+        Last::Ungranted,
+        Last::TooMany,
+        Last::Kill,
+    ];
     let last = if atomic && rng.chance(100) { Last::Apart } else { *rng.pick(LASTS) };
     let failing = if rng.chance(400) { rng.below(6) } else { 0 };
-    let copies = if copies && rng.chance(400) { 1 + rng.below(3) } else { 1 };
+    let copies = if dedup && ids != Ids::None && rng.chance(400) { 1 + rng.below(3) } else { 1 };
+    let message_id = match ids {
+        Ids::None => None,
+        Ids::Shared if !dedup => Some(format!("m{}", index % 2)),
+        Ids::Own | Ids::Shared => Some(format!("e{index}")),
+    };
     Script {
         id: format!("e{index}"),
+        message_id,
         key: format!("k{}", rng.below(2)),
         at: (0..copies).map(|_| rng.millis(spread_ms)).collect(),
         failures: (0..failing).map(|_| *rng.pick(FAILURES)).collect(),
@@ -266,14 +330,21 @@ impl Script {
                 Last::Ungranted => Outcome::Completed(vec![self.output(0), output("secret", "")]),
                 Last::Apart => Outcome::Completed(vec![self.output(0), output("in.other", "")]),
                 Last::TooMany => Outcome::OutputRefused { message: "too many".into() },
+                Last::Kill => Outcome::Trapped(at()),
             },
         }
     }
 
+    /// Whether this attempt kills its process.
+    pub(crate) fn kills(&self, event: &Event) -> bool {
+        self.last == Last::Kill && event.attempt.preceding() as usize >= self.failures.len()
+    }
+
     /// The headers of its message.
     pub(crate) fn headers(&self) -> Vec<(String, String)> {
-        let headers = [("Nats-Msg-Id", self.id.clone()), ("Key", self.key.clone()), ("Time", self.time.to_string())];
-        headers.map(|(name, value)| (name.to_owned(), value)).into()
+        let own = [(SCRIPT, self.id.clone()), ("Key", self.key.clone()), ("Time", self.time.to_string())];
+        let id = self.message_id.iter().map(|id| ("Nats-Msg-Id", id.clone()));
+        own.into_iter().chain(id).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// The payloads of the outputs that it has if it is handled.

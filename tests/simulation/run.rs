@@ -141,9 +141,30 @@ fn something_happens_to_the_server(world: &World) {
         for event in server.roll_back(FORGOTTEN, rng) {
             ledger.forgive_anew(&world.plan, &event);
         }
-        drop(state);
-        world.changed.notify_waiters();
     }
+    if state.rng.chance(faults.amnesia) {
+        world.note(&mut state, "what is remembered of events is lost");
+        state.server.forget_markers();
+        for script in &world.plan.events {
+            state.ledger.forgive_anew(&world.plan, &script.id);
+        }
+    }
+    if state.rng.chance(faults.full) {
+        let time = state.rng.millis(20_000);
+        world.note(&mut state, &format!("the stream of outputs is full for {time:?}"));
+        state.server.fill(time);
+    }
+    if state.rng.chance(faults.restore) {
+        let span_ms = state.rng.below(3_000);
+        let since_ms = world.clock.now_ms().saturating_sub(span_ms);
+        let gone = state.server.restore(since_ms);
+        world.note(&mut state, &format!("the input is restored as it was {span_ms} ms ago, without {gone:?}"));
+        for event in gone {
+            state.ledger.gone(&event);
+        }
+    }
+    drop(state);
+    world.changed.notify_waiters();
 }
 
 /// A process, and what starts it again.

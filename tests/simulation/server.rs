@@ -6,19 +6,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill::broker::{MarkerError, PublishError, Recalled, Settlement, Source, Stored};
-use tidemill_policy::arrival::{Message, Position};
+use tidemill::broker::{MarkerError, PublishError, Published, Recalled, Settlement, Source, Stored};
+use tidemill_policy::arrival::{Message, Position, place_of};
 use tidemill_policy::event::Headers;
 use tidemill_policy::headers;
-use tidemill_policy::marker::Marker;
+use tidemill_policy::id::Token;
+use tidemill_policy::marker::{self, Carrier, Marker};
 use tidemill_policy::order::partition;
-use tidemill_policy::publication::Publication;
+use tidemill_policy::publication::{self, Publication};
 use tidemill_policy::together;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::Flow;
-
+use crate::plan::{Flow, name_of};
 use crate::rng::Rng;
 
 /// For how long streams of ours recognise duplicates; the users' are set up to do so for longer.
@@ -35,6 +35,8 @@ const RESTORED_DELAY_MS: u64 = 3_000;
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     queues: [Queue; 2],
+    /// When each message of the input was stored, by sequence; what is settled stays.
+    inputs: BTreeMap<u64, u64>,
     /// Scheduled messages by subject.
     schedules: BTreeMap<String, (Instant, Publication)>,
     /// Schedules that have fired, and when; a server that dies may restore the latest.
@@ -49,6 +51,10 @@ pub(crate) struct Server {
     revisions: u64,
     deliveries: u64,
     flow: Option<Flow>,
+    /// Until when the stream of outputs is full.
+    full_until: Option<Instant>,
+    /// Whether retries are larger than their stream takes.
+    retries_too_large: bool,
 }
 
 #[derive(Debug)]
@@ -83,8 +89,6 @@ struct Queued {
     payload: Bytes,
     stored_ms: u64,
     delivered: u32,
-    /// Whether it was handed back because it was delivered before its time.
-    was_early: bool,
     state: State,
 }
 
@@ -165,8 +169,6 @@ pub(crate) struct Handed {
     pub(crate) ticket: Ticket,
     /// Whether somebody who was given it before may still be working on it.
     pub(crate) overlaps: bool,
-    /// Whether its first delivery is taken for one that came too early, which is no attempt, and was none.
-    pub(crate) hides_attempt: bool,
 }
 
 fn index(source: Source) -> usize {
@@ -178,26 +180,84 @@ fn index(source: Source) -> usize {
 }
 
 impl Server {
-    pub(crate) fn new(flow: Flow) -> Server {
-        Server { flow: Some(flow), ..Server::default() }
+    pub(crate) fn new(flow: Flow, retries_too_large: bool) -> Server {
+        Server { flow: Some(flow), retries_too_large, ..Server::default() }
+    }
+
+    /// Has the stream of outputs refuse everything for some time.
+    pub(crate) fn fill(&mut self, time: Duration) {
+        self.full_until = Some(Instant::now() + time);
+    }
+
+    /// What no stream takes now, if it is in a batch.
+    fn refusal(&self, batch: &[Publication]) -> Option<PublishError> {
+        batch.iter().find_map(|message| {
+            let (subject, why) = (message.subject.clone(), "simulated".to_owned());
+            match stream(&subject) {
+                None => Some(PublishError::NoStream { subject }),
+                Some(Stream::Schedules | Stream::Due) if self.retries_too_large => {
+                    Some(PublishError::TooLarge { subject, why })
+                }
+                Some(Stream::Outputs) if self.full_until.is_some_and(|until| until > Instant::now()) => {
+                    Some(PublishError::Unavailable { subject, why })
+                }
+                Some(_) => None,
+            }
+        })
     }
 
     /// Stores a batch, or nothing of it where a subject has no stream. `count` is how many of it arrive.
-    pub(crate) fn publish(&mut self, batch: &[Publication], count: usize, now_ms: u64) -> Result<(), PublishError> {
-        for message in batch {
-            if stream(&message.subject).is_none() {
-                return Err(PublishError::NoStream { subject: message.subject.clone() });
-            }
+    pub(crate) fn publish(
+        &mut self,
+        batch: &[Publication],
+        count: usize,
+        now_ms: u64,
+    ) -> Result<Published, PublishError> {
+        if let Some(refusal) = self.refusal(batch) {
+            return Err(refusal);
         }
+        let mut published = Published::default();
         for message in batch.iter().take(count) {
             let Some(stream) = stream(&message.subject) else { continue };
-            self.store(stream, message, now_ms);
+            published.repeated += usize::from(!self.store(stream, message, now_ms));
+            if stream == Stream::DeadLetters {
+                let of_id = |letter: &Publication| id_of(letter) == id_of(message);
+                let index = self.dead_letters.iter().position(of_id).expect("it is stored");
+                published.last = marker::Stored { stream: "LETTERS".into(), sequence: index as u64 };
+            }
         }
-        Ok(())
+        Ok(published)
+    }
+
+    /// Whether one of these still has an event.
+    pub(crate) fn carries(&self, handler: &str, token: &Token, carriers: &[Carrier]) -> bool {
+        let is_due = |queued: &Queued| queued.subject == publication::retry_due_subject("tidemill", handler, Some(token));
+        carriers.iter().any(|carrier| match carrier {
+            // Also what was settled is still in the input.
+            Carrier::Message(name) => place_of(name).is_some_and(|place| match place.stream.as_str() {
+                "IN" => self.inputs.get(&place.sequence) == Some(&place.stored_ms),
+                "TIDEMILL_RETRY" => {
+                    let queued = self.queues[1].messages.get(&place.sequence);
+                    queued.is_some_and(|queued| queued.stored_ms == place.stored_ms)
+                }
+                _ => false,
+            }),
+            Carrier::Retry => {
+                let scheduled = publication::retry_schedule_subject("tidemill", handler, token);
+                self.schedules.contains_key(&scheduled)
+                    || self.restored.iter().any(|(_, schedule)| schedule.subject == scheduled)
+                    || self.queues[1].messages.values().any(is_due)
+            }
+            Carrier::Letter(place) => {
+                let letter = usize::try_from(place.sequence).ok().and_then(|index| self.dead_letters.get(index));
+                letter.and_then(|letter| headers::get(&letter.headers, headers::IDENTITY)) == Some(token.as_str())
+                    && place.stream == "LETTERS"
+            }
+        })
     }
 
     /// Stores a batch at one moment, or nothing of it.
-    pub(crate) fn publish_together(&mut self, batch: &[Publication], now_ms: u64) -> Result<(), PublishError> {
+    pub(crate) fn publish_together(&mut self, batch: &[Publication], now_ms: u64) -> Result<Published, PublishError> {
         for message in batch {
             let subject = message.subject.clone();
             match stream(&subject) {
@@ -208,13 +268,16 @@ impl Server {
                 }
             }
         }
+        if let Some(refusal) = self.refusal(batch) {
+            return Err(refusal);
+        }
         let known: Vec<_> = batch.iter().map(|message| self.knows(id_of(message))).collect();
         let is_known = |stored: &&Publication| batch.iter().any(|message| id_of(message) == id_of(stored));
         let whole = self.outputs.iter().filter(is_known).any(|stored| together::is_of_a_whole(&stored.headers));
         for index in together::rest(&known, whole) {
             self.store(Stream::Outputs, &batch[index], now_ms);
         }
-        Ok(())
+        Ok(Published::default())
     }
 
     /// Whether the stream of outputs knows an id.
@@ -223,14 +286,15 @@ impl Server {
         since.is_some_and(|since| *since + OUT_WINDOW > Instant::now())
     }
 
-    fn store(&mut self, stream: Stream, message: &Publication, now_ms: u64) {
+    /// Stores a message, unless its id is known.
+    fn store(&mut self, stream: Stream, message: &Publication, now_ms: u64) -> bool {
         let now = Instant::now();
         let window = if stream == Stream::Outputs { OUT_WINDOW } else { OWN_WINDOW };
         if let Some(id) = headers::get(&message.headers, headers::MSG_ID) {
             let of = if stream == Stream::Due { Stream::Schedules } else { stream };
             let known = self.ids.entry((of, id.to_owned()));
             if matches!(&known, std::collections::hash_map::Entry::Occupied(since) if *since.get() + window > now) {
-                return;
+                return false;
             }
             known.insert_entry(now);
         }
@@ -247,12 +311,36 @@ impl Server {
                 self.schedules.insert(message.subject.clone(), (due, message.clone()));
             }
         }
+        true
     }
 
     /// Stores an input.
     pub(crate) fn input(&mut self, key: &str, headers: Headers, now_ms: u64) {
         let message = Publication { subject: format!("in.{key}"), headers, payload: Bytes::from_static(b"payload") };
         self.queues[0].push(&message, now_ms);
+        self.inputs.insert(self.queues[0].last, now_ms);
+    }
+
+    /// Goes back to what the input was before `span`: what came since is not there any more, and its sequences come again.
+    /// Returns the names of the events that are gone.
+    pub(crate) fn restore(&mut self, since_ms: u64) -> Vec<String> {
+        let input = &mut self.queues[0];
+        self.inputs.retain(|_, stored_ms| *stored_ms < since_ms);
+        input.last = self.inputs.keys().next_back().copied().unwrap_or(0);
+        let gone = input.messages.split_off(&(input.last + 1));
+        for queued in gone.values() {
+            if let State::Pending { lease, .. } = &queued.state {
+                lease.end.cancel();
+            }
+        }
+        let gone = gone.values().map(|queued| name_of(&queued.headers).to_owned()).collect();
+        input.settled.retain(|(_, sequence, _)| *sequence <= input.last);
+        gone
+    }
+
+    /// Loses what is remembered of events.
+    pub(crate) fn forget_markers(&mut self) {
+        self.markers.clear();
     }
 
     /// Moves what is due, and takes back what nobody keeps alive.
@@ -356,7 +444,6 @@ impl Server {
         queued.state =
             State::Pending { until: Instant::now() + ack_wait, number: self.deliveries, lease: Arc::clone(lease) };
         let stream = if source == Source::Input { "IN" } else { "TIDEMILL_RETRY" };
-        let hides_attempt = queued.delivered == 2 && !queued.was_early && not_before_ms(queued).is_some();
         let mut headers = queued.headers.clone();
         headers.sort_by(|a, b| a.0.cmp(&b.0));
         Handed {
@@ -374,12 +461,11 @@ impl Server {
                 delivered: queued.delivered,
             },
             ticket: Ticket { source, sequence, number: self.deliveries },
-            hides_attempt,
             overlaps: earlier.iter().any(|(of, lease)| *of == (source, sequence) && lease.held.load(Ordering::Relaxed)),
         }
     }
 
-    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: &Settlement, now_ms: u64) {
+    pub(crate) fn settle(&mut self, ticket: Ticket, settlement: &Settlement) {
         let now = Instant::now();
         let queue = &mut self.queues[index(ticket.source)];
         let Some(queued) = queue.messages.get_mut(&ticket.sequence) else { return };
@@ -392,7 +478,6 @@ impl Server {
             }
             Settlement::Nothing => {}
             Settlement::Nak { delay } => {
-                queued.was_early |= not_before_ms(queued).is_some_and(|due_ms| due_ms > now_ms);
                 if matches!(&queued.state, State::Pending { number, .. } if *number == ticket.number) {
                     queued.state = State::Waiting(now + *delay);
                 }
@@ -446,7 +531,7 @@ impl Server {
         let mut touched = Vec::new();
         for (at, schedule) in std::mem::take(&mut self.fired) {
             if at + RESTORED_SPAN >= now && rng.chance(RESTORED) {
-                touched.extend(headers::get(&schedule.headers, headers::EVENT_ID).map(str::to_owned));
+                touched.push(name_of(&schedule.headers).to_owned());
                 self.restored.push((now + rng.millis(RESTORED_DELAY_MS), schedule));
             }
         }
@@ -460,7 +545,7 @@ impl Server {
         }
         for queued in input.messages.values_mut() {
             queued.delivered = 0;
-            touched.extend(headers::get(&queued.headers, headers::MSG_ID).map(str::to_owned));
+            touched.push(name_of(&queued.headers).to_owned());
             if let State::Pending { lease, .. } = &queued.state {
                 if self.flow != Some(Flow::Free) {
                     lease.end.cancel();
@@ -471,16 +556,13 @@ impl Server {
         self.ids.retain(|(stream, _), _| !matches!(stream, Stream::Schedules));
         // Their ids are forgotten: published once more, they are there twice.
         let retries = self.queues[1].messages.values();
-        touched
-            .extend(retries.filter_map(|queued| headers::get(&queued.headers, headers::EVENT_ID).map(str::to_owned)));
+        touched.extend(retries.map(|queued| name_of(&queued.headers).to_owned()));
         touched
     }
 
     /// The events that still have a message somewhere, except one.
     pub(crate) fn has_message_of(&self, id: &str, except: Option<Ticket>) -> bool {
-        let is_of = |list: &Headers| {
-            headers::get(list, headers::EVENT_ID).or_else(|| headers::get(list, headers::MSG_ID)) == Some(id)
-        };
+        let is_of = |list: &Headers| name_of(list) == id;
         let excepted = |source: Source, sequence: u64| {
             except.is_some_and(|ticket| ticket.source == source && ticket.sequence == sequence)
         };
@@ -496,8 +578,7 @@ impl Server {
     /// The event that a message is about.
     pub(crate) fn event_of(&self, ticket: Ticket) -> Option<String> {
         let list = &self.queues[index(ticket.source)].messages.get(&ticket.sequence)?.headers;
-        let id = headers::get(list, headers::EVENT_ID).or_else(|| headers::get(list, headers::MSG_ID));
-        id.map(str::to_owned)
+        Some(name_of(list).to_owned()).filter(|name| !name.is_empty())
     }
 
     /// Whether nothing is left to be delivered.
@@ -520,7 +601,6 @@ impl Queue {
             payload: message.payload.clone(),
             stored_ms: now_ms,
             delivered: 0,
-            was_early: false,
             state: State::Waiting(Instant::now()),
         };
         self.messages.insert(self.last, queued);
@@ -540,10 +620,6 @@ fn stream(subject: &str) -> Option<Stream> {
         _ if subject.starts_with("tidemill.deadletter.") => Some(Stream::DeadLetters),
         _ => None,
     }
-}
-
-fn not_before_ms(queued: &Queued) -> Option<u64> {
-    headers::get(&queued.headers, headers::NOT_BEFORE)?.parse().ok()
 }
 
 /// Milliseconds since the Unix epoch of an RFC 3339 time.

@@ -6,21 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Recalled, Settlement, Source, Stored};
+use tidemill::broker::{
+    Broker, Delivery, MarkerError, PublishError, Published, Recalled, Settlement, Source, Stored,
+};
 use tidemill::clock::Clock;
 use tidemill::invoker::{Invoker, Report};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
 use tidemill_policy::latest::Seen;
-use tidemill_policy::manifest::AckMode;
-use tidemill_policy::marker::Marker;
+use tidemill_policy::id::Token;
+use tidemill_policy::manifest::{AckMode, Handler};
+use tidemill_policy::marker::{Carrier, Marker};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::{Publication, RetryClock};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::check::Ledger;
-use crate::plan::{Faults, Flow, Plan};
+use crate::plan::{Faults, Flow, Plan, name_of};
 use crate::rng::Rng;
 use crate::server::{Earlier, Lease, Server, Ticket};
 
@@ -78,7 +81,7 @@ impl World {
     pub(crate) fn new(plan: Plan, seed: u64) -> Arc<World> {
         let start = Instant::now();
         let state = State {
-            server: Server::new(plan.flow),
+            server: Server::new(plan.flow, plan.retries_too_large),
             ledger: Ledger::default(),
             faults: plan.faults,
             rng: Rng::new(seed ^ 0x5EED),
@@ -206,11 +209,8 @@ impl Process {
             lease.is_unheard.store(true, Ordering::Relaxed);
         }
         let handed = state.server.deliver(chosen, &lease, &state.earlier, self.world.ack_wait());
-        let event = state.server.event_of(handed.ticket).expect("a message has an event");
+        let event = state.server.event_of(handed.ticket).unwrap_or_default();
         if handed.overlaps {
-            state.ledger.forgive(&event);
-        }
-        if handed.hides_attempt {
             state.ledger.forgive(&event);
         }
         let text = format!(
@@ -276,7 +276,7 @@ impl Process {
 impl Broker for Process {
     type Receipt = Receipt;
 
-    async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn publish(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         let subjects: Vec<_> = batch.iter().map(|message| message.subject.as_str()).collect();
         // An answer that is lost may mean that only a part has arrived.
         let count = {
@@ -299,13 +299,23 @@ impl Broker for Process {
         let stored = stored.await;
         let unavailable = || PublishError::Unavailable { subject: String::new(), why: "simulated".into() };
         match stored {
-            Some(Ok(())) if count < batch.len() => Err(unavailable()),
+            Some(Ok(_)) if count < batch.len() => Err(unavailable()),
             Some(result) => result,
             None => Err(unavailable()),
         }
     }
 
-    async fn publish_together(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn carries(&self, handler: &str, token: &Token, carriers: &[Carrier]) -> Result<bool, MarkerError> {
+        let what = format!("ask for {carriers:?}");
+        let answer = self.request(&what, |state| state.server.carries(handler, token, carriers)).await;
+        answer.ok_or_else(|| MarkerError::Unavailable("simulated".into()))
+    }
+
+    fn has_legacy_markers(&self, _: &Handler) -> bool {
+        false
+    }
+
+    async fn publish_together(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         let now_ms = self.world.clock.now_ms();
         let what = format!("publish {} together", batch.len());
         let stored = self.request(&what, |state| {
@@ -338,13 +348,16 @@ impl Broker for Process {
         let ticket = receipt.ticket;
         let what = format!("settle {:?} #{} with {settlement:?}", ticket.source, ticket.sequence);
         let settled = self.request(&what, |state| {
-            if !matches!(settlement, Settlement::Nak { .. })
-                && let Some(event) = state.server.event_of(ticket)
-            {
+            let event = state.server.event_of(ticket);
+            let is_nak = matches!(settlement, Settlement::Nak { .. });
+            if let Some(event) = event.as_ref().filter(|_| is_nak) {
+                state.ledger.handed_back(event, &self.name);
+            }
+            if let Some(event) = event.filter(|_| !is_nak) {
                 let continues = state.server.has_message_of(&event, Some(ticket));
                 state.ledger.ended_message(&self.world.plan, &state.server, &event, continues);
             }
-            state.server.settle(ticket, &settlement, self.world.clock.now_ms());
+            state.server.settle(ticket, &settlement);
         });
         settled.await;
     }
@@ -362,7 +375,9 @@ impl Broker for Process {
         revision: u64,
     ) -> Result<u64, MarkerError> {
         let what = match marker {
-            Marker::Open(progress) => format!("remember {} attempts, then {:?}", progress.attempts, progress.next),
+            Marker::Open(progress) => {
+                format!("remember {} attempts of {}, then {:?}", progress.attempts, progress.message, progress.next)
+            }
             Marker::Newest(newest) => {
                 let event =
                     |seen: &Option<Seen>| seen.as_ref().map(|seen| (seen.time_ns / 1_000_000_000, seen.sequence));
@@ -433,21 +448,23 @@ impl Invoker for Process {
             return pending().await;
         }
         let timeout = self.world.plan.handler.limits.budget.timeout;
+        let script = self.world.plan.script(name_of(&event.headers));
         let (run, takes, dies) = {
             let mut state = self.world.lock();
-            self.world.note(&mut state, &format!("{}: runs {} attempt {}", self.name, event.id, event.attempt));
+            self.world.note(&mut state, &format!("{}: runs {} attempt {}", self.name, script.id, event.attempt));
             let now_ms = self.world.clock.now_ms();
             let State { ledger, server, .. } = &mut *state;
             let run = ledger.begin_run(&self.world.plan, server, &self.name, &event, now_ms);
             let faults = state.faults;
             let takes = if state.rng.chance(faults.slow) { state.rng.millis(6_000) } else { state.rng.millis(20) };
-            (run, takes, state.rng.chance(faults.death_in_handler))
+            let dies = state.rng.chance(faults.death_in_handler) || script.kills(&event);
+            (run, takes, dies)
         };
         // Where it is cut off, it does not run any more.
         let _cut_off = CutOff { world: Arc::clone(&self.world), run };
         sleep(takes.min(timeout)).await;
         if dies && self.is_alive() {
-            self.kill(&mut self.world.lock(), &format!("in the handler of {}", event.id));
+            self.kill(&mut self.world.lock(), &format!("in the handler of {}", script.id));
         }
         if !self.is_alive() {
             return pending().await;
@@ -458,7 +475,7 @@ impl Invoker for Process {
             let error = HandlerError { message: "the downstream does not answer".into(), ..HandlerError::default() };
             Outcome::Retry { error, delay: None }
         } else {
-            self.world.plan.script(&event.id).outcome(&event)
+            script.outcome(&event)
         };
         self.world.lock().ledger.end_run(run, &outcome);
         Report { outcome, usage: Usage::default(), seed: [0; 32], clock_ms: 0 }

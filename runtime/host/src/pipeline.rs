@@ -8,9 +8,9 @@
 //! 2. recall what is known of the event: it may be done, or its last attempt may have failed;
 //! 3. admit it;
 //! 4. wait while its key is held up, where `order.on_failure` is `park`;
-//! 5. wait at the gate: breaker, brake and rate limit;
+//! 5. wait at the gate: breaker, brake and rate limit (what has waited so far has not begun, and costs nothing);
 //! 6. look whether a newer event of its key was processed, where `order.by` is `latest`;
-//! 7. claim it, where `dedup.claim` says so;
+//! 7. record that the attempt begins, where that must be known if it does not end;
 //! 8. invoke the handler;
 //! 9. decide what follows;
 //! 10. record a failure before anything follows from it;
@@ -42,13 +42,14 @@ use tidemill_policy::schema::Schemas;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, Delivery, PublishError, Settlement, Source};
+use crate::broker::{Broker, Delivery, PublishError, Published, Settlement, Source};
 use crate::clock::Clock;
 use crate::fate::{self, Fate, What};
 use crate::gate::Gate;
 use crate::invoker::{Invoker, Report};
 use crate::slots::Slot;
 
+mod claim;
 mod memory;
 mod newest;
 mod outputs;
@@ -59,7 +60,6 @@ mod work;
 pub use memory::Recent;
 use memory::{Memory, Remembered};
 use newest::Unstored;
-pub use wait::NOTE_AFTER;
 pub use work::Taken;
 use work::Work;
 
@@ -133,6 +133,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         } else {
             self.go_through(&mut work).await
         };
+        // An attempt that we have cut off ourselves does not count.
+        if work.memory.has_begun() {
+            Box::pin(self.take_back_begin(&mut work)).await;
+        }
         self.broker.settle(receipt, settlement, self.handler.ack).await;
         let Work { arrival, retried_in_memory, slot, .. } = *work;
         (Fate { arrival, what, retried_in_memory, elapsed: started.elapsed() }, slot)
@@ -169,15 +173,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 
-    /// Hands a delivery back before it has begun, for another instance to handle; that is noted, so that it costs
-    /// the event no attempt.
+    /// Hands a delivery back before it has begun, for another instance to handle. That costs the event no attempt.
     pub async fn hand_back(&self, taken: Taken<B::Receipt>) {
-        let Taken { mut work, receipt } = taken;
-        let is_due = !work.is_noted && self.too_early(&work.arrival).is_none();
-        if is_due && matches!(self.recall(&mut work).await, Some(Standing::Due)) {
-            self.note_handed_back(&mut work).await;
-        }
-        self.broker.settle(receipt, Settlement::Nak { delay: Duration::ZERO }, self.handler.ack).await;
+        self.broker.settle(taken.receipt, Settlement::Nak { delay: Duration::ZERO }, self.handler.ack).await;
     }
 
     /// Takes a delivery in hand, to be handled or handed back.
@@ -196,7 +194,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             arrival,
             event,
             memory: Memory::default(),
-            is_noted: false,
+            sure_since: Instant::now(),
             waited: Duration::ZERO,
             retried_in_memory: 0,
             latest: None,
@@ -217,7 +215,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             None => return Step::release(),
             Some(Standing::Superseded) if !Box::pin(self.unpark(work)).await => return Step::release(),
             Some(Standing::Superseded) => return Step::Settle(Settlement::Ack, What::Duplicate),
-            Some(Standing::Claimed) => return self.wait_for_claim(work).await,
+            Some(Standing::Claimed | Standing::Elsewhere(_)) => return Box::pin(self.wait_for_other(work)).await,
+            Some(Standing::TakenAway) => return Step::Settle(Settlement::Nothing, What::Released),
             Some(Standing::Failed(error, next)) => return Box::pin(self.follow(work, error, next, None)).await,
             Some(Standing::Due) => {}
         }
@@ -238,12 +237,13 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         {
             return Box::pin(self.unpublished(work, unstored, None)).await;
         }
-        match self.claim(work).await {
+        match self.begin(work).await {
             Remembered::Stored => {}
             Remembered::Overtaken => return Step::Again,
             Remembered::Unreachable => return Step::release(),
         }
         if pass.is_over() {
+            Box::pin(self.take_back_begin(work)).await;
             return Step::Again;
         }
         let Ok(event) = &work.event else { return Step::release() };
@@ -289,10 +289,13 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let Ok(event) = &work.event else { return Step::release() };
         let count = outputs.len();
         let batch = publication::outputs(&self.handler, event, outputs);
-        if let Err(unstored) = self.store_outputs(work, &batch).await {
-            return Box::pin(self.unpublished(work, unstored, Some(report))).await;
+        match self.store_outputs(work, &batch).await {
+            Ok(Published { repeated: 0, .. }) => {}
+            Ok(published) => self.warn_of_repeats(work, &published),
+            Err(unstored) => return Box::pin(self.unpublished(work, unstored, Some(report))).await,
         }
-        self.end(work, Marker::Done, Settlement::Ack, What::Handled { outputs: count }).await
+        let done = marker::done(&work.arrival);
+        self.end(work, done, Settlement::Ack, What::Handled { outputs: count }).await
     }
 
     /// What becomes of an event that has no outputs stored, though nothing is wrong with its run.
@@ -307,6 +310,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                 None => return Step::release(),
             },
             (Unstored::Blocked, Ok(event)) => decide::blocked(&self.handler, event),
+            (Unstored::Overtaken, _) => return Step::Again,
             (Unstored::Fault(_) | Unstored::Blocked | Unstored::Unreachable, _) => return Step::release(),
         };
         self.fail(work, setback, report).await
@@ -314,7 +318,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Marks the event as done, without any effect.
     async fn discard(&self, work: &mut Work, why: String) -> Step {
-        match self.conclude(work, Marker::Done).await {
+        let done = marker::done(&work.arrival);
+        match self.conclude(work, done).await {
             Remembered::Stored | Remembered::Overtaken => Step::Settle(Settlement::Ack, What::Stale { why }),
             Remembered::Unreachable => Step::release(),
         }
@@ -348,6 +353,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             }
             Next::Retry(due_ms) => self.retry(work, error, due_ms).await,
             Next::DeadLetter => self.dead_letter(work, error, report).await,
+            // Nobody records a failure with this.
+            Next::End => Step::release(),
         }
     }
 
@@ -357,10 +364,21 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let case = self.case(work);
         let message = publication::retry(case, &self.prefix, self.broker.retry_clock(), &error, now_ms, delay);
         match self.store(&[message]).await {
-            Ok(()) => Step::Settle(Settlement::Ack, What::Retried { error, delay }),
+            Ok(_) => Step::Settle(Settlement::Ack, What::Retried { error, delay }),
             // The history makes the message larger than it was: one that just fitted does not any more.
-            Err(PublishError::TooLarge { .. }) => self.retry_in_memory(work, error, due_ms).await,
+            Err(PublishError::TooLarge { .. }) => self.retry_here_instead(work, error, due_ms).await,
             Err(fault) => self.unstored(work, "retry", &fault).await,
+        }
+    }
+
+    /// Attempts an event again on this delivery that cannot be sent on. What follows is recorded first: else it would be
+    /// carried out anew each time the process dies in the attempt, which would not be counted.
+    async fn retry_here_instead(&self, work: &mut Work, error: AttemptError, due_ms: u64) -> Step {
+        let record = marker::failed(&work.arrival, &error, Next::Attempt(due_ms));
+        match self.record(work, record).await {
+            Remembered::Stored => self.retry_in_memory(work, error, due_ms).await,
+            Remembered::Overtaken => Step::Again,
+            Remembered::Unreachable => Step::release(),
         }
     }
 
@@ -376,7 +394,6 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             work.waited = work.waited.saturating_add(delay);
             return Step::Again;
         }
-        self.note_handed_back(work).await;
         Step::release()
     }
 
@@ -398,7 +415,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn dead_letter(&self, work: &mut Work, error: AttemptError, report: Option<Report>) -> Step {
         match self.has_outputs(work).await {
             Ok(false) => {}
-            Ok(true) => return self.end(work, Marker::Done, Settlement::Ack, What::Duplicate).await,
+            Ok(true) => {
+                let done = marker::done(&work.arrival);
+                return self.end(work, done, Settlement::Ack, What::Duplicate).await;
+            }
             Err(_) => return Step::release(),
         }
         let replay = report.map(|report| ReplayInputs {
@@ -410,20 +430,22 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
         let ttl = self.broker.message_ttl();
         let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl);
-        if let Err(fault) = self.store(&[letter]).await {
-            return self.unstored(work, "dead letter", &fault).await;
-        }
+        let stored = match self.store(&[letter]).await {
+            Ok(published) => published.last,
+            Err(fault) => return self.unstored(work, "dead letter", &fault).await,
+        };
         if !self.withdraw(work).await {
             return Step::release();
         }
         let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);
-        self.end(work, Marker::Dead, Settlement::Term { reason }, What::DeadLettered { error }).await
+        let dead = marker::dead(&work.arrival, Some(stored));
+        self.end(work, dead, Settlement::Term { reason }, What::DeadLettered { error }).await
     }
 
     /// Marks the event as ended, and settles. Where another instance was faster, that is as good: what we have stored has
     /// the same ids.
     async fn end(&self, work: &mut Work, marker: Marker, settlement: Settlement, what: What) -> Step {
-        let is_done = marker == Marker::Done;
+        let is_done = matches!(marker, Marker::Done { .. });
         match self.conclude(work, marker).await {
             Remembered::Stored | Remembered::Overtaken
                 if is_done && self.handler.parks() && !Box::pin(self.unpark(work)).await =>
@@ -454,6 +476,20 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         Step::Settle(Settlement::Nak { delay: UNSTORABLE_DELAY }, What::Released)
     }
 
+    /// Outputs of an event that nobody can have run before, which the broker takes for repeats, are worth a word: their
+    /// ids are somebody else's, or the server has forgotten that it delivered the event.
+    fn warn_of_repeats(&self, work: &Work, published: &Published) {
+        let arrival = &work.arrival;
+        let is_first = arrival.is_first_delivery() && arrival.attempt.is_first() && arrival.source != Source::Retry;
+        if is_first && self.handler.dedup.is_none() {
+            tracing::warn!(
+                handler = %self.handler.name, stream = %published.last.stream, event = arrival.id(),
+                "outputs of an event that was delivered for the first time are stored already: the server was killed \
+                 and has forgotten its acknowledgement, or somebody publishes under ids of ours"
+            );
+        }
+    }
+
     fn case<'a>(&'a self, work: &'a Work) -> Case<'a> {
         Case { handler: &self.handler, arrival: &work.arrival, event: work.event.as_deref().ok() }
     }
@@ -475,7 +511,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Publishes, and holds on while the broker is unavailable: that slows the intake down and costs no
     /// attempt. Returns `Unavailable` only when the time to drain is over.
-    async fn store(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn store(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         self.patiently(|| self.broker.publish(batch)).await
     }
 

@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 use tidemill_policy::admit::admit;
-use tidemill_policy::arrival::{self, Arrival, Message, Position};
+use tidemill_policy::arrival::{self, Arrival, Carried, Message, Position};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::decide::{Decision, Failure, Setback, decide};
 use tidemill_policy::decode::decode;
@@ -123,8 +123,8 @@ fn arrive(scene: Scene) -> Arrival {
         stored_ms: scene.stored_ms,
         delivered: 1,
     };
-    let carried_id = scene.id.as_deref().map(headers::clean_id);
-    Arrival { carried_id, attempt: scene.attempt, ..arrival::first(scene.message, position) }
+    let carried = scene.id.as_deref().map(headers::clean_id).map(|id| Carried { id, kind: None, token: None });
+    Arrival { carried, attempt: scene.attempt, ..arrival::first(scene.message, position) }
 }
 
 /// Reads a seed.

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tidemill_policy::reload::canary;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::WaitForCancellationFuture;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -19,7 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::broker::{Broker, Delivery};
 use crate::fate;
 use crate::invoker::Invoker;
-use crate::pipeline::{NOTE_AFTER, Pipeline, Taken};
+use crate::pipeline::{Pipeline, Taken};
 use crate::slots::{Slot, Slots};
 use crate::status::{HandlerStatus, InFlight};
 use crate::turns::{Turn, Turns};
@@ -123,16 +122,14 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     /// Has a delivery begun as soon as there is a slot. What may wait for long, or may be taken away meanwhile, waits in
     /// a task of its own.
     fn begin(self: &Arc<Self>, mut job: Job<B>) {
-        let line = self.line.load();
-        let pipeline = &line.steady.pipeline;
-        if pipeline.handler.key_order().is_some() {
+        if self.line.load().steady.pipeline.handler.key_order().is_some() {
             return self.hand_over(job);
         }
         let mut queue = self.queue();
         if queue.jobs.is_empty() {
             job.slot = self.slots.take_if_free();
         }
-        if job.slot.is_some() || pipeline.gate.holds_back() {
+        if job.slot.is_some() {
             drop(queue);
             return self.hand_over(job);
         }
@@ -145,16 +142,11 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     /// Has the deliveries in the queue begun with slots that others give up, until there are none.
     async fn feed(self: Arc<Self>) {
         let stop = self.line.load().steady.pipeline.stop.requested.clone();
-        let mut looks = interval_at(Instant::now() + NOTE_AFTER, NOTE_AFTER);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut slot = pin!(self.slots.take_for_queue());
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.dissolve_queue(),
-                _ = looks.tick() => if self.line.load().steady.pipeline.gate.holds_back() {
-                    return self.dissolve_queue();
-                },
                 taken = &mut slot => {
                     let Some(job) = self.next_in_queue() else { return };
                     self.hand_over(Job { slot: Some(taken), ..job });
@@ -253,7 +245,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     async fn work(
         &self,
         version: &Version<B, I>,
-        mut taken: Taken<B::Receipt>,
+        taken: Taken<B::Receipt>,
         mut turn: Option<Turn>,
         slot: Option<Slot>,
     ) -> Option<Slot> {
@@ -262,7 +254,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         let wait = match slot {
             Some(slot) if !pipeline.stop.requested.is_cancelled() => Wait::Over(slot),
             Some(_) => Wait::Stopped,
-            None => self.wait(pipeline, &mut taken, &mut turn).await,
+            None => self.wait(pipeline, &taken, &mut turn).await,
         };
         match wait {
             Wait::Over(slot) => {
@@ -277,7 +269,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
             }
             Wait::Stopped => {
                 self.hold();
-                Box::pin(pipeline.hand_back(taken)).await;
+                pipeline.hand_back(taken).await;
             }
             // It comes again, and must not stand in the way of that.
             Wait::TakenAway => self.hold(),
@@ -286,7 +278,7 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
     }
 
     /// Waits for the event's turn, and for the right to run.
-    async fn wait(&self, pipeline: &Pipeline<B, I>, taken: &mut Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
+    async fn wait(&self, pipeline: &Pipeline<B, I>, taken: &Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
         if turn.is_none()
             && !pipeline.stop.requested.is_cancelled()
             && let Some(slot) = self.slots.take_if_free()
@@ -296,27 +288,18 @@ impl<B: Broker, I: Invoker> Worker<B, I> {
         Box::pin(self.wait_long(pipeline, taken, turn)).await
     }
 
-    async fn wait_long(
-        &self,
-        pipeline: &Pipeline<B, I>,
-        taken: &mut Taken<B::Receipt>,
-        turn: &mut Option<Turn>,
-    ) -> Wait {
-        let mut slot = pin!(async {
+    async fn wait_long(&self, pipeline: &Pipeline<B, I>, taken: &Taken<B::Receipt>, turn: &mut Option<Turn>) -> Wait {
+        let slot = async {
             if let Some(turn) = turn {
                 turn.granted().await;
             }
             self.slots.take().await
-        });
-        loop {
-            tokio::select! {
-                biased;
-                () = pipeline.stop.requested.cancelled() => return Wait::Stopped,
-                () = pipeline.taken_away(taken) => return Wait::TakenAway,
-                slot = &mut slot => return Wait::Over(slot),
-                // Boxed, since it is large and rare.
-                () = sleep(NOTE_AFTER) => Box::pin(pipeline.note_waiting(taken)).await,
-            }
+        };
+        tokio::select! {
+            biased;
+            () = pipeline.stop.requested.cancelled() => Wait::Stopped,
+            () = pipeline.taken_away(taken) => Wait::TakenAway,
+            slot = slot => Wait::Over(slot),
         }
     }
 }
@@ -357,7 +340,7 @@ mod tests {
     /// Many events wait for others to end; the allocator is quick with what is small.
     #[test]
     fn what_an_event_takes_while_it_waits_stays_small() {
-        type Of = (&'static At, &'static Way, &'static mut Event, &'static mut Option<Turn>);
+        type Of = (&'static At, &'static Way, &'static Event, &'static mut Option<Turn>);
         let bytes = size_of_result(|(worker, pipeline, taken, turn): Of| worker.wait_long(pipeline, taken, turn));
         assert!(bytes <= 1024, "{bytes} bytes");
     }

@@ -11,7 +11,7 @@ use crate::attempt::Attempt;
 use crate::event::Headers;
 use crate::headers;
 use crate::history::History;
-use crate::id;
+use crate::id::{IdKind, Place, Token};
 use crate::order;
 
 /// A message as it came from the broker.
@@ -48,6 +48,19 @@ impl Position {
     pub fn name(&self) -> String {
         format!("{}:{}@{}", self.stream, self.sequence, self.stored_ms)
     }
+
+    /// Where the message is.
+    pub fn place(&self) -> Place {
+        Place { stream: self.stream.clone(), sequence: self.sequence, stored_ms: self.stored_ms }
+    }
+}
+
+/// Reads what [`Position::name`] writes; nothing where it is something else.
+pub fn place_of(name: &str) -> Option<Place> {
+    let (rest, stored_ms) = name.rsplit_once('@')?;
+    let (stream, sequence) = rest.rsplit_once(':')?;
+    let (sequence, stored_ms) = (sequence.parse().ok()?, stored_ms.parse().ok()?);
+    (!stream.is_empty()).then(|| Place { stream: stream.to_owned(), sequence, stored_ms })
 }
 
 /// Which stream a delivery came from.
@@ -92,20 +105,16 @@ pub struct Arrival {
     pub headers_dropped: u32,
     /// The original message's payload (of a queue message, with the errors appended so far).
     pub payload: Bytes,
-    /// The event's id as far as it can be told without decoding the payload.
-    pub fallback_id: String,
-    /// The event's id, where a retry carries it.
-    pub carried_id: Option<String>,
+    /// The id that the message has for the broker.
+    pub message_id: Option<String>,
+    /// Who the event is, where a retry carries it.
+    pub carried: Option<Carried>,
     /// Shared by all events that follow from the same first event; where absent, the event is the first.
     pub correlation_id: Option<String>,
     /// The id of the event whose handling published this one.
     pub causation_id: Option<String>,
     /// Which attempt is due: at first what the message says, see [`crate::marker::stand`].
     pub attempt: Attempt,
-    /// How many deliveries of the message came before this one and ended without a result that it tells of.
-    pub unresolved: u32,
-    /// Whether those are counted in `attempt`.
-    pub charged: bool,
     /// What failed before.
     pub history: History,
     /// How often the event was replayed from the dead letters.
@@ -116,16 +125,62 @@ pub struct Arrival {
     pub damage: Option<String>,
 }
 
+/// Who an event is, as a retry or a dead letter carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// The event's id.
+    pub id: String,
+    /// Where that comes from; nothing in messages of the version before.
+    pub kind: Option<IdKind>,
+    /// What its ids are derived from; nothing in messages of the version before.
+    pub token: Option<Token>,
+}
+
+impl Arrival {
+    /// Where the event was first stored, as far as that tells it from others.
+    pub fn place(&self) -> Place {
+        let Origin { stream, sequence, time_ms, .. } = &self.origin;
+        // A copy does not tell when its original was stored, see [`partitioned`].
+        let stored_ms = if self.source == Source::Retry { *time_ms } else { self.position.stored_ms };
+        Place { stream: stream.clone(), sequence: *sequence, stored_ms }
+    }
+
+    /// The event's id as far as it can be told without decoding the payload.
+    pub fn id(&self) -> String {
+        match &self.carried {
+            Some(carried) => carried.id.clone(),
+            None => self.own_id().1,
+        }
+    }
+
+    /// The id that the message has by itself, and where it comes from.
+    pub fn own_id(&self) -> (IdKind, String) {
+        match &self.message_id {
+            Some(id) => (IdKind::Given, id.clone()),
+            None => (IdKind::Position, self.place_id()),
+        }
+    }
+
+    /// The id of an event that brings none. Cleaned like any other, since a stream may have a long name and the retry
+    /// is read back through the same check.
+    pub fn place_id(&self) -> String {
+        headers::clean_id(self.place().id())
+    }
+
+    /// Whether the broker says that it has not delivered the message before.
+    pub fn is_first_delivery(&self) -> bool {
+        self.position.delivered <= 1
+    }
+}
+
 /// Reads a message of an input stream.
 pub fn first(message: Message, position: Position) -> Arrival {
     Arrival {
-        fallback_id: headers::get_id(&message.headers, headers::MSG_ID).unwrap_or_else(|| position_id(&position)),
-        carried_id: None,
+        message_id: headers::get_id(&message.headers, headers::MSG_ID),
+        carried: None,
         correlation_id: headers::get_id(&message.headers, headers::CORRELATION_ID),
         causation_id: headers::get_id(&message.headers, headers::CAUSATION_ID),
         attempt: Attempt::FIRST,
-        unresolved: position.delivered.saturating_sub(1),
-        charged: false,
         history: History::default(),
         epoch: 0,
         not_before_ms: None,
@@ -195,13 +250,16 @@ pub fn retried(message: Message, position: Position) -> Arrival {
     if subject.is_none() {
         note(headers::ORIGIN_SUBJECT);
     }
-    let carried_id = headers::get_id(&message.headers, headers::EVENT_ID);
-    if carried_id.is_none() {
+    let id = headers::get_id(&message.headers, headers::EVENT_ID);
+    if id.is_none() {
         note(headers::EVENT_ID);
     }
+    let carried = id.map(|id| Carried {
+        id,
+        kind: text(headers::ID_KIND).and_then(|kind| IdKind::read(&kind)),
+        token: text(headers::IDENTITY).and_then(|token| Token::read(&token)),
+    });
     let not_before_ms = number(headers::NOT_BEFORE);
-    // Where retries wait by being handed back, the first delivery comes too early and is no attempt.
-    let early = u32::from(not_before_ms.is_some());
     let history = history.unwrap_or_default();
     Arrival {
         origin: Origin {
@@ -211,13 +269,11 @@ pub fn retried(message: Message, position: Position) -> Arrival {
             time_ms: number(headers::ORIGIN_TIME).unwrap_or(position.stored_ms),
         },
         source: Source::Retry,
-        fallback_id: position_id(&position),
-        carried_id,
+        message_id: None,
+        carried,
         correlation_id: headers::get_id(&message.headers, headers::CORRELATION_ID),
         causation_id: headers::get_id(&message.headers, headers::CAUSATION_ID),
         attempt: attempt.unwrap_or(Attempt::FIRST),
-        unresolved: position.delivered.saturating_sub(1 + early),
-        charged: false,
         epoch: count(headers::REPLAY),
         history,
         not_before_ms,
@@ -227,12 +283,6 @@ pub fn retried(message: Message, position: Position) -> Arrival {
         payload: message.payload,
         position,
     }
-}
-
-/// The id of an event that brings none. Cleaned like any other, since a stream may have a long name and the
-/// retry is read back through the same check.
-fn position_id(position: &Position) -> String {
-    headers::clean_id(id::from_position(&position.stream, position.stream_created_unix, position.sequence))
 }
 
 fn without_reserved(mut headers: Headers) -> Headers {

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::arrival::Arrival;
+use crate::arrival::{Arrival, Origin};
 use crate::event::{Event, Headers};
 use crate::headers;
+use crate::id::{IdKind, Identity, Scope, Token};
 use crate::manifest::{DedupKey, Format, Handler};
 use crate::queue_message;
 
@@ -44,6 +45,8 @@ pub enum Undecodable {
 /// What a format makes of a message; the rest of an event is the same for all formats.
 struct Decoded {
     id: Option<String>,
+    /// Within what the id is unique.
+    scope: Scope,
     subject: Option<String>,
     kind: Option<String>,
     source: Option<String>,
@@ -71,18 +74,12 @@ pub fn decode(arrival: &Arrival, handler: &Handler) -> Result<Event, Undecodable
             None => raw(arrival),
         },
     };
-    let id = match &arrival.carried_id {
-        Some(id) => id.clone(),
-        None => match handler.dedup.as_ref().map(|dedup| &dedup.key) {
-            None | Some(DedupKey::Id) => {
-                content.id.as_deref().map_or_else(|| arrival.fallback_id.clone(), headers::clean_id)
-            }
-            Some(key) => dedup_id(key, &arrival.headers, &content.payload)?,
-        },
-    };
+    let (id_kind, id, token) = identify(arrival, handler, &content)?;
     Ok(Event {
         correlation_id: arrival.correlation_id.clone().unwrap_or_else(|| id.clone()),
         id,
+        id_kind,
+        token,
         subject: content.subject.unwrap_or_else(|| arrival.origin.subject.clone()),
         kind: content.kind,
         source: content.source,
@@ -95,6 +92,47 @@ pub fn decode(arrival: &Arrival, handler: &Handler) -> Result<Event, Undecodable
         headers: arrival.headers.clone(),
         payload: content.payload,
     })
+}
+
+/// Who the event is: where its id comes from, the id, and what its other ids are derived from.
+fn identify(
+    arrival: &Arrival,
+    handler: &Handler,
+    content: &Decoded,
+) -> Result<(IdKind, String, Token), Undecodable> {
+    let own = || match &content.id {
+        Some(id) => (IdKind::Given, headers::clean_id(id)),
+        None => arrival.own_id(),
+    };
+    let key = handler.dedup.as_ref().map(|dedup| &dedup.key).filter(|key| **key != DedupKey::Id);
+    let (kind, id) = match (&arrival.carried, key) {
+        (Some(carried), _) => (carried.kind.unwrap_or_else(|| kind_before(arrival, key, &carried.id)), carried.id.clone()),
+        (None, Some(key)) => (IdKind::Key, dedup_id(key, &arrival.headers, &content.payload)?),
+        (None, None) => own(),
+    };
+    if let Some(token) = arrival.carried.as_ref().and_then(|carried| carried.token.clone()) {
+        return Ok((kind, id, token));
+    }
+    let scope = match (kind, key) {
+        (IdKind::Key, Some(key)) => &Scope::Key(key.to_string()),
+        (IdKind::Given, _) => &content.scope,
+        (IdKind::Key | IdKind::Position, _) => &Scope::Whole,
+    };
+    let place = handler.dedup.is_none().then(|| arrival.place());
+    let identity = Identity { kind, scope, id: &id, place: place.as_ref() };
+    let token = Token::of(&handler.prefix, &handler.name, &identity);
+    Ok((kind, id, token))
+}
+
+/// Where the id comes from that a retry of the version before carries.
+fn kind_before(arrival: &Arrival, key: Option<&DedupKey>, id: &str) -> IdKind {
+    let Origin { stream, sequence, .. } = &arrival.origin;
+    let is_place = id.starts_with(&format!("{stream}@")) && id.ends_with(&format!(":{sequence}"));
+    match key {
+        Some(_) => IdKind::Key,
+        None if is_place => IdKind::Position,
+        None => IdKind::Given,
+    }
 }
 
 /// The value of a key that is not the event's own id: what the producer says makes two events the same.
@@ -120,6 +158,7 @@ fn dedup_id(key: &DedupKey, list: &Headers, payload: &[u8]) -> Result<String, Un
 fn raw(arrival: &Arrival) -> Decoded {
     Decoded {
         id: None,
+        scope: Scope::Whole,
         subject: None,
         kind: None,
         source: None,
@@ -134,6 +173,7 @@ fn queue(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let message = queue_message::parse(&arrival.payload).map_err(|error| Undecodable::Queue(error.to_string()))?;
     Ok(Decoded {
         id: Some(message.id).filter(|id| !id.trim().is_empty()),
+        scope: Scope::Queue(message.queue),
         time_ms: parse_time(&message.dispatch_date).ok(),
         payload: arrival.payload.slice_ref(message.payload.get().as_bytes()),
         content_type: Some("application/json".into()),
@@ -156,10 +196,12 @@ fn cloud_event(arrival: &Arrival) -> Result<Option<Decoded>, Undecodable> {
 fn binary(arrival: &Arrival) -> Result<Decoded, Undecodable> {
     let attribute = |name: &str| attribute(&arrival.headers, name);
     check_version(&attribute("ce-specversion").unwrap_or_default())?;
+    let source = required(attribute("ce-source"), "source")?;
     Ok(Decoded {
         id: Some(required(attribute("ce-id"), "id")?),
+        scope: Scope::Source(source.clone()),
         kind: Some(required(attribute("ce-type"), "type")?),
-        source: Some(required(attribute("ce-source"), "source")?),
+        source: Some(source),
         time_ms: attribute("ce-time").map(|time| parse_time(&time)).transpose()?,
         content_type: attribute("ce-datacontenttype").or_else(|| raw(arrival).content_type),
         data_schema: attribute("ce-dataschema"),
@@ -203,10 +245,12 @@ fn structured(arrival: &Arrival) -> Result<Decoded, Undecodable> {
             .map_err(|error| fault(&format_args!("data_base64: {error}")))?
             .into(),
     };
+    let source = required(parsed.source, "source")?;
     Ok(Decoded {
         id: Some(required(parsed.id, "id")?),
+        scope: Scope::Source(source.clone()),
         kind: Some(required(parsed.kind, "type")?),
-        source: Some(required(parsed.source, "source")?),
+        source: Some(source),
         time_ms: parsed.time.map(|time| parse_time(&time)).transpose()?,
         content_type: Some(parsed.datacontenttype.unwrap_or_else(|| "application/json".into())),
         data_schema: parsed.dataschema,

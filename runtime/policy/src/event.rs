@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::attempt::Attempt;
+use crate::id::{IdKind, Token};
 
 /// Header names and values in the order they were received; a name may occur more than once.
 pub type Headers = Vec<(String, String)>;
@@ -12,6 +13,10 @@ pub type Headers = Vec<(String, String)>;
 pub struct Event {
     /// Identifies the event: the same for every attempt and every duplicate.
     pub id: String,
+    /// Where the id comes from, which handlers do not get.
+    pub id_kind: IdKind,
+    /// What all ids on the wire that follow from the event are derived from.
+    pub token: Token,
     /// The subject the event was first published on.
     pub subject: String,
     /// The CloudEvents `type`.

@@ -13,6 +13,10 @@ pub const ORIGIN_SUBJECT: &str = "Tidemill-Origin-Subject";
 pub const ORIGIN_TIME: &str = "Tidemill-Origin-Time";
 /// The event's id.
 pub const EVENT_ID: &str = "Tidemill-Event-Id";
+/// Where the event's id comes from, see [`crate::id::IdKind`].
+pub const ID_KIND: &str = "Tidemill-Id-Kind";
+/// What all ids on the wire that follow from the event are derived from, see [`crate::id::Token`].
+pub const IDENTITY: &str = "Tidemill-Identity";
 /// The handler a retry or dead letter belongs to.
 pub const HANDLER: &str = "Tidemill-Handler";
 /// On a retry, the number of the attempt to make; on a dead letter, of the last one made.

@@ -23,7 +23,6 @@ use crate::headers;
 use crate::history::Kind;
 use crate::id;
 use crate::manifest::{Handler, Latest, OnMissing, OnStale, Order, OrderKey, OrderTime};
-use crate::publication::identity;
 
 /// Numbers below this are seconds since the Unix epoch, others milliseconds. That is the year 5138 in the one unit
 /// and March 1973 in the other.
@@ -173,7 +172,7 @@ pub fn place(handler: &Handler, arrival: &Arrival, event: &Event) -> Result<Opti
                 time_ns,
                 stored_ms: arrival.origin.time_ms,
                 sequence: arrival.origin.sequence,
-                event: id::marker(identity(handler, event), &handler.name, "", 0),
+                event: event.token.as_str().to_owned(),
             },
             policy: latest.clone(),
         })),

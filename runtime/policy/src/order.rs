@@ -5,6 +5,7 @@ pub mod lanes;
 use crate::arrival::Arrival;
 use crate::event::Event;
 use crate::headers;
+use crate::id::Token;
 use crate::manifest::{Handler, KeyOrder, OnFailure, OrderKey};
 use crate::publication::retry_due_subject;
 
@@ -57,16 +58,22 @@ pub fn partitioned_subject(prefix: &str, handler: &str, number: u32, subject: &s
 
 /// The subject on which an event comes back to its handler, so that it keeps its order among those of its key: into
 /// its partition, or with the retries.
-pub fn return_subject(prefix: &str, name: &str, handler: Option<&Handler>, subject: &str) -> String {
+pub fn return_subject(
+    prefix: &str,
+    name: &str,
+    handler: Option<&Handler>,
+    subject: &str,
+    token: Option<&Token>,
+) -> String {
     let placed = handler.and_then(|handler| Some((handler.key_order()?, handler.partitions()?)));
     match placed {
         // Its partition is held up until it has come back.
-        Some((KeyOrder { on_failure: OnFailure::Park, .. }, _)) => retry_due_subject(prefix, name),
+        Some((KeyOrder { on_failure: OnFailure::Park, .. }, _)) => retry_due_subject(prefix, name, token),
         Some((KeyOrder { key: OrderKey::Subject(number), .. }, count)) => {
             let key = subject.split('.').nth(number - 1).unwrap_or_default();
             partitioned_subject(prefix, name, partition(key, count), subject)
         }
-        _ => retry_due_subject(prefix, name),
+        _ => retry_due_subject(prefix, name, token),
     }
 }
 

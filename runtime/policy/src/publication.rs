@@ -11,8 +11,8 @@ use crate::decide::rfc3339;
 use crate::event::{Event, Headers, Output};
 use crate::headers;
 use crate::history::{AttemptError, History, millis};
-use crate::id::{self, Identity, Purpose};
-use crate::manifest::{DedupKey, Handler, Mode, Outputs};
+use crate::id::{IdKind, Identity, Scope, Token};
+use crate::manifest::{Handler, Mode, Outputs};
 use crate::queue_message;
 use crate::retry;
 
@@ -42,13 +42,6 @@ pub enum RetryClock {
     NotBefore,
 }
 
-/// Who an event is on the wire. An id of its own is unique within its source; what another `dedup.key` names is
-/// the whole identity.
-pub fn identity<'a>(handler: &Handler, event: &'a Event) -> Identity<'a> {
-    let has_own_id = handler.dedup.as_ref().is_none_or(|dedup| dedup.key == DedupKey::Id);
-    Identity { source: event.source.as_deref().filter(|_| has_own_id), id: &event.id }
-}
-
 /// The messages for a handler's outputs, in order. Those that are stored together say how many they are.
 pub fn outputs(handler: &Handler, event: &Event, outputs: Vec<Output>) -> Vec<Publication> {
     let count = outputs.len();
@@ -62,13 +55,8 @@ pub fn outputs(handler: &Handler, event: &Event, outputs: Vec<Output>) -> Vec<Pu
     messages.collect()
 }
 
-/// The id of the first output that an event has, if it has any.
-pub fn first_output_id(handler: &Handler, event: &Event) -> String {
-    id::derive(identity(handler, event), &handler.name, Purpose::Output(0))
-}
-
 fn publish_output(handler: &Handler, event: &Event, index: u32, output: Output) -> Publication {
-    let id = id::derive(identity(handler, event), &handler.name, Purpose::Output(index));
+    let id = event.token.output(index);
     let mut list = output.headers;
     list.retain(|(name, _)| !headers::is_reserved(name));
     if let Some(kind) = output.kind {
@@ -109,29 +97,52 @@ pub struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Who the event is on the wire.
-    pub fn identity(&self) -> Identity<'_> {
-        match self.event {
-            Some(event) => identity(self.handler, event),
-            None => Identity { source: None, id: self.id() },
+    /// What the event's ids on the wire are derived from. A message that is no event is told by its place alone: nothing
+    /// else of it is sure.
+    pub fn token(&self) -> Token {
+        let carried = || self.arrival.carried.as_ref().and_then(|carried| carried.token.clone());
+        if let Some(token) = self.event.map(|event| event.token.clone()).or_else(carried) {
+            return token;
         }
+        let (id, place) = (self.arrival.place_id(), self.arrival.place());
+        let identity = Identity { kind: IdKind::Position, scope: &Scope::Whole, id: &id, place: Some(&place) };
+        Token::of(&self.handler.prefix, &self.handler.name, &identity)
     }
 
-    fn id(&self) -> &str {
-        match self.event {
-            Some(event) => &event.id,
-            None => self.arrival.carried_id.as_deref().unwrap_or(&self.arrival.fallback_id),
+    /// The event's id, and where it comes from.
+    pub fn id(&self) -> (Option<IdKind>, String) {
+        match (self.event, &self.arrival.carried) {
+            (Some(event), _) => (Some(event.id_kind), event.id.clone()),
+            (None, Some(carried)) => (carried.kind, carried.id.clone()),
+            (None, None) => {
+                let (kind, id) = self.arrival.own_id();
+                (Some(kind), id)
+            }
         }
     }
 }
 
-/// The subject a handler's due retries are delivered on.
-pub fn retry_due_subject(prefix: &str, handler: &str) -> String {
-    format!("{prefix}.retry.due.{handler}")
+/// The subject on which the due retry of an event is delivered: one for each event, so that it can be told whether there
+/// is one. Where the event's token is not known, as in messages of the version before, they share one.
+pub fn retry_due_subject(prefix: &str, handler: &str, token: Option<&Token>) -> String {
+    match token {
+        Some(token) => format!("{prefix}.retry.due.{handler}.{}", token.as_str()),
+        None => format!("{prefix}.retry.due.{handler}"),
+    }
 }
 
-/// The message that brings an event back after `delay`, with `error` added to its history. Each event has
-/// a schedule subject of its own, so that a schedule can be replaced or cancelled, never doubled.
+/// The subjects on which a handler's due retries are delivered.
+pub fn retry_due_filters(prefix: &str, handler: &str) -> [String; 2] {
+    [format!("{prefix}.retry.due.{handler}"), format!("{prefix}.retry.due.{handler}.*")]
+}
+
+/// The subject on which the server holds the retry of an event back until it is due: a schedule can be replaced or
+/// cancelled, never doubled.
+pub fn retry_schedule_subject(prefix: &str, handler: &str, token: &Token) -> String {
+    format!("{prefix}.retry.at.{handler}.{}", token.as_str())
+}
+
+/// The message that brings an event back after `delay`, with `error` added to its history.
 pub fn retry(
     case: Case<'_>,
     prefix: &str,
@@ -143,16 +154,16 @@ pub fn retry(
     let handler = &case.handler.name;
     let failed = case.arrival.attempt;
     let due_ms = now_ms.saturating_add(millis(delay));
-    let due_subject = retry_due_subject(prefix, handler);
-    let msg_id = id::retry(case.identity(), handler, &case.arrival.position.name());
+    let token = case.token();
+    let due_subject = retry_due_subject(prefix, handler, Some(&token));
+    let msg_id = token.retry(&case.arrival.position.name());
     let mut own = case_headers(case, error, failed.plus(1));
     push(&mut own, headers::MSG_ID, msg_id);
     let subject = match clock {
         RetryClock::Schedules => {
             push(&mut own, headers::SCHEDULE, format!("@at {}", rfc3339(due_ms)));
             push(&mut own, headers::SCHEDULE_TARGET, due_subject);
-            let event_token = id::token(&id::derive(case.identity(), handler, Purpose::Schedule));
-            format!("{prefix}.retry.at.{handler}.{event_token}")
+            retry_schedule_subject(prefix, handler, &token)
         }
         RetryClock::NotBefore => {
             push(&mut own, headers::NOT_BEFORE, due_ms.to_string());
@@ -175,7 +186,7 @@ pub struct ReplayInputs {
 /// on.
 pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
     let policy = &case.handler.dead_letter;
-    let msg_id = id::derive(case.identity(), &case.handler.name, Purpose::DeadLetter(case.arrival.epoch));
+    let msg_id = case.token().dead_letter(&case.arrival.position.name(), case.arrival.epoch);
     // Where all attempts are used up, one more is due, but not made.
     let last_made = Attempt::new(error.attempt).unwrap_or(case.arrival.attempt);
     let mut own = case_headers(case, error, last_made);
@@ -224,7 +235,12 @@ fn case_headers(case: Case<'_>, error: &AttemptError, attempt: Attempt) -> Heade
     push(&mut own, headers::ORIGIN_SEQ, origin.sequence.to_string());
     push(&mut own, headers::ORIGIN_SUBJECT, &origin.subject);
     push(&mut own, headers::ORIGIN_TIME, origin.time_ms.to_string());
-    push(&mut own, headers::EVENT_ID, case.id());
+    let (kind, id) = case.id();
+    push(&mut own, headers::EVENT_ID, id);
+    if let Some(kind) = kind {
+        push(&mut own, headers::ID_KIND, kind.as_str());
+    }
+    push(&mut own, headers::IDENTITY, case.token().as_str());
     push(&mut own, headers::HANDLER, &case.handler.name);
     push(&mut own, headers::ATTEMPT, attempt.to_string());
     push(&mut own, headers::ERRORS, history.to_json());

@@ -2,7 +2,7 @@
 //! to which every failure is appended, so that consumers that know only this shape can read the history.
 
 use bytes::Bytes;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -13,14 +13,20 @@ use crate::history::AttemptError;
 pub struct QueueMessage<'a> {
     /// The message's id.
     pub id: String,
-    /// The queue it was put in.
-    #[serde(rename = "queue")]
-    _queue: IgnoredAny,
+    /// The queue it was put in: a name, else the JSON text of whatever stands there.
+    #[serde(deserialize_with = "text_of_any")]
+    pub queue: String,
     /// When it was put there.
     pub dispatch_date: String,
     /// The data, as it stands in the message.
     #[serde(borrow)]
     pub payload: &'a RawValue,
+}
+
+/// A JSON string's text, or any other value as it is written.
+fn text_of_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned()))
 }
 
 /// One entry of the `error` array.

@@ -12,7 +12,7 @@ use crate::arrival::{self, Arrival, Message, Position};
 use crate::event::Headers;
 use crate::headers;
 use crate::history::{History, millis};
-use crate::id::{self, Identity, Purpose};
+use crate::id::{self, Action, Token};
 use crate::manifest::Handler;
 use crate::order;
 use crate::publication::{Publication, retry_due_subject};
@@ -54,7 +54,14 @@ pub struct Unreplayable {
 }
 
 /// The headers of a dead letter that a replay keeps; those that it must have are renewed.
-const KEPT: [&str; 4] = [headers::ORIGIN_STREAM, headers::ORIGIN_SEQ, headers::ORIGIN_TIME, headers::ERRORS_DROPPED];
+const KEPT: [&str; 6] = [
+    headers::ORIGIN_STREAM,
+    headers::ORIGIN_SEQ,
+    headers::ORIGIN_TIME,
+    headers::ERRORS_DROPPED,
+    headers::ID_KIND,
+    headers::IDENTITY,
+];
 
 /// Reads a message of the retry stream.
 pub fn waiting(message: Message, position: Position) -> Waiting {
@@ -83,14 +90,15 @@ pub fn letter(message: Message, position: Position) -> Letter {
 pub fn hurry(message: &Message, position: &Position, prefix: &str, handler: &str) -> Publication {
     let mut list = sendable(&message.headers);
     list.retain(|(name, _)| !is_of_broker(name) && !name.eq_ignore_ascii_case(headers::NOT_BEFORE));
-    push(&mut list, headers::MSG_ID, derive(message, position, handler, Purpose::Hurry));
+    push(&mut list, headers::MSG_ID, by_hand(message, position, prefix, handler, Action::Hurry));
     if is_scheduled(message) {
         push(&mut list, headers::SCHEDULER, &message.subject);
         push(&mut list, headers::SCHEDULE_NEXT, "purge");
         push(&mut list, headers::EXPECTED_LAST_SEQ, position.sequence.to_string());
         push(&mut list, headers::EXPECTED_LAST_SEQ_SUBJECT, &message.subject);
     }
-    Publication { subject: retry_due_subject(prefix, handler), headers: list, payload: message.payload.clone() }
+    let subject = retry_due_subject(prefix, handler, token(message).as_ref());
+    Publication { subject, headers: list, payload: message.payload.clone() }
 }
 
 /// Whether the server holds a retry back and delivers it when it is due.
@@ -128,14 +136,14 @@ pub fn replay(
             push(&mut list, name, value);
         }
     }
-    let target = order::return_subject(prefix, handler, policy, &subject);
+    let target = order::return_subject(prefix, handler, policy, &subject, token(message).as_ref());
     push(&mut list, headers::ORIGIN_SUBJECT, subject);
     push(&mut list, headers::EVENT_ID, event_id);
     push(&mut list, headers::HANDLER, handler);
     push(&mut list, headers::ATTEMPT, "1");
     push(&mut list, headers::ERRORS, errors);
     push(&mut list, headers::REPLAY, epoch.to_string());
-    push(&mut list, headers::MSG_ID, derive(message, position, handler, Purpose::Replay(epoch)));
+    push(&mut list, headers::MSG_ID, by_hand(message, position, prefix, handler, Action::Replay(epoch)));
     for name in [headers::CORRELATION_ID, headers::CAUSATION_ID] {
         if let Some(id) = headers::get_id(all, name) {
             push(&mut list, name, id);
@@ -152,11 +160,15 @@ pub fn replay(
     Ok(Publication { subject: target, headers: list, payload: message.payload.clone() })
 }
 
-/// The id of a message that is made from a stored one: it depends on which one, so that two never share it.
-fn derive(message: &Message, position: &Position, handler: &str, purpose: Purpose) -> String {
-    let place = id::from_position(&position.stream, position.stream_created_unix, position.sequence);
+/// The id of a message that is made from a stored one.
+fn by_hand(message: &Message, position: &Position, prefix: &str, handler: &str, action: Action) -> String {
     let event_id = headers::get(&message.headers, headers::EVENT_ID).unwrap_or_default();
-    id::derive(Identity { source: Some(&place), id: event_id }, handler, purpose)
+    id::by_hand(prefix, handler, &position.place(), event_id, action)
+}
+
+/// What the ids of the message's event are derived from, where it says so.
+fn token(message: &Message) -> Option<Token> {
+    headers::get(&message.headers, headers::IDENTITY).and_then(Token::read)
 }
 
 /// When a schedule of ours is due: `@at` and a time.

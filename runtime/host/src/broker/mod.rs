@@ -10,8 +10,9 @@ use bytes::Bytes;
 use thiserror::Error;
 use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::decide::Refusal;
-use tidemill_policy::manifest::AckMode;
-use tidemill_policy::marker::Marker;
+use tidemill_policy::id::Token;
+use tidemill_policy::manifest::{AckMode, Handler};
+use tidemill_policy::marker::{self, Carrier, Marker};
 use tidemill_policy::publication::{Publication, RetryClock};
 
 pub use tidemill_policy::arrival::Source;
@@ -24,11 +25,19 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Stores all messages and returns when each is confirmed. Nothing is stored of a batch of which it is
     /// known beforehand that some message has no stream.
-    fn publish(&self, batch: &[Publication]) -> impl Future<Output = Result<(), PublishError>> + Send;
+    fn publish(&self, batch: &[Publication]) -> impl Future<Output = Result<Published, PublishError>> + Send;
 
     /// Stores all messages of a batch at one moment, in one stream, or none of them. What the broker knows by its id is
     /// not stored again, and nothing is added to what was stored as a whole (see [`tidemill_policy::together`]).
-    fn publish_together(&self, batch: &[Publication]) -> impl Future<Output = Result<(), PublishError>> + Send;
+    fn publish_together(&self, batch: &[Publication]) -> impl Future<Output = Result<Published, PublishError>> + Send;
+
+    /// Whether one of these still has the event of `handler` with this token.
+    fn carries(
+        &self,
+        handler: &str,
+        token: &Token,
+        carriers: &[Carrier],
+    ) -> impl Future<Output = Result<bool, MarkerError>> + Send;
 
     /// Whether the broker knows the id of an output, which was stored on a subject that one of `patterns` selects.
     fn knows(&self, patterns: &[String], id: &str) -> impl Future<Output = Result<bool, PublishError>> + Send;
@@ -39,6 +48,9 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Waits until the broker may give the delivery to somebody else, because it has not heard of us for too long.
     fn lapsed(&self, receipt: &Self::Receipt) -> impl Future<Output = ()> + Send;
+
+    /// Whether the version before has left markers that may matter for a handler still.
+    fn has_legacy_markers(&self, handler: &Handler) -> bool;
 
     /// What is remembered of an event. May be a little behind; [`Broker::remember`] is not.
     fn recall(&self, key: &str) -> impl Future<Output = Result<Recalled, MarkerError>> + Send;
@@ -78,6 +90,15 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Whether messages may carry a time to live of their own.
     fn message_ttl(&self) -> bool;
+}
+
+/// What a broker has stored.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Published {
+    /// Where the last message of the batch is.
+    pub last: marker::Stored,
+    /// How many of the messages were there already.
+    pub repeated: usize,
 }
 
 /// One arrival of a message.

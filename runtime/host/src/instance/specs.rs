@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidemill_policy::manifest::{Handler, Mode, Nats as NatsTable};
 use tidemill_policy::order;
-use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_subject};
+use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_filters};
 
 use crate::broker::Source;
 use crate::broker::nats::consume::Spec;
@@ -57,7 +57,7 @@ pub(super) fn consumers_of(
         stream_created_unix: 0,
         create_with: None,
         name: streams::retry_consumer(prefix, &handler.name),
-        filters: vec![retry_due_subject(prefix, &handler.name)],
+        filters: retry_due_filters(prefix, &handler.name).into(),
         max_ack_pending: match nats.features.retry_clock {
             RetryClock::Schedules => limited(share, nats.own.load().ack_pending_max),
             RetryClock::NotBefore => limited(HANDED_BACK_MAX, nats.own.load().ack_pending_max),

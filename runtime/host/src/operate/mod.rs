@@ -59,5 +59,5 @@ pub enum OperateError {
 
 /// The event's id as far as the message tells it.
 fn event_id(arrival: &tidemill_policy::arrival::Arrival) -> String {
-    arrival.carried_id.clone().unwrap_or_else(|| arrival.fallback_id.clone())
+    arrival.id()
 }

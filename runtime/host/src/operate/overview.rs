@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
-use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
+use tidemill_policy::publication::retries_through_stream;
 
 use super::letters::{places, stream_of};
 use super::retries::{self, scheduled_subjects};
@@ -192,7 +192,7 @@ async fn count_retries(
     now_ms: u64,
 ) -> Result<Retries, AskError> {
     let scheduled = shelf.subjects(&scheduled_subjects(prefix, handler)).await?;
-    let unscheduled: u64 = shelf.counts(&retry_due_subject(prefix, handler)).await?.values().sum();
+    let unscheduled = retries::unscheduled(shelf, prefix, handler).await?;
     if scheduled + unscheduled == 0 {
         return Ok(Retries { complete: true, ..Retries::default() });
     }

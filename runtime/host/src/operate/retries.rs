@@ -1,7 +1,7 @@
 //! Retries that wait in the retry stream.
 
 use bytes::Bytes;
-use tidemill_policy::publication::retry_due_subject;
+use tidemill_policy::publication::retry_due_filters;
 use tidemill_policy::replay::{self, Waiting};
 
 use super::{OperateError, event_id};
@@ -74,13 +74,22 @@ pub async fn list(
 pub async fn count(nats: &Nats, prefix: &str, handler: &str) -> Result<u64, AskError> {
     let Some(shelf) = open(nats, prefix).await? else { return Ok(0) };
     let scheduled = shelf.subjects(&scheduled_subjects(prefix, handler)).await?;
-    let others: u64 = shelf.counts(&retry_due_subject(prefix, handler)).await?.values().sum();
-    Ok(scheduled + others)
+    Ok(scheduled + unscheduled(&shelf, prefix, handler).await?)
+}
+
+/// How many retries of a handler there are that the server does not hold back.
+pub(super) async fn unscheduled(shelf: &Shelf<'_>, prefix: &str, handler: &str) -> Result<u64, AskError> {
+    let [shared, of_events] = retry_due_filters(prefix, handler);
+    let shared: u64 = shelf.counts(&shared).await?.values().sum();
+    Ok(shared + shelf.subjects(&of_events).await?)
 }
 
 fn filters(prefix: &str, handler: Option<&str>) -> Vec<String> {
     match handler {
-        Some(handler) => vec![scheduled_subjects(prefix, handler), retry_due_subject(prefix, handler)],
+        Some(handler) => {
+            let [shared, of_events] = retry_due_filters(prefix, handler);
+            vec![scheduled_subjects(prefix, handler), shared, of_events]
+        }
         None => vec![format!("{prefix}.retry.>")],
     }
 }
@@ -92,7 +101,7 @@ pub(super) fn scheduled_subjects(prefix: &str, handler: &str) -> String {
 
 fn read(prefix: &str, kept: Kept) -> Retry {
     let sequence = kept.position.sequence;
-    // `<prefix>.retry.at.<handler>.<event>` or `<prefix>.retry.due.<handler>`.
+    // `<prefix>.retry.at.<handler>.<event>` or `<prefix>.retry.due.<handler>.<event>`.
     let rest = kept.message.subject.get(prefix.len()..).unwrap_or_default();
     let handler = rest.split('.').nth(3).unwrap_or_default().to_owned();
     let scheduled = replay::is_scheduled(&kept.message);

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tidemill_policy::manifest::Handler;
-use tidemill_policy::marker::{self, Marker, Standing};
+use tidemill_policy::marker::{self, Asker, Carrier, Marker, Standing};
 use tokio::sync::OwnedMutexGuard;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
+use super::claim::Claim;
 use super::{HOLD_DELAYS, Pipeline, Step, Work};
 use crate::broker::{Broker, MarkerError, Recalled};
 use crate::invoker::Invoker;
@@ -33,10 +34,16 @@ pub(super) struct Memory {
     look: Look,
     /// Whether a marker was written or seen.
     exists: bool,
+    /// Whether it is recorded that an attempt has begun, and not how it ended.
+    has_begun: bool,
+    /// Keeps it known that the event is ours, where it is claimed.
+    claim: Option<Claim>,
     /// The right to work on this event in this process.
     turn: Option<Turn>,
-    /// For how long to wait when somebody else has claimed the event.
+    /// For how long to wait before a marker of somebody else is looked at again.
     patience: Option<Duration>,
+    /// The marker of somebody else that is waited for, by its revision, and since when it was seen like that.
+    seen: Option<(u64, Instant)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,37 +79,45 @@ impl Memory {
         self.look = Look::Again;
     }
 
-    /// Lets others in this process work on the event, and has what is remembered looked at again when it is taken up.
-    pub(super) fn put_down(&mut self) {
-        self.turn = None;
-        self.look = if self.exists { Look::Again } else { Look::First };
-    }
-
     /// Has what is remembered looked at before the next attempt: another instance may hold the event too by then.
     pub(super) fn look_again(&mut self, handler: &Handler) {
         if handler.dedup.is_some() {
             self.look = Look::Again;
         }
     }
+
+    /// Whether it is recorded that an attempt has begun, and not how it ended.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether a marker at this revision has not changed for `patience`, as we see it.
+    fn is_unchanged(&mut self, revision: u64, patience: Duration) -> bool {
+        match self.seen {
+            Some((seen, since)) if seen == revision => since.elapsed() >= patience,
+            _ => {
+                self.seen = Some((revision, Instant::now()));
+                false
+            }
+        }
+    }
 }
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Takes the right to work on the event in this process. Returns false where somebody else has it.
-    pub(super) fn take_turn_if_free(&self, work: &mut Work) -> bool {
+    fn take_turn_if_free(&self, work: &mut Work) -> bool {
         if self.handler.dedup.is_none() || work.memory.turn.is_some() {
             return true;
         }
-        let key = self.key(work);
-        work.memory.turn = Recent::turn(&self.recent, key).now_or_never();
+        work.memory.turn = Recent::turn(&self.recent, self.key(work)).now_or_never();
         work.memory.turn.is_some()
     }
 
     /// Says where the event stands, from what is remembered of it where that must be looked at. Returns nothing if
     /// the process stops before that is known.
     pub(super) async fn recall(&self, work: &mut Work) -> Option<Standing> {
-        let now_ms = self.clock.now_ms();
         // A server that was killed delivers what was done once more, after its successors.
-        if self.handler.key_order().is_some() && self.recent.knows(&self.key(work)) {
+        if self.handler.key_order().is_some() && self.recent.knows(&self.run_key(work)) {
             return Some(Standing::Superseded);
         }
         let is_wanted = match work.memory.look {
@@ -110,65 +125,132 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             Look::Again => true,
             Look::First => marker::is_wanted(&self.handler, &work.arrival),
         };
-        work.memory.look = Look::Done;
         if !is_wanted {
-            return Some(marker::stand(&self.handler, &mut work.arrival, None, now_ms));
+            work.memory.look = Look::Done;
+            return Some(Standing::Due);
         }
-        Box::pin(self.look_and_stand(work, now_ms)).await
+        Box::pin(self.look_and_stand(work)).await
     }
 
-    async fn look_and_stand(&self, work: &mut Work, now_ms: u64) -> Option<Standing> {
+    async fn look_and_stand(&self, work: &mut Work) -> Option<Standing> {
         let key = self.key(work);
-        let mut may_run = true;
-        if !self.take_turn_if_free(work) {
-            // Whoever has the turn may be waiting for a slot.
-            work.give_up_slot();
-            work.memory.turn = tokio::select! {
-                biased;
-                turn = Recent::turn(&self.recent, Arc::clone(&key)) => Some(turn),
-                () = self.stop.requested.cancelled() => return None,
-            };
-            may_run = tokio::select! {
-                biased;
-                () = work.take_slot() => true,
-                () = self.stop.requested.cancelled() => false,
-            };
+        if !self.take_turn_if_free(work) && !self.wait_for_turn(work, &key).await {
+            return None;
         }
-        if self.recent.knows(&key) {
+        if self.recent.knows(&self.run_key(work)) {
             return Some(Standing::Superseded);
         }
-        let recalled = self.look_up(&key).await?;
+        let recalled = self.look_up_event(work, &key).await?;
+        let is_fresh = work.memory.look == Look::First && work.sure_since.elapsed() < self.sure_for();
+        work.memory.look = Look::Done;
         work.memory.is_at(recalled.revision, recalled.marker.is_some());
-        let marker = recalled.marker.filter(|marker| !self.is_own_claim(marker));
-        let standing = marker::stand(&self.handler, &mut work.arrival, marker, now_ms);
-        if may_run {
-            return Some(standing);
-        }
-        // The process stops before there was room to run it, which must not count as an attempt.
-        if matches!(standing, Standing::Due) {
-            self.note_handed_back(work).await;
-        }
-        None
+        let is_abandoned = work.memory.is_unchanged(recalled.revision, marker::patience(&self.handler));
+        let has_ended = matches!(recalled.marker, Some(Marker::Dead { .. }));
+        let asker = Asker { instance: &self.instance, is_fresh, is_abandoned, now_ms: self.clock.now_ms() };
+        let standing = marker::stand(&self.handler, &mut work.arrival, recalled.marker, &asker);
+        let Standing::Elsewhere(carriers) = standing else { return Some(standing) };
+        Some(if self.is_carried(work, &carriers).await? {
+            Standing::Superseded
+        } else if has_ended || is_abandoned {
+            // It has ended in nothing, and this is no duplicate.
+            Standing::Due
+        } else {
+            Standing::Claimed
+        })
     }
 
-    /// Claims the event where the policy says so.
-    pub(super) async fn claim(&self, work: &mut Work) -> Remembered {
-        if !self.handler.dedup.as_ref().is_some_and(|dedup| dedup.claim) {
+    /// Waits until nobody else in this process works on the event, and until it may run. Returns false when the process is
+    /// asked to stop.
+    async fn wait_for_turn(&self, work: &mut Work, key: &Arc<str>) -> bool {
+        // Whoever has the turn may be waiting for a slot.
+        work.give_up_slot();
+        let turn = async {
+            let turn = Recent::turn(&self.recent, Arc::clone(key)).await;
+            work.memory.turn = Some(turn);
+            work.take_slot().await;
+        };
+        tokio::select! {
+            biased;
+            () = turn => true,
+            () = self.stop.requested.cancelled() => false,
+        }
+    }
+
+    /// Whether something still has the event. Nothing when the time to drain is over.
+    async fn is_carried(&self, work: &Work, carriers: &[Carrier]) -> Option<bool> {
+        let token = self.case(work).token();
+        let mut delay = HOLD_DELAYS.0;
+        loop {
+            match self.broker.carries(&self.handler.name, &token, carriers).await {
+                Ok(answer) => return Some(answer),
+                Err(error) => tracing::debug!(handler = %self.handler.name, %error, "holding on to an event"),
+            }
+            if !self.hold(&mut delay).await {
+                return None;
+            }
+        }
+    }
+
+    /// Records that the attempt begins, where that is to be known if it does not end.
+    pub(super) async fn begin(&self, work: &mut Work) -> Remembered {
+        if !marker::records_begin(&self.handler, &work.arrival) {
             return Remembered::Stored;
         }
-        Box::pin(self.write(work, Marker::Claimed { instance: self.instance.to_string() })).await
+        Box::pin(self.record_begin(work)).await
     }
 
-    /// Waits a while for an event that another instance has claimed.
-    pub(super) async fn wait_for_claim(&self, work: &mut Work) -> Step {
+    async fn record_begin(&self, work: &mut Work) -> Remembered {
+        let begun = marker::begun(&work.arrival, &self.instance);
+        let written = self.write(work, begun.clone()).await;
+        if written == Remembered::Stored {
+            work.memory.has_begun = true;
+            if marker::claims(&self.handler) {
+                let lifetime = marker::lifetime(&self.handler, &begun, self.clock.now_ms());
+                let (broker, key, every) = (Arc::clone(&self.broker), self.key(work), self.sure_for() / 2);
+                work.memory.claim = Some(Claim::keep(broker, key, begun, lifetime, work.memory.revision, every));
+            }
+        }
+        written
+    }
+
+    /// Makes sure that nobody else has got the event meanwhile, where that could be: the delivery is old, and may have been
+    /// taken from us.
+    pub(super) async fn make_sure(&self, work: &mut Work) -> Remembered {
+        let is_sure = match &work.memory.claim {
+            Some(claim) => claim.is_recent(self.handler.ack_wait),
+            None => work.sure_since.elapsed() < self.sure_for(),
+        };
+        if is_sure || !marker::keeps(&self.handler) {
+            return Remembered::Stored;
+        }
+        Box::pin(self.look_before_publishing(work)).await
+    }
+
+    async fn look_before_publishing(&self, work: &mut Work) -> Remembered {
+        if work.memory.has_begun {
+            return self.record_begin(work).await;
+        }
+        let key = self.key(work);
+        let Some(recalled) = self.look_up_event(work, &key).await else { return Remembered::Unreachable };
+        if recalled.revision == work.memory.revision {
+            work.sure_since = Instant::now();
+            return Remembered::Stored;
+        }
+        work.memory.look = Look::Again;
+        Remembered::Overtaken
+    }
+
+    /// For how long after a delivery or a write nobody else can have got the message.
+    fn sure_for(&self) -> Duration {
+        self.handler.ack_wait / 2
+    }
+
+    /// Waits a while for an event that another instance has.
+    pub(super) async fn wait_for_other(&self, work: &mut Work) -> Step {
         work.memory.look = Look::Again;
         let patience = work.memory.patience.unwrap_or(CLAIM_DELAYS.0);
         work.memory.patience = Some((patience * 2).min(CLAIM_DELAYS.1));
-        tokio::select! {
-            biased;
-            () = sleep(patience) => Step::Again,
-            () = self.stop.requested.cancelled() => Step::release(),
-        }
+        if self.wait(work, patience).await { Step::Again } else { Step::release() }
     }
 
     /// Records a failure, before anything follows from it.
@@ -181,42 +263,54 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Marks the event as done or dead, with `dedup` or where something is remembered of it already.
     pub(super) async fn conclude(&self, work: &mut Work, marker: Marker) -> Remembered {
-        let is_kept = self.handler.dedup.is_some() || work.memory.exists;
-        let written = if is_kept { Box::pin(self.write(work, marker)).await } else { Remembered::Stored };
+        let is_kept = marker::records_end(&self.handler, &work.arrival) || work.memory.exists;
         let known_for = match &self.handler.dedup {
+            // Somebody may discard its dead letter, and send it again.
+            Some(_) if matches!(marker, Marker::Dead { .. }) => None,
             Some(dedup) => Some(dedup.window),
             None => self.handler.key_order().map(|_| ORDERED_KNOWN),
         };
+        let written = if is_kept { Box::pin(self.write(work, marker)).await } else { Remembered::Stored };
         if let (Remembered::Stored, Some(time)) = (written, known_for) {
-            self.recent.learn(self.key(work), time);
+            self.recent.learn(self.run_key(work), time);
         }
         written
     }
 
-    /// Notes that the attempt that is due was not begun. Only once: where it does not work, one attempt is counted
-    /// too many.
-    pub(super) async fn note_handed_back(&self, work: &mut Work) {
-        if !marker::keeps(&self.handler) {
+    /// Takes back that an attempt has begun which did not, or which we have cut off ourselves. Only once: where it does not
+    /// work, one attempt is counted too many.
+    pub(super) async fn take_back_begin(&self, work: &mut Work) {
+        if !std::mem::take(&mut work.memory.has_begun) {
             return;
         }
+        self.end_claim(work).await;
         let (key, marker) = (self.key(work), marker::handed_back(&work.arrival));
         let lifetime = marker::lifetime(&self.handler, &marker, self.clock.now_ms());
-        if let Err(error) = self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
-            tracing::debug!(handler = %self.handler.name, %error, "could not note that an event was handed back");
+        match self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
+            Ok(revision) => work.memory.revision = revision,
+            Err(error) => {
+                tracing::debug!(handler = %self.handler.name, %error, "could not note that an event was handed back");
+                work.memory.look = Look::Again;
+            }
+        }
+    }
+
+    async fn end_claim(&self, work: &mut Work) {
+        if let Some(claim) = work.memory.claim.take() {
+            work.memory.revision = claim.end().await;
         }
     }
 
     /// Replaces the marker, unless somebody else has written something that must be looked at first.
     async fn write(&self, work: &mut Work, marker: Marker) -> Remembered {
+        self.end_claim(work).await;
         let key = self.key(work);
         let lifetime = marker::lifetime(&self.handler, &marker, self.clock.now_ms());
         let mut delay = HOLD_DELAYS.0;
         loop {
+            let since = Instant::now();
             match self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
-                Ok(revision) => {
-                    work.memory.is_at(revision, true);
-                    return Remembered::Stored;
-                }
+                Ok(revision) => return self.written(work, revision, since),
                 Err(MarkerError::Unavailable(why)) => {
                     tracing::debug!(handler = %self.handler.name, why, "holding on to an event");
                     if !self.hold(&mut delay).await {
@@ -229,11 +323,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                     };
                     // What we wrote may have arrived although that was not confirmed.
                     if present.as_ref() == Some(&marker) {
-                        work.memory.is_at(revision, true);
-                        return Remembered::Stored;
+                        return self.written(work, revision, since);
                     }
-                    let is_own_claim = present.as_ref().is_some_and(|marker| self.is_own_claim(marker));
-                    if !marker::may_replace(&work.arrival, &marker, present.as_ref(), is_own_claim) {
+                    if !marker::may_replace(&work.arrival, &self.instance, &marker, present.as_ref()) {
                         work.memory.look = Look::Again;
                         return Remembered::Overtaken;
                     }
@@ -244,6 +336,13 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                 }
             }
         }
+    }
+
+    fn written(&self, work: &mut Work, revision: u64, since: Instant) -> Remembered {
+        work.memory.is_at(revision, true);
+        work.memory.has_begun = false;
+        work.sure_since = since;
+        Remembered::Stored
     }
 
     /// Asks the broker until it answers; nothing when the time to drain is over.
@@ -260,17 +359,33 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 
+    /// What is remembered of an event, also by the version before as long as that matters. What that has written is
+    /// replaced under the new name only.
+    async fn look_up_event(&self, work: &Work, key: &str) -> Option<Recalled> {
+        let recalled = self.look_up(key).await?;
+        if recalled.revision != 0 || !self.broker.has_legacy_markers(&self.handler) {
+            return Some(recalled);
+        }
+        let legacy = marker::legacy_key(&self.handler, &work.arrival, work.event.as_deref().ok());
+        let before = self.look_up(&legacy).await?;
+        Some(Recalled { marker: before.marker, revision: 0 })
+    }
+
+    /// What tells one run of an event from others: it may have been replayed.
+    fn run_key(&self, work: &mut Work) -> Arc<str> {
+        let key = self.key(work);
+        match work.arrival.epoch {
+            0 => key,
+            epoch => format!("{key}.{epoch}").into(),
+        }
+    }
+
     fn key(&self, work: &mut Work) -> Arc<str> {
         if let Some(key) = &work.memory.key {
             return Arc::clone(key);
         }
-        let key = marker::key(&self.handler, self.case(work).identity(), &work.arrival);
-        Arc::clone(work.memory.key.insert(key.into()))
-    }
-
-    /// Whether a claim is a leftover of our own: nobody in this process works on the event while we have the turn.
-    fn is_own_claim(&self, marker: &Marker) -> bool {
-        matches!(marker, Marker::Claimed { instance } if **instance == *self.instance)
+        let key = self.case(work).token().as_str().into();
+        Arc::clone(work.memory.key.insert(key))
     }
 }
 

@@ -7,9 +7,9 @@ use tidemill_policy::marker::{self, Marker};
 use tidemill_policy::publication::Publication;
 use tokio::time::Instant;
 
-use super::memory::{Recent, Turn};
+use super::memory::{Recent, Remembered, Turn};
 use super::{HOLD_DELAYS, Pipeline, Work};
-use crate::broker::{Broker, MarkerError, PublishError};
+use crate::broker::{Broker, MarkerError, PublishError, Published};
 use crate::invoker::Invoker;
 
 /// Where an event stands among those of its key, as far as we know.
@@ -30,6 +30,8 @@ pub(super) enum Unstored {
     Stale(Stale),
     /// A newer event of its key has been run and does not come to an end.
     Blocked,
+    /// Somebody else has recorded something of the event, which must be looked at first.
+    Overtaken,
     /// The broker did not take them.
     Fault(PublishError),
     /// The time to drain is over.
@@ -54,34 +56,48 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         Ok(())
     }
 
-    /// Stores the outputs of an event that was run. Where events of its key have an order, it enters before each try and
-    /// leaves when all is confirmed, or withdraws where the broker does not take them.
-    pub(super) async fn store_outputs(&self, work: &mut Work, batch: &[Publication]) -> Result<(), Unstored> {
-        if let Some(standing) = work.latest.take() {
-            return Box::pin(self.store_in_turn(standing, batch)).await;
-        }
-        self.patiently(|| self.send_outputs(batch)).await.map_err(|fault| match fault {
-            PublishError::Unavailable { .. } => Unstored::Unreachable,
-            fault => Unstored::Fault(fault),
-        })
-    }
-
-    async fn store_in_turn(&self, mut standing: Standing, batch: &[Publication]) -> Result<(), Unstored> {
+    /// Stores the outputs of an event that was run, as long as it is sure that nobody else has it. Where events of its
+    /// key have an order, it enters before each try and leaves when all is confirmed, or withdraws where the broker does
+    /// not take them.
+    pub(super) async fn store_outputs(&self, work: &mut Work, batch: &[Publication]) -> Result<Published, Unstored> {
         let mut delay = HOLD_DELAYS.0;
         loop {
-            self.enter(&mut standing).await?;
-            match self.send_outputs(batch).await {
-                Ok(()) => return self.update(&mut standing, Newest::leave).await,
-                Err(fault @ PublishError::Unavailable { .. }) => {
+            match self.try_outputs(work, batch).await {
+                Err(Unstored::Fault(fault @ PublishError::Unavailable { .. })) => {
                     tracing::debug!(handler = %self.handler.name, %fault, "holding on to an event");
-                    if !self.hold(&mut delay).await {
+                    if !Box::pin(self.hold(&mut delay)).await {
                         return Err(Unstored::Unreachable);
                     }
                 }
-                Err(fault) => {
-                    self.update(&mut standing, Newest::withdraw).await?;
-                    return Err(Unstored::Fault(fault));
-                }
+                tried => return tried,
+            }
+        }
+    }
+
+    async fn try_outputs(&self, work: &mut Work, batch: &[Publication]) -> Result<Published, Unstored> {
+        match self.make_sure(work).await {
+            Remembered::Stored => {}
+            Remembered::Overtaken => return Err(Unstored::Overtaken),
+            Remembered::Unreachable => return Err(Unstored::Unreachable),
+        }
+        let Some(mut standing) = work.latest.take() else {
+            return self.send_outputs(batch).await.map_err(Unstored::Fault);
+        };
+        let tried = Box::pin(self.try_in_turn(&mut standing, batch)).await;
+        if matches!(tried, Err(Unstored::Fault(PublishError::Unavailable { .. }))) {
+            work.latest = Some(standing);
+        }
+        tried
+    }
+
+    async fn try_in_turn(&self, standing: &mut Standing, batch: &[Publication]) -> Result<Published, Unstored> {
+        self.enter(standing).await?;
+        match self.send_outputs(batch).await {
+            Ok(published) => self.update(standing, Newest::leave).await.map(|()| published),
+            Err(fault @ PublishError::Unavailable { .. }) => Err(Unstored::Fault(fault)),
+            Err(fault) => {
+                self.update(standing, Newest::withdraw).await?;
+                Err(Unstored::Fault(fault))
             }
         }
     }

@@ -18,21 +18,18 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     pub(super) async fn wait_while_parked(&self, work: &mut Work) -> Option<Step> {
         // What comes back is what the others wait for.
         let key = self.parking_key(work).filter(|_| work.arrival.source != Source::Retry)?;
+        let mut has_waited = false;
         loop {
             let Some(recalled) = self.look_up(&key).await else { return Some(Step::release()) };
             match recalled.marker {
                 Some(Marker::Parked { event }) if event != self.event_id(work) => {}
-                _ => return None,
-            }
-            if !work.is_noted {
-                if let Err(step) = self.note(work, marker::handed_back(&work.arrival)).await {
-                    return Some(step);
-                }
-                work.is_noted = true;
+                // It may have become too old meanwhile.
+                _ => return has_waited.then_some(Step::Again),
             }
             if !self.wait(work, LOOK_AGAIN).await {
                 return Some(Step::release());
             }
+            has_waited = true;
         }
     }
 
@@ -81,6 +78,6 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     }
 
     fn event_id(&self, work: &Work) -> String {
-        self.case(work).identity().id.to_owned()
+        self.case(work).id().1
     }
 }

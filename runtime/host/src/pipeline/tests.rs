@@ -8,8 +8,9 @@ use tidemill_policy::arrival::{Message, Position};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
 use tidemill_policy::headers;
-use tidemill_policy::id::{self, Identity, Purpose};
+use tidemill_policy::id::Token;
 use tidemill_policy::manifest::{self, AckMode, Source as ManifestSource};
+use tidemill_policy::marker::{Carrier, Progress, Run};
 use tidemill_policy::outcome::{HandlerError, Interruption};
 use tidemill_policy::publication::RetryClock;
 
@@ -41,21 +42,32 @@ struct ScriptedBroker {
     told: Mutex<Vec<Told>>,
     /// The id of an output that is stored.
     known: Mutex<Option<String>>,
+    /// Whether nothing has an event any more that something else was to carry on.
+    is_bare: Mutex<bool>,
 }
 
 impl Broker for ScriptedBroker {
     type Receipt = ();
 
-    async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn publish(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         let refusal = self.refusals.lock().expect("not poisoned").pop_front();
         self.told.lock().expect("not poisoned").push(Told::Publish(batch.to_vec(), refusal.is_none()));
-        refusal.map_or(Ok(()), Err)
+        refusal.map_or(Ok(Published::default()), Err)
     }
 
-    async fn publish_together(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn publish_together(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         let refusal = self.refusals.lock().expect("not poisoned").pop_front();
         self.told.lock().expect("not poisoned").push(Told::PublishTogether(batch.to_vec(), refusal.is_none()));
-        refusal.map_or(Ok(()), Err)
+        refusal.map_or(Ok(Published::default()), Err)
+    }
+
+    async fn carries(&self, _: &str, _: &Token, carriers: &[Carrier]) -> Result<bool, MarkerError> {
+        assert!(!carriers.is_empty());
+        Ok(!*self.is_bare.lock().expect("not poisoned"))
+    }
+
+    fn has_legacy_markers(&self, _: &Handler) -> bool {
+        false
     }
 
     async fn knows(&self, patterns: &[String], id: &str) -> Result<bool, PublishError> {
@@ -207,11 +219,12 @@ fn summary(told: &[Told]) -> String {
         parts.push(match told {
             Told::Publish(batch, stored) => subjects(batch, *stored),
             Told::PublishTogether(batch, stored) => format!("[{}]", subjects(batch, *stored)),
-            Told::Remember(Marker::Done) => "done".into(),
-            Told::Remember(Marker::Dead) => "dead".into(),
+            Told::Remember(Marker::Done { .. }) => "done".into(),
+            Told::Remember(Marker::Dead { .. }) => "dead".into(),
             Told::Remember(Marker::Released) => "released".to_owned(),
             Told::Remember(Marker::Parked { .. }) => "park".to_owned(),
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
+            Told::Remember(Marker::Open(progress)) if progress.next == Next::End => "begin".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),
             Told::Remember(Marker::Newest(newest)) if newest.entered.is_some() => "enter".into(),
             Told::Remember(Marker::Newest(_)) => "leave".into(),
@@ -306,9 +319,15 @@ async fn the_last_attempt_leads_to_the_dead_letters_with_the_whole_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_delivered_too_often_or_cannot_be_read_is_not_run() {
+async fn what_was_attempted_too_often_or_cannot_be_read_is_not_run() {
     let scene_ = scene("retry = { max_attempts = 2 }", vec![], vec![]);
-    check(&scene_.deliver(&[], Source::Input, 3).await, "record | tidemill.deadletter.h | dead | term attempts");
+    let third = [
+        (headers::EVENT_ID, "e1"),
+        (headers::ATTEMPT, "3"),
+        (headers::ERRORS, "[]"),
+        (headers::ORIGIN_SUBJECT, "in.x"),
+    ];
+    check(&scene_.deliver(&third, Source::Retry, 1).await, "record | tidemill.deadletter.h | dead | term attempts");
     assert_eq!(scene_.invocations(), 0);
 
     let scene_ = scene("limits = { payload = \"4B\" }", vec![], vec![]);
@@ -366,7 +385,13 @@ async fn in_broadcast_mode_retries_happen_in_place_with_the_history_kept() {
 async fn a_retry_too_large_to_be_stored_happens_in_place() {
     let too_large = PublishError::TooLarge { subject: "s".into(), why: "1 MiB".into() };
     let scene = scene("", vec![retry(), Outcome::Completed(vec![])], vec![too_large]);
-    check(&scene.deliver_first().await, "record | retry refused |  | done | ack");
+    let told = scene.deliver_first().await;
+    check(&told, "record | retry refused | record |  | done | ack");
+    let next = |told: &Told| match told {
+        Told::Remember(Marker::Open(progress)) => Some(matches!(progress.next, Next::Attempt(_))),
+        _ => None,
+    };
+    assert_eq!(told.iter().filter_map(next).collect::<Vec<_>>(), [false, true], "else a death in it would not count");
     assert_eq!(scene.invocations(), 2);
 }
 
@@ -434,6 +459,55 @@ async fn an_event_that_was_dead_lettered_is_not_run_again_until_it_is_replayed()
     assert_eq!(scene.invocations(), 2, "it passes dedup once");
 }
 
+/// A producer that was mended sends again what was discarded; a stream was purged while an event was being retried.
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_in_nothing_is_no_duplicate() {
+    for first in [reject(), retry()] {
+        let scene = scene(DEDUP, vec![first, Outcome::Completed(vec![])], vec![]);
+        let message_id = [(headers::MSG_ID, "e1")];
+        scene.deliver(&message_id, Source::Input, 1).await;
+        *scene.pipeline.broker.is_bare.lock().expect("not poisoned") = true;
+        let again = Pipeline { recent: Arc::default(), ..scene.pipeline };
+        let again = Scene { pipeline: again };
+        let before = again.told().len();
+        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 8, stored_ms: 9, delivered: 1 };
+        let headers = vec![(headers::MSG_ID.to_owned(), "e1".to_owned())];
+        let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
+        let taken = again.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });
+        let (fate, _) = again.pipeline.handle(taken, Slots::new(1).take().await).await;
+        assert!(matches!(fate.what, What::Handled { .. }), "{:?}", fate.what);
+        check(&again.told()[before..], " | done | ack");
+        assert_eq!(again.invocations(), 2);
+    }
+}
+
+/// Whoever was cut off for long may have lost its message to another instance, and looks before it publishes.
+#[tokio::test(start_paused = true)]
+async fn outputs_of_an_old_delivery_are_published_only_if_nobody_else_has_the_event() {
+    for is_alone in [true, false] {
+        let mut scene = scene("ack_wait = \"30s\"", vec![Outcome::Completed(vec![output("out.a")])], vec![]);
+        scene.pipeline.invoker.takes = Duration::from_secs(20);
+        let other = async {
+            sleep(Duration::from_secs(10)).await;
+            let broker = &scene.pipeline.broker;
+            let taken = scene.pipeline.take(delivery(2));
+            let token = taken.work.event.as_ref().expect("an event").token.as_str().to_owned();
+            let begun = marker::begun(&taken.work.arrival, "other");
+            if !is_alone {
+                broker.remember(&token, &begun, Duration::ZERO, 0).await.expect("nothing is there");
+            }
+        };
+        let (told, ()) = tokio::join!(scene.deliver_first(), other);
+        check(&told, if is_alone { "out.a | ack" } else { "begin | nothing" });
+    }
+}
+
+fn delivery(delivered: u32) -> Delivery<()> {
+    let message = Message { subject: "in.x".into(), headers: Vec::new(), payload: "hello".into(), damage: None };
+    let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
+    Delivery { message, position, source: Source::Input, receipt: () }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_recorded_failure_is_carried_out_without_running_the_event_again() {
     let scene = scene("", vec![retry(), retry()], vec![]);
@@ -458,22 +532,36 @@ async fn short_retries_wait_in_memory_and_are_recorded_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_dies_in_memory_between_attempts_is_charged_once_for_each() {
+async fn what_dies_in_an_attempt_is_charged_from_the_second_delivery_on() {
     let policy = "retry = { max_attempts = 3, initial = \"100ms\", in_memory = \"1s\" }";
     let scene = scene(policy, vec![retry()], vec![]);
-    // The second attempt hangs, and the process dies in it.
-    tokio::time::timeout(Duration::from_secs(5), scene.deliver_first()).await.expect_err("hangs");
-    assert_eq!(scene.invocations(), 2);
-    tokio::time::timeout(Duration::from_secs(5), scene.deliver(&[], Source::Input, 2)).await.expect_err("hangs");
-    assert_eq!(scene.pipeline.invoker.seen.lock().expect("not poisoned")[2].attempt.get(), 3);
-    let told = tokio::time::timeout(Duration::from_secs(5), scene.deliver(&[], Source::Input, 3)).await;
+    let hangs = async |delivered| {
+        let run = scene.deliver(&[], Source::Input, delivered);
+        tokio::time::timeout(Duration::from_secs(5), run).await.expect_err("hangs");
+        let seen = scene.pipeline.invoker.seen.lock().expect("not poisoned");
+        (seen.len(), seen.last().map(|event| event.attempt.get()))
+    };
+    // The second attempt hangs, and the process dies in it: nobody knows that it had begun.
+    assert_eq!(hangs(1).await, (2, Some(2)));
+    // Each death after that is another process'.
+    let mut scene_ = scene;
+    for (delivered, attempt) in [(2, 2), (3, 3)] {
+        scene_.pipeline.instance = format!("i{delivered}").into();
+        let run = scene_.deliver(&[], Source::Input, delivered);
+        tokio::time::timeout(Duration::from_secs(5), run).await.expect_err("hangs");
+        let seen = scene_.pipeline.invoker.seen.lock().expect("not poisoned");
+        assert_eq!(seen.last().map(|event| event.attempt.get()), Some(attempt));
+    }
+    scene_.pipeline.instance = "i4".into();
+    let told = tokio::time::timeout(Duration::from_secs(5), scene_.deliver(&[], Source::Input, 4)).await;
     let told = told.expect("it is not run again");
     let kinds: Vec<_> = last_history(&told).iter().map(|error| (error.attempt, error.kind)).collect();
     assert_eq!(kinds, [(1, Kind::Retry), (2, Kind::Lost), (3, Kind::Attempts)]);
+    assert_eq!(scene_.invocations(), 4, "one more than it may have");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delivery_that_is_handed_back_costs_no_attempt() {
+async fn a_delivery_that_is_handed_back_costs_no_attempt_and_leaves_nothing_behind() {
     let scene = scene("retry = { max_attempts = 1 }", vec![Outcome::Completed(vec![])], vec![]);
     for delivered in 1..4 {
         let message = Message { subject: "in.x".into(), headers: vec![], payload: "hello".into(), damage: None };
@@ -481,8 +569,26 @@ async fn a_delivery_that_is_handed_back_costs_no_attempt() {
         let taken = scene.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });
         scene.pipeline.hand_back(taken).await;
     }
+    check(&scene.told(), "nak 0 ms | nak 0 ms | nak 0 ms");
     scene.deliver(&[], Source::Input, 4).await;
     assert_eq!(scene.invocations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_cut_off_at_a_stop_does_not_count() {
+    let mut scene = scene("retry = { max_attempts = 1 }", vec![], vec![]);
+    for delivered in 2..5 {
+        scene.pipeline.stop = Stop { requested: CancellationToken::new(), overdue: CancellationToken::new() };
+        let overdue = scene.pipeline.stop.overdue.clone();
+        let stop = async {
+            sleep(Duration::from_secs(1)).await;
+            overdue.cancel();
+        };
+        let (told, ()) = tokio::join!(scene.deliver(&[], Source::Input, delivered), stop);
+        assert_eq!(summary(&told[told.len() - 3..]), "begin | record | nak 1000 ms");
+        scene.pipeline.instance = format!("i{delivered}").into();
+    }
+    assert_eq!(scene.invocations(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -502,14 +608,23 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     let scene = scene(claim, vec![Outcome::Completed(vec![output("out.a")])], vec![]);
     let message_id = [(headers::MSG_ID, "e1")];
     let key = {
-        check(&scene.deliver(&message_id, Source::Input, 1).await, "claim | out.a | done | ack");
+        check(&scene.deliver(&message_id, Source::Input, 1).await, "begin | out.a | done | ack");
         scene.pipeline.broker.markers.lock().expect("not poisoned").keys().next().cloned().expect("a marker")
     };
     let set = |marker: Marker| {
         let markers = &scene.pipeline.broker.markers;
         markers.lock().expect("not poisoned").insert(key.clone(), (marker, 9));
     };
-    set(Marker::Claimed { instance: "other".into() });
+    let progress = |delivery| Progress {
+        message: "IN:7@5".into(),
+        attempts: 0,
+        errors: Vec::new(),
+        dropped: 0,
+        epoch: 0,
+        run: Some(Run { instance: "other".into(), delivery }),
+        next: Next::End,
+    };
+    set(Marker::Open(progress(1)));
     let other = Pipeline {
         gate: Arc::clone(&scene.pipeline.gate),
         recent: Arc::default(),
@@ -526,9 +641,9 @@ async fn a_claim_of_another_instance_is_waited_for_and_its_end_is_believed() {
     let other = Scene { pipeline: other };
     let (told, ()) = tokio::join!(other.deliver(&message_id, Source::Input, 1), async {
         sleep(Duration::from_secs(10)).await;
-        set(Marker::Done);
+        set(Marker::Done { epoch: 0 });
     });
-    check(&told, "claim | out.a | done | ack | ack");
+    check(&told, "begin | out.a | done | ack | ack");
     assert_eq!(other.invocations(), 0);
 }
 
@@ -553,12 +668,21 @@ async fn an_event_whose_atomic_outputs_are_stored_is_not_given_up() {
     for (outputs, expected) in
         [("atomic", "record | done | ack"), ("each", "record | tidemill.deadletter.h | dead | term attempts")]
     {
-        let scene = scene(&format!("outputs = {outputs:?}\nretry.max_attempts = 1"), vec![], vec![]);
-        let id = id::derive(Identity { source: None, id: "IN@1:7" }, "h", Purpose::Output(0));
-        *scene.pipeline.broker.known.lock().expect("not poisoned") = Some(id);
-        // The process died after it had stored the outputs, in the only attempt.
-        check(&scene.deliver(&[], Source::Input, 2).await, expected);
-        assert_eq!(scene.invocations(), 0);
+        let policy = format!("outputs = {outputs:?}\nretry.max_attempts = 1");
+        let mut scene = scene(&policy, vec![Outcome::Completed(vec![output("out.a")])], vec![unavailable(); 1000]);
+        // The process dies after it has stored the outputs, in the only attempt, before that is confirmed.
+        let run = scene.deliver(&[], Source::Input, 2);
+        tokio::time::timeout(Duration::from_secs(5), run).await.expect_err("it holds on to the event");
+        let id = scene.told().iter().find_map(|told| match told {
+            Told::Publish(batch, _) => headers::get(&batch[0].headers, headers::MSG_ID).map(str::to_owned),
+            _ => None,
+        });
+        *scene.pipeline.broker.known.lock().expect("not poisoned") = id;
+        scene.pipeline.broker.refusals.lock().expect("not poisoned").clear();
+        scene.pipeline.instance = "i2".into();
+        let before = scene.told().len();
+        check(&scene.deliver(&[], Source::Input, 3).await[before..], expected);
+        assert_eq!(scene.invocations(), 1);
     }
 }
 
@@ -569,17 +693,11 @@ async fn what_waits_at_the_gate_costs_no_attempt_even_if_the_process_is_killed()
     scene.deliver(&[], Source::Input, 1).await;
     let killed = tokio::time::timeout(Duration::from_secs(10), scene.deliver(&[], Source::Input, 1)).await;
     assert!(killed.is_err() && scene.invocations() == 1, "it waits");
-    let noted = |told: &Told| match told {
-        Told::Remember(Marker::Open(progress)) => Some((progress.deliveries, progress.attempts)),
-        _ => None,
-    };
-    assert_eq!(scene.told().iter().filter_map(noted).collect::<Vec<_>>(), [(1, 0)]);
-    // Delivered again, it is still its first attempt, which counts from when it begins.
-    let told = scene.deliver(&[], Source::Input, 2).await;
-    assert_eq!(told.iter().filter_map(noted).collect::<Vec<_>>(), [(1, 0), (2, 0), (1, 0)]);
+    // Delivered again, it is still its first attempt.
+    let before = scene.told().len();
+    check(&scene.deliver(&[], Source::Input, 2).await[before..], "begin |  | done | ack");
     let seen = scene.pipeline.invoker.seen.lock().expect("not poisoned").clone();
     assert_eq!(seen.iter().map(|event| event.attempt.get()).collect::<Vec<_>>(), [1, 1]);
-    assert!(told.last() == Some(&Told::Settle(Settlement::Ack)));
 }
 
 #[tokio::test(start_paused = true)]

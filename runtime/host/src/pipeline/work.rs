@@ -8,6 +8,7 @@ use tidemill_policy::decide::Failure;
 use tidemill_policy::event::Event;
 use tidemill_policy::manifest::KeyOrder;
 use tidemill_policy::order;
+use tokio::time::Instant;
 
 use super::memory::Memory;
 use super::newest::Standing as Latest;
@@ -23,8 +24,8 @@ pub(super) struct Work {
     pub(super) memory: Memory,
     /// Where it stands among the events of its key, if that matters.
     pub(super) latest: Option<Latest>,
-    /// Whether it is noted that the attempt that is due was not begun.
-    pub(super) is_noted: bool,
+    /// When it was last certain that nobody else had the message: when it was delivered, or a marker was written since.
+    pub(super) sure_since: Instant,
     /// How long retries of this delivery have waited in memory.
     pub(super) waited: Duration,
     /// How many there were.

@@ -51,6 +51,7 @@ pub(crate) fn guest_bytes(name: &str) -> Vec<u8> {
 pub(crate) fn entry() -> Handler {
     Handler {
         name: "unruly".into(),
+        prefix: "tidemill".into(),
         component: "unruly.wasm".into(),
         subjects: vec!["in.>".into()],
         stream: None,

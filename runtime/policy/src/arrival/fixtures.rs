@@ -63,6 +63,7 @@ pub(crate) fn delivered_again(publication: Publication) -> Arrival {
 pub(crate) fn handler() -> Handler {
     Handler {
         name: "mail".into(),
+        prefix: "tidemill".into(),
         component: "mail.wasm".into(),
         subjects: vec!["orders.>".into()],
         stream: None,
@@ -161,6 +162,8 @@ pub(crate) fn any_headers() -> impl Strategy<Value = Headers> {
         "Tidemill-Origin-Time",
         "Tidemill-Origin-Subject",
         "Tidemill-Event-Id",
+        "Tidemill-Id-Kind",
+        "Tidemill-Identity",
         "Tidemill-Attempt",
         "Tidemill-Errors",
         "Tidemill-Errors-Dropped",

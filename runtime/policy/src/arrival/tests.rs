@@ -30,38 +30,23 @@ fn an_input_cannot_forge_what_only_retries_say() {
     let arrival = arrival(&forged, "p");
     assert_eq!(arrival.attempt, Attempt::FIRST);
     assert!(arrival.history.is_empty());
-    assert_eq!((arrival.carried_id, arrival.not_before_ms, arrival.headers_dropped), (None, None, 0));
+    assert_eq!((&arrival.carried, arrival.not_before_ms, arrival.headers_dropped), (&None, None, 0));
     assert_eq!(arrival.epoch, 0);
-    assert_eq!(arrival.fallback_id, "ORDERS@1700000000:7");
+    assert_eq!(arrival.own_id(), (IdKind::Position, "ORDERS@1700000000123:7".into()));
     assert_eq!((arrival.origin.sequence, arrival.origin.time_ms), (7, 1_700_000_000_123));
     assert_eq!(arrival.headers, list(&[("X-Tenant", "acme")]));
     assert_eq!(arrival.damage, None);
 }
 
 #[test]
-fn every_delivery_before_this_one_ended_without_a_result() {
-    for (delivered, unresolved) in [(0, 0), (1, 0), (2, 1), (6, 5), (u32::MAX, u32::MAX - 1)] {
-        let arrival = first(message(&[], ""), Position { delivered, ..position() });
-        assert_eq!((arrival.attempt, arrival.unresolved), (Attempt::FIRST, unresolved), "delivered {delivered}");
+fn a_name_of_a_message_is_read_back() {
+    for place in [position().place(), Position { stream: "A:1@2".into(), ..position() }.place()] {
+        let Place { stream, sequence, stored_ms } = place.clone();
+        let name = Position { stream, sequence, stored_ms, ..position() }.name();
+        assert_eq!(place_of(&name), Some(place));
     }
-}
-
-#[test]
-fn a_delivery_before_its_time_is_no_attempt() {
-    let rows = [
-        (None, 1, 0),
-        (None, 2, 1),
-        (Some("1800000000000"), 1, 0),
-        (Some("1800000000000"), 2, 0),
-        (Some("1800000000000"), 3, 1),
-        (None, u32::MAX, u32::MAX - 1),
-    ];
-    for (not_before, delivered, unresolved) in rows {
-        let mut pairs = RETRY.to_vec();
-        pairs.extend(not_before.map(|time| (headers::NOT_BEFORE, time)));
-        let arrival = retried(message(&pairs, ""), Position { delivered, ..retry_position() });
-        assert_eq!((arrival.attempt.get(), arrival.unresolved), (3, unresolved), "{not_before:?}, {delivered}");
-        assert_eq!(arrival.not_before_ms, not_before.map(|_| 1_800_000_000_000));
+    for odd in ["", ":", "@", "IN:1", "IN@1", "IN:1@", ":1@2", "IN:x@2", "IN:1@-2", "IN:99999999999999999999@2"] {
+        assert_eq!(place_of(odd), None, "{odd}");
     }
 }
 
@@ -69,7 +54,7 @@ fn a_delivery_before_its_time_is_no_attempt() {
 fn a_sound_retry_is_read_whole() {
     let arrival = retry_with(headers::HEADERS_DROPPED, Some("4"));
     assert_eq!(arrival.damage, None);
-    assert_eq!(arrival.carried_id.as_deref(), Some("e1"));
+    assert_eq!(arrival.carried, Some(Carried { id: "e1".into(), kind: None, token: None }));
     assert_eq!(arrival.headers_dropped, 4);
     let origin =
         Origin { stream: "ORDERS".into(), sequence: 7, subject: "orders.created".into(), time_ms: 1_700_000_000_123 };
@@ -110,7 +95,7 @@ fn a_blank_id_is_no_id() {
     for blank in ["", " ", "\t"] {
         let arrival =
             arrival(&[(headers::MSG_ID, blank), (headers::CORRELATION_ID, blank), (headers::CAUSATION_ID, blank)], "p");
-        assert_eq!(arrival.fallback_id, "ORDERS@1700000000:7");
+        assert_eq!(arrival.id(), "ORDERS@1700000000123:7");
         assert_eq!((arrival.correlation_id, arrival.causation_id), (None, None));
     }
 }
@@ -119,7 +104,7 @@ fn a_blank_id_is_no_id() {
 #[test]
 fn the_id_of_a_message_in_a_stream_with_a_long_name_survives_its_retry() {
     let position = Position { stream: "S".repeat(255), ..position() };
-    let id = first(message(&[], ""), position).fallback_id;
+    let id = first(message(&[], ""), position).id();
     assert_eq!(headers::clean_id(&id), id);
 }
 
@@ -133,7 +118,7 @@ proptest! {
         for arrival in [first(message.clone(), position.clone()), retried(message.clone(), position)] {
             prop_assert!(arrival.headers.iter().all(|(name, _)| !headers::is_reserved(name)));
             prop_assert_eq!(&arrival.payload, &message.payload);
-            prop_assert_eq!(headers::clean_id(&arrival.fallback_id), arrival.fallback_id);
+            prop_assert_eq!(headers::clean_id(&arrival.id()), arrival.id());
         }
     }
 }

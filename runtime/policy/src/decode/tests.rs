@@ -36,7 +36,7 @@ const QUEUE: &str = r#"{"id":"q1","queue":"mail","dispatch_date":"2026-11-21T05:
 #[test]
 fn a_raw_message_is_taken_as_it_is() {
     let event = event(&[("CONTENT-TYPE", "text/plain"), ("X-A", "1"), ("X-A", "2")], "data");
-    assert_eq!((event.id.as_str(), event.subject.as_str()), ("ORDERS@1700000000:7", "orders.created"));
+    assert_eq!((event.id.as_str(), event.subject.as_str()), ("ORDERS@1700000000123:7", "orders.created"));
     assert_eq!((event.kind, event.source), (None, None));
     assert_eq!(event.content_type.as_deref(), Some("text/plain"));
     assert_eq!(event.time_ms, Some(1_700_000_000_123));
@@ -52,7 +52,7 @@ fn raw_means_raw_whatever_the_message_says() {
         [(binary_with("", None), "d".to_owned()), (STRUCTURED.to_vec(), structured_with("")), (vec![], QUEUE.into())]
     {
         let event = event_as(Format::Raw, &headers, &payload);
-        assert_eq!((event.kind, event.id.as_str()), (None, "ORDERS@1700000000:7"));
+        assert_eq!((event.kind, event.id.as_str()), (None, "ORDERS@1700000000123:7"));
         assert_eq!(event.payload, payload);
     }
 }
@@ -229,7 +229,7 @@ fn what_is_no_queue_message_is_raw_unless_it_has_to_be_one() {
     ];
     for payload in almost {
         let event = event(&[], payload);
-        assert_eq!((event.payload.as_ref(), event.id.as_str()), (payload.as_bytes(), "ORDERS@1700000000:7"));
+        assert_eq!((event.payload.as_ref(), event.id.as_str()), (payload.as_bytes(), "ORDERS@1700000000123:7"));
         assert!(refusal(Format::Queue, &[], payload).starts_with("not a queue message: "), "{payload}");
     }
 }
@@ -249,10 +249,10 @@ fn the_events_own_id_comes_before_the_brokers_and_that_before_the_position() {
         (cloud_event.as_slice(), "", "e1"),
         (&[msg_id], QUEUE, "q1"),
         (&[msg_id], "raw", "m1"),
-        (&[], "raw", "ORDERS@1700000000:7"),
+        (&[], "raw", "ORDERS@1700000000123:7"),
         // Queue messages with an empty id are not one and the same.
         (&[msg_id], &QUEUE.replace("q1", ""), "m1"),
-        (&[], &QUEUE.replace("q1", " "), "ORDERS@1700000000:7"),
+        (&[], &QUEUE.replace("q1", " "), "ORDERS@1700000000123:7"),
     ];
     for (headers, payload, id) in rows {
         assert_eq!(event(headers, payload).id, id, "{headers:?} {payload}");

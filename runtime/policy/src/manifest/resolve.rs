@@ -125,6 +125,7 @@ fn handler(name: &str, layers: &Layers, prefix: &str) -> Handler {
     let limits = limits(layers);
     Handler {
         name: name.to_owned(),
+        prefix: prefix.to_owned(),
         component: layers.path("component").unwrap_or_else(|| format!("{name}.wasm").into()),
         subjects: list("subject"),
         stream: layers.text("stream"),

@@ -142,6 +142,8 @@ impl Runtime {
 pub struct Handler {
     /// The handler's name: 1 to 64 of `a-z`, `0-9`, `-` and `_`, starting with a letter.
     pub name: String,
+    /// The deployment that it is part of: the first part of the names of our own streams and subjects.
+    pub prefix: String,
     /// The component's file; a relative path is relative to `runtime.plugins`.
     pub component: PathBuf,
     /// The subjects (wildcards allowed) whose events it handles; never empty.

@@ -5,7 +5,7 @@ use crate::arrival::fixtures::{
     NOW_MS, any_headers, any_payload, arrival, delivered, delivered_again, error, format, handler, handler_of, list,
     position,
 };
-use crate::arrival::{Message, first};
+use crate::arrival::{Message, Origin, Position, first};
 use crate::decode::decode;
 use crate::manifest::Format;
 
@@ -55,7 +55,9 @@ fn guests_cannot_set_reserved_headers() {
     let guest =
         [("NATS-Rollup", "all"), ("nats-msg-id", "x"), ("tidemill-Correlation-Id", "x"), ("X-A", "1"), ("X-A", "2")];
     let publication = published(&[(headers::MSG_ID, "m1")], output(&guest));
-    let id = id::derive(Identity { source: None, id: "m1" }, "mail", Purpose::Output(0));
+    let place = position().place();
+    let identity = Identity { kind: IdKind::Given, scope: &Scope::Whole, id: "m1", place: Some(&place) };
+    let id = Token::of("tidemill", "mail", &identity).output(0);
     let expected = list(&[
         ("X-A", "1"),
         ("X-A", "2"),
@@ -119,16 +121,19 @@ fn the_ids_of_outputs_depend_on_event_handler_and_index_but_not_on_the_attempt()
     assert_eq!(again.attempt.get(), 2);
     assert_eq!(ids(&event), ids(&again));
     assert_ne!(ids(&event)[0], ids(&event)[1]);
-    assert_ne!(ids(&event), ids(&Event { source: Some("/other".into()), ..event.clone() }));
+    let elsewhere = Arrival { position: Position { sequence: 8, ..position() }, ..arrival.clone() };
+    let elsewhere = Arrival { origin: Origin { sequence: 8, ..arrival.origin }, ..elsewhere };
+    assert_ne!(ids(&event), ids(&event_of(&elsewhere)), "each message is an event of its own");
 }
 
 #[test]
 fn a_retry_waits_at_the_server_where_that_can_be_had() {
     let arrival = arrival(&[("Nats-TTL", "5s"), ("X-A", "1")], "p");
-    let publication = retry_of(&arrival, &event_of(&arrival), RetryClock::Schedules);
-    assert!(publication.subject.starts_with("tidemill.retry.at.mail."), "{}", publication.subject);
+    let event = event_of(&arrival);
+    let (publication, token) = (retry_of(&arrival, &event, RetryClock::Schedules), event.token.as_str());
+    assert_eq!(publication.subject, format!("tidemill.retry.at.mail.{token}"));
     assert_eq!(header(&publication, headers::SCHEDULE), Some("@at 2027-01-15T08:00:02.000Z"));
-    assert_eq!(header(&publication, headers::SCHEDULE_TARGET), Some("tidemill.retry.due.mail"));
+    assert_eq!(header(&publication, headers::SCHEDULE_TARGET), Some(format!("tidemill.retry.due.mail.{token}").as_str()));
     assert_eq!(header(&publication, headers::NOT_BEFORE), None);
     assert_eq!((header(&publication, "Nats-TTL"), header(&publication, "X-A")), (None, Some("1")));
 }
@@ -136,8 +141,9 @@ fn a_retry_waits_at_the_server_where_that_can_be_had() {
 #[test]
 fn a_retry_is_delivered_with_its_time_where_the_server_cannot_wait() {
     let arrival = arrival(&[], "p");
-    let publication = retry_of(&arrival, &event_of(&arrival), RetryClock::NotBefore);
-    assert_eq!(publication.subject, "tidemill.retry.due.mail");
+    let event = event_of(&arrival);
+    let (publication, token) = (retry_of(&arrival, &event, RetryClock::NotBefore), event.token.as_str());
+    assert_eq!(publication.subject, format!("tidemill.retry.due.mail.{token}"));
     assert_eq!(header(&publication, headers::SCHEDULE), None);
     assert_eq!(delivered_again(publication).not_before_ms, Some(NOW_MS + 2_000));
 }
@@ -195,7 +201,7 @@ fn a_dead_letter_explains_itself() {
         (headers::ORIGIN_SEQ, "7"),
         (headers::ORIGIN_SUBJECT, "orders.created"),
         (headers::ORIGIN_TIME, "1700000000123"),
-        (headers::EVENT_ID, "ORDERS@1700000000:7"),
+        (headers::EVENT_ID, "ORDERS@1700000000123:7"),
         (headers::HANDLER, "mail"),
         (headers::ATTEMPT, "1"),
         (headers::REASON, "retry"),
@@ -204,7 +210,7 @@ fn a_dead_letter_explains_itself() {
         (headers::SEED, "5eed"),
         (headers::CLOCK, "42"),
         (headers::TTL, "3600s"),
-        (headers::CORRELATION_ID, "ORDERS@1700000000:7"),
+        (headers::CORRELATION_ID, "ORDERS@1700000000123:7"),
         ("X-A", "1"),
     ];
     for (name, value) in rows {

@@ -174,6 +174,8 @@ fn stored_together(handler: &Handler) -> &[String] {
 fn differing_keys(old: &Handler, new: &Handler) -> Vec<&'static str> {
     let Handler {
         name: _,
+        // Part of `[nats]`, which does not change while an instance runs.
+        prefix: _,
         component,
         subjects,
         stream,

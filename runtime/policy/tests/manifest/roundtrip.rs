@@ -312,6 +312,7 @@ fn handler() -> impl Strategy<Value = Handler> {
             Handler {
                 order: course.order.filter(|_| mode == Mode::Queue),
                 name: String::new(),
+                prefix: String::new(),
                 component: identity.component,
                 subjects: identity.subjects,
                 create_stream: create && identity.stream.is_some(),
@@ -351,6 +352,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let nats = Nats { prefix: format!("own-{}", nats.prefix), ..nats };
         for (name, handler) in &mut handlers {
             handler.name.clone_from(name);
+            handler.prefix.clone_from(&nats.prefix);
             handler.durable = format!("{}-{name}", handler.durable);
         }
         let mut durables = BTreeMap::new();

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::confirm::Unconfirmed;
 use super::publish::{check, refusal, refused, send, unstored, well};
 use super::{CONFIRM_TIMEOUT, Nats, headers_from, headers_into, routes};
-use crate::broker::PublishError;
+use crate::broker::{PublishError, Published};
 
 /// How many batches one process has open at a time. A stream allows 50 to all its publishers.
 pub const OPEN_MAX: usize = 16;
@@ -43,20 +43,24 @@ enum Fault {
 ///
 /// # Errors
 /// Nothing was stored, unless the server could not confirm.
-pub(super) async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+pub(super) async fn publish(nats: &Nats, batch: &[Publication]) -> Result<Published, PublishError> {
     check(nats, batch).await?;
-    let Some(first) = batch.first() else { return Ok(()) };
+    let Some(first) = batch.first() else { return Ok(Published::default()) };
     let stream = stream_of_all(nats, batch)?;
     let mut left: Vec<&Publication> = batch.iter().collect();
+    let mut published = Published::default();
     for _ in 0..ROUNDS_MAX {
         match store(nats, &stream, &left).await {
             Ok(()) => left.clear(),
             Err(Fault::Other(fault)) => return Err(fault),
-            Err(Fault::Known) => left = rest(nats, &stream, batch).await?,
+            Err(Fault::Known) => {
+                left = rest(nats, &stream, batch).await?;
+                published.repeated = batch.len() - left.len();
+            }
         }
         if left.is_empty() {
             well(nats, &stream, &first.subject);
-            return Ok(());
+            return Ok(published);
         }
     }
     Err(unavailable(&first.subject, "the server knows a part of the outputs, and not always the same".into()))

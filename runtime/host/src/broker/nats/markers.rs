@@ -99,6 +99,33 @@ pub async fn replace(
     tell(nats, written).await
 }
 
+/// The record that says since when markers of events have their present names. Those of the version before live on
+/// beside them, for as long as they were to.
+const NAMED_SINCE: &str = "names.2";
+/// For how long that is remembered: longer than any marker of the version before lives.
+const NAMED_SINCE_LIFETIME: Duration = Duration::from_hours(24 * 365 * 2);
+
+/// Since when markers of events have their present names, in milliseconds since the Unix epoch; 0 where they always had.
+/// Where that is not known yet, it is noted.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn named_since_ms(nats: &Nats, now_ms: u64) -> Result<u64, MarkerError> {
+    let Stored { value, revision } = read(nats, NAMED_SINCE).await?;
+    if let Some(since_ms) = value.and_then(|value| serde_json::from_slice(&value).ok()) {
+        return Ok(since_ms);
+    }
+    let stream = nats.context.get_stream(stream_of(&nats.bucket)).await;
+    let is_new = stream.is_ok_and(|stream| stream.cached_info().state.messages == 0);
+    let since_ms = if is_new { 0 } else { now_ms };
+    let written = replace(nats, NAMED_SINCE, since_ms.to_string().into(), NAMED_SINCE_LIFETIME, revision).await;
+    match written {
+        // Another instance was faster.
+        Ok(_) | Err(MarkerError::Conflict) => Ok(since_ms),
+        Err(error) => Err(error),
+    }
+}
+
 /// Why a marker was not read or written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {

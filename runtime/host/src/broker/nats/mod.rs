@@ -1,5 +1,6 @@
 //! NATS `JetStream` as the broker: connection, streams, consumers, publishing and settling.
 //!
+//! - `carriers`: whether something still has an event.
 //! - [`confirm`]: many confirmations at once.
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
@@ -24,6 +25,7 @@
 
 pub mod ask;
 pub mod batch;
+mod carriers;
 mod confirm;
 pub mod connect;
 pub mod consume;
@@ -57,13 +59,16 @@ use async_nats::jetstream;
 use async_nats::{Client, HeaderMap};
 use tidemill_policy::event::Headers;
 use tidemill_policy::headers;
-use tidemill_policy::manifest::AckMode;
-use tidemill_policy::marker::Marker;
+use tidemill_policy::history::millis;
+use tidemill_policy::id::Token;
+use tidemill_policy::manifest::{AckMode, Handler};
+use tidemill_policy::marker::{self, Carrier, Marker};
 use tidemill_policy::publication::{Publication, RetryClock};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-use crate::broker::{Broker, MarkerError, PublishError, Recalled, Settlement, Stored};
+use crate::broker::{Broker, MarkerError, PublishError, Published, Recalled, Settlement, Stored};
+use crate::clock::Clock;
 use connect::Link;
 use lease::Lease;
 use outbox::{Item, Outbox};
@@ -97,6 +102,10 @@ pub struct Nats {
     lookups: OnceCell<lookups::Lookups>,
     /// The batches that may still be opened at the same time.
     batches: tokio::sync::Semaphore,
+    /// The first part of the names of our own streams and subjects, once they are made.
+    prefix: String,
+    /// Since when markers have their present names, see [`markers::named_since_ms`].
+    named_since_ms: u64,
     /// The bucket of markers.
     bucket: String,
     /// Whether the bucket has replicas, of which those that do not lead may be behind.
@@ -139,11 +148,17 @@ impl Nats {
             outbox: OnceLock::new(),
             in_hand: Arc::default(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
+            prefix: String::new(),
+            named_since_ms: 0,
             bucket: String::new(),
             bucket_is_replicated: false,
             is_hidden: false,
             own: ArcSwap::default(),
         }
+    }
+
+    fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     fn outbox(&self) -> &Outbox {
@@ -167,12 +182,16 @@ impl Drop for Nats {
 impl Broker for Nats {
     type Receipt = Lease;
 
-    async fn publish(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn publish(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         publish::publish(self, batch).await
     }
 
-    async fn publish_together(&self, batch: &[Publication]) -> Result<(), PublishError> {
+    async fn publish_together(&self, batch: &[Publication]) -> Result<Published, PublishError> {
         publish::publish_together(self, batch).await
+    }
+
+    async fn carries(&self, handler: &str, token: &Token, carriers: &[Carrier]) -> Result<bool, MarkerError> {
+        carriers::carries(self, handler, token, carriers).await
     }
 
     async fn knows(&self, patterns: &[String], id: &str) -> Result<bool, PublishError> {
@@ -205,6 +224,11 @@ impl Broker for Nats {
 
     async fn lapsed(&self, receipt: &Lease) {
         receipt.lapsed().await;
+    }
+
+    fn has_legacy_markers(&self, handler: &Handler) -> bool {
+        let lifetime_ms = millis(marker::lifetime_max([handler].into_iter()));
+        self.named_since_ms > 0 && Clock::System.now_ms() < self.named_since_ms.saturating_add(lifetime_ms)
     }
 
     async fn recall(&self, key: &str) -> Result<Recalled, MarkerError> {

@@ -4,12 +4,13 @@
 //! otherwise the first output of a batch would take effect although the second one has nowhere to go.
 
 use async_nats::jetstream::ErrorCode;
+use tidemill_policy::marker;
 use tidemill_policy::publication::Publication;
 
 use super::confirm::{self, Confirmation, Stored, Unconfirmed};
 use super::routes::{self, Answer};
 use super::{Nats, batch, headers_into, streams};
-use crate::broker::PublishError;
+use crate::broker::{PublishError, Published};
 use crate::troubles::Effect;
 
 /// Publishes a batch and waits until every message is confirmed. What cannot be published is a trouble until
@@ -17,7 +18,7 @@ use crate::troubles::Effect;
 ///
 /// # Errors
 /// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
-pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<Published, PublishError> {
     let before = Connection::of(nats);
     before.told(nats, publish_untold(nats, batch).await).await
 }
@@ -26,7 +27,7 @@ pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<(), PublishEr
 ///
 /// # Errors
 /// The first refusal; nothing is stored then, as far as it is one.
-pub async fn publish_together(nats: &Nats, together: &[Publication]) -> Result<(), PublishError> {
+pub async fn publish_together(nats: &Nats, together: &[Publication]) -> Result<Published, PublishError> {
     let before = Connection::of(nats);
     before.told(nats, Box::pin(batch::publish(nats, together)).await).await
 }
@@ -43,8 +44,11 @@ impl Connection {
     }
 
     /// What has come of it, with the trouble made that it is.
-    async fn told(&self, nats: &Nats, result: Result<(), PublishError>) -> Result<(), PublishError> {
-        let Err(fault) = result else { return Ok(()) };
+    async fn told<T>(&self, nats: &Nats, result: Result<T, PublishError>) -> Result<T, PublishError> {
+        let fault = match result {
+            Ok(stored) => return Ok(stored),
+            Err(fault) => fault,
+        };
         let has_lasted = self.was_up && nats.link.is_up() && self.reconnects == *nats.link.reconnects.borrow();
         Err(Box::pin(tell(nats, fault, has_lasted)).await)
     }
@@ -112,24 +116,28 @@ pub(super) async fn check(nats: &Nats, batch: &[Publication]) -> Result<(), Publ
     Ok(())
 }
 
-async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<Published, PublishError> {
     check(nats, batch).await?;
     let [message] = batch else { return Box::pin(publish_many(nats, batch)).await };
     let stored = confirm(nats, message, send(nats, message).await?).await?;
     well(nats, &stored.stream, &message.subject);
-    Ok(())
+    let repeated = usize::from(stored.duplicate);
+    Ok(Published { last: marker::Stored { stream: stored.stream, sequence: stored.sequence }, repeated })
 }
 
-async fn publish_many(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+async fn publish_many(nats: &Nats, batch: &[Publication]) -> Result<Published, PublishError> {
     let mut sent = Vec::with_capacity(batch.len());
     for message in batch {
         sent.push((message, send(nats, message).await?));
     }
+    let mut published = Published::default();
     for (message, confirmation) in sent {
         let stored = confirm(nats, message, confirmation).await?;
         well(nats, &stored.stream, &message.subject);
+        published.repeated += usize::from(stored.duplicate);
+        published.last = marker::Stored { stream: stored.stream, sequence: stored.sequence };
     }
-    Ok(())
+    Ok(published)
 }
 
 pub(super) async fn send(nats: &Nats, message: &Publication) -> Result<Confirmation, PublishError> {

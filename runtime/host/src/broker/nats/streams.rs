@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 
 use super::routes::{self, Answer};
 use super::{Features, Nats, markers};
+use crate::clock::Clock;
 
 /// The API level from which the server holds back scheduled messages (2.12).
 const SCHEDULES_API_LEVEL: u64 = 2;
@@ -203,9 +204,12 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
     let api = api(nats).await?;
     let (own, offered) = provide_own(nats, manifest, api).await?;
     nats.own = ArcSwap::from_pointee(own);
+    nats.prefix.clone_from(&manifest.nats.prefix);
     nats.bucket = markers::bucket(&manifest.nats.prefix);
     nats.bucket_is_replicated = offered.replicated_bucket;
     nats.features = offered.features;
+    let since_ms = markers::named_since_ms(nats, Clock::System.now_ms()).await;
+    nats.named_since_ms = since_ms.map_err(|error| StreamError::NoAnswer(error.to_string()))?;
     Ok(())
 }
 

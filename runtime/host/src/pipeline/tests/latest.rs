@@ -81,7 +81,7 @@ async fn what_is_older_than_the_newest_processed_is_discarded_unrun_and_counted(
     counters.record(&fate);
     assert_eq!((counters.counts().stale, counters.counts().handled), (1, 0));
     // The same event again is not stale, and neither is a newer one.
-    assert_eq!(scene.at("new", "20", 2).await.0, "enter | out.a | leave | ack");
+    assert_eq!(scene.at("new", "20", 2).await.0, "begin | enter | out.a | leave | done | ack");
     assert_eq!(scene.at("newer", "30", 1).await.0, "enter | out.a | leave | ack");
 
     let kept = LATEST.replace('}', ", on_stale = \"dead-letter\" }");
@@ -162,7 +162,7 @@ async fn an_entry_that_its_holder_left_behind_is_taken_over() {
     let processed = scene_.newest().processed;
     scene_.set(None, processed);
     let since = Instant::now();
-    assert_eq!(scene_.at("same", "20", 2).await.0, "enter | out.a | leave | ack");
+    assert_eq!(scene_.at("same", "20", 2).await.0, "begin | enter | out.a | leave | done | ack");
     assert!(since.elapsed().is_zero());
 
     // It is withdrawn when the same event is given up.
@@ -171,7 +171,7 @@ async fn an_entry_that_its_holder_left_behind_is_taken_over() {
     let processed = scene_.newest().processed;
     scene_.set(None, processed);
     let (told, _) = scene_.at("same", "20", 2).await;
-    assert_eq!(told, "record | tidemill.deadletter.h | leave | dead | term reject");
+    assert_eq!(told, "begin | record | tidemill.deadletter.h | leave | dead | term reject");
     assert_eq!(scene_.newest(), Newest::default());
 }
 

@@ -94,16 +94,3 @@ async fn what_waits_for_its_retry_lets_others_run_and_is_passed_over_once_at_mos
     site.in_flight.wait().await;
     assert_eq!(site.begun(), [1, 2, 3, 1, 4, 5], "the third has waited for longer when the first wants to go on");
 }
-
-#[tokio::test(start_paused = true)]
-async fn what_waits_while_the_gate_closes_is_noted() {
-    let policy = "concurrency = 1\ndedup = { key = \"id\", window = \"1h\" }\n\
-                  circuit_breaker = { failures = 1, open_for = \"1h\" }\nretry = { max_attempts = 1 }";
-    let site = site(policy, vec![retry()]);
-    site.start(1..=3);
-    sleep(Duration::from_secs(5)).await;
-    let told = site.version.pipeline.broker.told.lock().expect("not poisoned").clone();
-    let is_note = |told: &&Told| matches!(told, Told::Remember(Marker::Open(progress)) if progress.errors.is_empty());
-    assert_eq!(told.iter().filter(is_note).count(), 2, "{told:?}");
-    assert_eq!(site.begun(), [1]);
-}

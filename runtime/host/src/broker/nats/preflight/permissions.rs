@@ -8,7 +8,7 @@ use tidemill_policy::latest;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::marker;
 use tidemill_policy::order;
-use tidemill_policy::publication::{retries_through_stream, retry_due_subject};
+use tidemill_policy::publication::{retries_through_stream, retry_due_filters};
 use tidemill_policy::subject;
 use tokio::time::{Instant, timeout};
 
@@ -200,9 +200,9 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
         }
         if retries_through_stream(handler) {
             needs.push(Need::publish(format!("{prefix}.retry.>"), format!("handler.{name} needs it for retries")));
-            let filter = retry_due_subject(prefix, name);
+            let filters = retry_due_filters(prefix, name);
             let consumer = retry_consumer(prefix, name);
-            needs.extend(of_consumer(name, &retry_stream(prefix), &consumer, &[filter]));
+            needs.extend(of_consumer(name, &retry_stream(prefix), &consumer, &filters));
             needs.extend(of_breaker(handler, &retry_stream(prefix), &consumer));
         }
         if let Some(count) = handler.partitions() {
