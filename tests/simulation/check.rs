@@ -36,6 +36,9 @@ pub(crate) struct Ledger {
     published: Vec<String>,
     /// The events whose messages the server may deliver once more although they have ended.
     taken_back: BTreeSet<String>,
+    /// Attempts whose beginning is recorded and whose run has not begun, by event and instance. Where a process dies in that
+    /// moment, nobody can tell that from a death in the run.
+    beginning: BTreeSet<(String, String)>,
     /// The events of which a message was lost by who restored its stream.
     gone: BTreeSet<String>,
     pub(crate) violations: Vec<String>,
@@ -73,8 +76,9 @@ impl Ledger {
         if let Some(id) = earlier.find(|id| !self.has_ended(plan, server, id)) {
             self.violations.push(format!("{event} is run before {id} of the same key has ended"));
         }
-        // Without `dedup`, what a server forgets that was acknowledged runs once more.
-        let may_repeat = plan.handler.dedup.is_none() && self.taken_back.contains(event);
+        // Without `dedup`, what has ended runs once more where the server forgets or does not hear of it.
+        let is_repeated = self.taken_back.contains(event) || self.has_ended(plan, server, event);
+        let may_repeat = plan.handler.dedup.is_none() && is_repeated;
         let run_later = self.runs.iter().find(|run| later.contains(&run.event));
         if let Some(run) = run_later.filter(|_| !may_repeat) {
             self.violations.push(format!("{event} is run after {} of the same key", run.event));
@@ -100,6 +104,17 @@ impl Ledger {
         if self.runs.iter().any(|run| run.event == event && run.instance == instance) {
             self.forgive(event);
         }
+    }
+
+    /// The beginning of an attempt is recorded.
+    pub(crate) fn begins(&mut self, event: &str, instance: &str) {
+        self.beginning.insert((event.to_owned(), instance.to_owned()));
+    }
+
+    /// How many attempts of an event were made, as far as anybody can tell.
+    fn made(&self, event: &str) -> usize {
+        let runs = self.runs.iter().filter(|run| run.event == event).count();
+        runs + self.beginning.iter().filter(|(of, _)| of == event).count()
     }
 
     /// A message of an event is not there any more.
@@ -141,13 +156,14 @@ impl Ledger {
             self.violations.push(format!("{name} is claimed and runs twice at once"));
         }
         let (event, instance) = (name, instance.to_owned());
+        self.beginning.remove(&(event.clone(), instance.clone()));
         self.runs.push(Run { event, instance, is_active: true, completed: false, at_ms: now_ms, is_tried });
         self.runs.len() - 1
     }
 
     /// Every attempt that is counted was made.
     fn check_attempt(&mut self, plan: &Plan, event: &str, attempt: u32) {
-        let made = self.runs.iter().filter(|run| run.event == event).count();
+        let made = self.made(event);
         if attempt as usize > made + 1 {
             self.violations.push(format!("{event} is run for attempt {attempt}, and was run {made} times before"));
         }
@@ -301,11 +317,12 @@ impl Ledger {
                 found.push(format!("{id} is lost: outputs {counts:?}, no dead letter"));
             }
             let runs = self.runs.iter().filter(|run| run.event == *id).count();
+            let made = self.made(id);
             let told = letters.iter().map(|(errors, dropped)| errors.len() + dropped).max().unwrap_or(0);
             let is_unrun = |error: &AttemptError| matches!(error.kind, Kind::Stale | Kind::Expired);
             let is_of_runs = letters.iter().any(|(errors, _)| !errors.iter().any(is_unrun));
-            if is_of_runs && told > runs {
-                found.push(format!("{id} is given up on after {told} attempts, and was run {runs} times"));
+            if is_of_runs && told > made {
+                found.push(format!("{id} is given up on after {told} attempts, and was run {made} times"));
             }
             // Without what is remembered, nobody can do better than that.
             if plan.faults.amnesia > 0 {

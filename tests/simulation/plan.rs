@@ -147,7 +147,7 @@ impl Plan {
             death_in_handler: rng.below(30 * harsh + 1),
             slow: rng.below(60 * harsh + 1),
             event: rng.below(150 * harsh + 1),
-            amnesia: if rng.chance(100) { rng.below(20 * harsh + 1) } else { 0 },
+            amnesia: if handler.order.is_none() && rng.chance(100) { rng.below(20 * harsh + 1) } else { 0 },
             full: if rng.chance(200) { rng.below(30 * harsh + 1) } else { 0 },
             restore: if flow == Flow::Free && rng.chance(100) { rng.below(30 * harsh + 1) } else { 0 },
         };

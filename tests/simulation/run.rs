@@ -157,7 +157,8 @@ fn something_happens_to_the_server(world: &World) {
     if state.rng.chance(faults.restore) {
         let span_ms = state.rng.below(3_000);
         let since_ms = world.clock.now_ms().saturating_sub(span_ms);
-        let gone = state.server.restore(since_ms);
+        let State { server, earlier, .. } = &mut *state;
+        let gone = server.restore(since_ms, earlier);
         world.note(&mut state, &format!("the input is restored as it was {span_ms} ms ago, without {gone:?}"));
         for event in gone {
             state.ledger.gone(&event);

@@ -321,15 +321,15 @@ impl Server {
         self.inputs.insert(self.queues[0].last, now_ms);
     }
 
-    /// Goes back to what the input was before `span`: what came since is not there any more, and its sequences come again.
-    /// Returns the names of the events that are gone.
-    pub(crate) fn restore(&mut self, since_ms: u64) -> Vec<String> {
+    /// Goes back to what the input was at a time: what came since is not there any more, and its sequences come again.
+    /// Returns the names of the events that are gone. Who holds one of them sees that the stream is another one.
+    pub(crate) fn restore(&mut self, since_ms: u64, earlier: &Earlier) -> Vec<String> {
         let input = &mut self.queues[0];
         self.inputs.retain(|_, stored_ms| *stored_ms < since_ms);
         input.last = self.inputs.keys().next_back().copied().unwrap_or(0);
         let gone = input.messages.split_off(&(input.last + 1));
-        for queued in gone.values() {
-            if let State::Pending { lease, .. } = &queued.state {
+        for ((source, sequence), lease) in earlier {
+            if *source == Source::Input && *sequence > input.last {
                 lease.end.cancel();
             }
         }
@@ -579,6 +579,13 @@ impl Server {
     pub(crate) fn event_of(&self, ticket: Ticket) -> Option<String> {
         let list = &self.queues[index(ticket.source)].messages.get(&ticket.sequence)?.headers;
         Some(name_of(list).to_owned()).filter(|name| !name.is_empty())
+    }
+
+    /// The event that a message is about which has this name.
+    pub(crate) fn event_named(&self, name: &str) -> Option<String> {
+        let place = place_of(name)?;
+        let queue = &self.queues[usize::from(place.stream != "IN")];
+        Some(name_of(&queue.messages.get(&place.sequence)?.headers).to_owned())
     }
 
     /// Whether nothing is left to be delivered.

@@ -16,7 +16,7 @@ use tidemill_policy::event::Event;
 use tidemill_policy::latest::Seen;
 use tidemill_policy::id::Token;
 use tidemill_policy::manifest::{AckMode, Handler};
-use tidemill_policy::marker::{Carrier, Marker};
+use tidemill_policy::marker::{self, Carrier, Marker};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 use tidemill_policy::publication::{Publication, RetryClock};
 use tokio::sync::Notify;
@@ -46,7 +46,7 @@ pub(crate) struct State {
     pub(crate) faults: Faults,
     pub(crate) rng: Rng,
     pub(crate) trace: Vec<String>,
-    earlier: Earlier,
+    pub(crate) earlier: Earlier,
 }
 
 /// One process.
@@ -385,7 +385,17 @@ impl Broker for Process {
             }
             marker => format!("remember {marker:?}"),
         };
-        let written = self.request(&what, |state| state.server.remember(key, marker, lifetime, revision)).await;
+        let written = self.request(&what, |state| {
+            let written = state.server.remember(key, marker, lifetime, revision);
+            if let (Ok(_), Marker::Open(progress)) = (&written, marker)
+                && progress.next == marker::Next::End
+                && let Some(event) = state.server.event_named(&progress.message)
+            {
+                state.ledger.begins(&event, &self.name);
+            }
+            written
+        });
+        let written = written.await;
         written.unwrap_or_else(|| Err(MarkerError::Unavailable("simulated".into())))
     }
 

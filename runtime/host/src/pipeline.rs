@@ -347,10 +347,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Does what follows a recorded failure.
     async fn follow(&self, work: &mut Work, error: AttemptError, next: Next, report: Option<Report>) -> Step {
         match next {
-            Next::Attempt(due_ms) => {
-                work.memory.look_again(&self.handler);
-                self.retry_in_memory(work, error, due_ms).await
-            }
+            Next::Attempt(due_ms) => self.retry_in_memory(work, error, due_ms).await,
             Next::Retry(due_ms) => self.retry(work, error, due_ms).await,
             Next::DeadLetter => self.dead_letter(work, error, report).await,
             // Nobody records a failure with this.
@@ -384,6 +381,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// Waits in this process, with the delivery kept alive, and attempts the event again.
     async fn retry_in_memory(&self, work: &mut Work, error: AttemptError, due_ms: u64) -> Step {
+        work.memory.look_again(&self.handler);
         let delay = Duration::from_millis(due_ms.saturating_sub(self.clock.now_ms()));
         let arrival = &mut work.arrival;
         fate::log_retry_in_memory(&self.handler.name, arrival, &error, delay);

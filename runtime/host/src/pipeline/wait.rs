@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tidemill_policy::decide::Setback;
+use tidemill_policy::marker::Standing;
 use tokio::time::Instant;
 
 use super::{Pipeline, Step, Work};
@@ -11,8 +12,8 @@ use crate::broker::Broker;
 use crate::gate::Pass;
 use crate::invoker::Invoker;
 
-/// After how long of waiting an event is admitted anew: it may have become too old.
-const ADMITTED_FOR: Duration = Duration::from_secs(1);
+/// After how long of waiting an event is looked at anew: it may have become too old, and another copy of it may have ended.
+const KNOWN_FOR: Duration = Duration::from_millis(100);
 
 impl<B: Broker, I: Invoker> Pipeline<B, I> {
     /// Waits until the attempt that is due may begin.
@@ -31,8 +32,15 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             pass = ticket.pass() => pass,
             () = self.stop.requested.cancelled() => return Err(Step::release()),
         };
-        if since.elapsed() < ADMITTED_FOR {
+        if since.elapsed() < KNOWN_FOR {
             return Ok(pass);
+        }
+        if self.handler.dedup.is_some() {
+            work.memory.look_once_more();
+            if !matches!(self.recall(work).await, Some(Standing::Due)) {
+                work.memory.look_once_more();
+                return Err(Step::Again);
+            }
         }
         match self.admit(work) {
             Ok(()) => Ok(pass),
