@@ -7,6 +7,7 @@ use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::{Engine, EngineOptions, WasmHandler};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::event::Event;
+use tidemill_policy::id::{IdKind, Token};
 use tidemill_policy::outcome::Outcome;
 
 use crate::cli::guests;
@@ -32,6 +33,8 @@ impl Caller {
     async fn does(&self, command: &str) -> Result<String, String> {
         let event = Event {
             id: "event-1".into(),
+            id_kind: IdKind::Given,
+            token: Token::read(&"a".repeat(26)).expect("a token"),
             subject: "in.command".into(),
             kind: None,
             source: None,

@@ -13,6 +13,7 @@ use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::{Engine, EngineOptions, WasmHandler};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::event::{Event, Output};
+use tidemill_policy::id::{IdKind, Token};
 use tidemill_policy::manifest::{self, Source};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};
 
@@ -86,6 +87,8 @@ fn event(payload: impl Into<Bytes>) -> Event {
     let headers = [("Tenant", "acme"), ("X-Many", "1"), ("X-Many", "zwei, Grüße")];
     Event {
         id: "event-1".into(),
+        id_kind: IdKind::Given,
+        token: Token::read(&"a".repeat(26)).expect("a token"),
         subject: "in.case".into(),
         kind: None,
         source: Some("/tests".into()),

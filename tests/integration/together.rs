@@ -76,12 +76,12 @@ async fn outputs_of_an_event_are_stored_side_by_side_and_once() {
     let Some(world) = world().await else { return };
     let running = world.run(MANIFEST, three).ready().await;
     for n in 0..20 {
-        // Without dedup, copies of one event are run, and their outputs are known.
+        // Without dedup, messages with one id are events of their own.
         publish_event(&world, &(n % 10).to_string()).await;
     }
     world.wait_until_settled("IN", "tidemill-h").await;
     let stored = world.messages("OUT").await;
-    assert_eq!(stored.len(), 30);
+    assert_eq!(stored.len(), 60);
     for event in stored.chunks(3) {
         assert_eq!(payloads(event), ["a", "b", "c"]);
         let of = |message: &Stored| message.headers[headers::CAUSATION_ID].clone();
@@ -178,13 +178,17 @@ async fn batches_wait_while_others_have_too_many_open_or_the_stream_takes_none()
 #[tokio::test]
 async fn an_event_whose_outputs_are_stored_is_not_given_up() {
     let Some(world) = world().await else { return };
-    let running = world.run(MANIFEST, three).ready().await;
+    let manifest = format!("{MANIFEST}\ndedup = {{ key = 'id', window = '1h' }}");
+    let running = world.run(&manifest, three).ready().await;
     publish_event(&world, "e1").await;
     world.wait_for("OUT", 3).await;
     world.wait_until_settled("IN", "tidemill-h").await;
     running.drain().await.expect("drains");
+    // As if it had died before it remembered that.
+    let markers = world.context.get_stream("KV_tidemill_done").await.expect("the bucket");
+    markers.purge().await.expect("purged");
     // The same event once more, and another: both fail for good now.
-    let running = world.run(MANIFEST, |_| reject("no")).ready().await;
+    let running = world.run(&manifest, |_| reject("no")).ready().await;
     for id in ["e1", "e2"] {
         publish_event(&world, id).await;
     }

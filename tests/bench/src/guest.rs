@@ -11,6 +11,7 @@ use tidemill::invoker::Invoker;
 use tidemill::invoker::wasm::{Engine, EngineOptions, WasmHandler};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::event::Event;
+use tidemill_policy::id::{IdKind, Token};
 use tidemill_policy::manifest;
 use tidemill_policy::outcome::Outcome;
 
@@ -74,6 +75,8 @@ pub(crate) async fn complete(handler: &WasmHandler, event: &Arc<Event>) -> Resul
 pub(crate) fn event(payload: Bytes) -> Event {
     Event {
         id: "bench".to_owned(),
+        id_kind: IdKind::Given,
+        token: Token::read(&"a".repeat(26)).expect("a token"),
         subject: "in.a".to_owned(),
         kind: None,
         source: None,

@@ -11,6 +11,7 @@ use tidemill::invoker::{Invoker, Report};
 use tidemill_policy::attempt::Attempt;
 use tidemill_policy::budget::Budget;
 use tidemill_policy::event::Event;
+use tidemill_policy::id::{IdKind, Token};
 use tidemill_policy::manifest::{
     AckMode, Allow, Backoff, DeadLetterPolicy, Format, Handler, HttpPolicy, Isolation, KeyValuePolicy, Limits, Mode,
     Outputs, Reload, RetryPolicy, SchemaPolicy,
@@ -123,6 +124,8 @@ pub(crate) fn handler(file: &[u8]) -> WasmHandler {
 pub(crate) fn event(payload: &str) -> Event {
     Event {
         id: "event-1".into(),
+        id_kind: IdKind::Given,
+        token: Token::read(&"a".repeat(26)).expect("a token"),
         subject: "in.command".into(),
         kind: Some("com.example.command".into()),
         source: Some("/tests".into()),
