@@ -18,8 +18,7 @@ use crate::headers;
 /// What the headers of a binary event begin with.
 const HEADER_PREFIX: &str = "ce-";
 /// The attributes that the specification names; they are strings.
-const CORE: [&str; 8] =
-    ["specversion", "id", "type", "source", "subject", "time", "datacontenttype", "dataschema"];
+const CORE: [&str; 8] = ["specversion", "id", "type", "source", "subject", "time", "datacontenttype", "dataschema"];
 /// The members of a structured event that hold its data.
 const DATA: [&str; 2] = ["data", "data_base64"];
 
@@ -60,8 +59,8 @@ pub(crate) fn by_shape(
 ) -> Result<Option<CloudEvent>, Undecodable> {
     // Keeps other payloads from being parsed.
     let text = without_mark(&arrival.payload);
-    let may_be_one = text.trim_ascii_start().first() == Some(&b'{')
-        && memchr::memmem::find(text, b"\"specversion\"").is_some();
+    let may_be_one =
+        text.trim_ascii_start().first() == Some(&b'{') && memchr::memmem::find(text, b"\"specversion\"").is_some();
     match may_be_one.then(|| members(&arrival.payload)) {
         Some(Ok(members)) if is_one(&members) => structured(arrival, &members).map(Some),
         _ => Ok(None),
@@ -146,7 +145,8 @@ fn data(arrival: &Arrival, members: &Members<'_>, content_type: Option<&str>) ->
     match (members.only("data")?, base64) {
         (Some(data), Some(_)) if data.get() != "null" => Err("both data and data_base64 are present".to_owned()),
         (_, Some(text)) => {
-            let text: Cow<'_, str> = serde_json::from_str(text.get()).map_err(|error| format!("data_base64: {error}"))?;
+            let text: Cow<'_, str> =
+                serde_json::from_str(text.get()).map_err(|error| format!("data_base64: {error}"))?;
             let bytes = data_encoding::BASE64.decode(text.as_bytes());
             bytes.map(Bytes::from).map_err(|error| format!("data_base64: {error}"))
         }

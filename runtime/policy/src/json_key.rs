@@ -150,10 +150,10 @@ fn scan<'a>(document: &'a [u8], tokens: &[String]) -> Result<Option<Scalar<'a>>,
                 }
             }
         }
-        match close(&mut reader, &mut open)? {
-            true => reached = member(&mut reader, &mut open, tokens, &mut found)?,
-            false => return Ok(found),
+        if !close(&mut reader, &mut open)? {
+            return Ok(found);
         }
+        reached = member(&mut reader, &mut open, tokens, &mut found)?;
     }
 }
 

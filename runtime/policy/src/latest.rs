@@ -252,14 +252,10 @@ fn find_key(key: &OrderKey, event: &Event) -> Result<Option<String>, Unplaced> {
 fn find_time(time: &OrderTime, event: &Event) -> Result<Option<i64>, Unplaced> {
     Ok(match time {
         OrderTime::Event => event.time_ns.and_then(in_range),
-        OrderTime::Header(name) => {
-            cloud_event::header(&event.headers, &event.attributes, name).and_then(read_time)
-        }
+        OrderTime::Header(name) => cloud_event::header(&event.headers, &event.attributes, name).and_then(read_time),
         OrderTime::Attribute(name) => event.attributes.get(name).and_then(|text| read_time(text)),
         OrderTime::Json(pointer) => match json_key::find(&event.payload, pointer) {
-            Ok(found) => {
-                found.filter(|found| found.kind != JsonKind::Boolean).and_then(|found| read_time(&found.text))
-            }
+            Ok(found) => found.filter(|found| found.kind != JsonKind::Boolean).and_then(|found| read_time(&found.text)),
             Err(error @ Unreadable::NoJson { .. }) => return Err(no_json(&error)),
             Err(_) => None,
         },

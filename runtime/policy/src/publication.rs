@@ -217,7 +217,8 @@ pub fn dead_letter(
 
 /// What a retry or a dead letter is made of; what failed is added where there is room.
 fn parts<'a>(case: Case<'a>, own: Headers, error: &'a AttemptError, is_last: bool, added: usize) -> Parts<'a> {
-    let queue_payload = if is_queue_format(case) { queue_message::with_error } else { |_: &[u8], _: &AttemptError| None };
+    let queue_payload =
+        if is_queue_format(case) { queue_message::with_error } else { |_: &[u8], _: &AttemptError| None };
     let (arrival, handler) = (case.arrival, case.handler);
     Parts { own, history: &arrival.history, error, arrival, handler, queue_payload, is_last, added }
 }

@@ -33,9 +33,9 @@ impl Part<'_> {
     fn is(&self, header: &str) -> bool {
         match self {
             Part::Header(name) => header.eq_ignore_ascii_case(name),
-            Part::Attribute(name) => header.split_at_checked(3).is_some_and(|(prefix, rest)| {
-                prefix.eq_ignore_ascii_case("ce-") && rest.eq_ignore_ascii_case(name)
-            }),
+            Part::Attribute(name) => header
+                .split_at_checked(3)
+                .is_some_and(|(prefix, rest)| prefix.eq_ignore_ascii_case("ce-") && rest.eq_ignore_ascii_case(name)),
         }
     }
 }

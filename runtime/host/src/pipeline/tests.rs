@@ -41,6 +41,8 @@ struct ScriptedBroker {
     told: Mutex<Vec<Told>>,
     /// The id of an output that is stored.
     known: Mutex<Option<String>>,
+    /// The most bytes that a message may have, where there is a limit.
+    bytes_max: Mutex<Option<usize>>,
 }
 
 impl Broker for ScriptedBroker {
@@ -97,6 +99,10 @@ impl Broker for ScriptedBroker {
 
     async fn pause(&self, _: &[(String, String)], _: Option<u64>) -> Result<(), String> {
         Ok(())
+    }
+
+    async fn message_bytes_max(&self, _: &str) -> usize {
+        self.bytes_max.lock().expect("not poisoned").unwrap_or(usize::MAX)
     }
 
     fn retry_clock(&self) -> RetryClock {
@@ -368,6 +374,18 @@ async fn a_retry_too_large_to_be_stored_happens_in_place() {
     let scene = scene("", vec![retry(), Outcome::Completed(vec![])], vec![too_large]);
     check(&scene.deliver_first().await, "record | retry refused |  | done | ack");
     assert_eq!(scene.invocations(), 2);
+}
+
+/// Nothing is sent that is known to be refused.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_made_small_enough_is_kept() {
+    let in_place = scene("", vec![retry(), Outcome::Completed(vec![])], vec![]);
+    *in_place.pipeline.broker.bytes_max.lock().expect("not poisoned") = Some(100);
+    check(&in_place.deliver_first().await, "record |  | done | ack");
+    assert_eq!(in_place.invocations(), 2);
+    let given_up = scene("", vec![reject()], vec![]);
+    *given_up.pipeline.broker.bytes_max.lock().expect("not poisoned") = Some(100);
+    check(&given_up.deliver_first().await, "record | nak 300000 ms");
 }
 
 #[tokio::test(start_paused = true)]

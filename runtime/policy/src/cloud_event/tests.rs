@@ -21,11 +21,7 @@ const TYPE: (&str, &str) = ("Content-Type", "application/cloudevents+json");
 /// One event in binary mode, in structured mode, and in structured mode without a content type.
 fn modes(headers: &[(&str, &str)], members: &str) -> [Arrival; 3] {
     let members = format!(r#"{{"specversion":"1.0","id":"e1","type":"t","source":"/s","data":{{"a":1}}{members}}}"#);
-    [
-        arrival(&[&CORE[..], headers].concat(), r#"{"a":1}"#),
-        arrival(&[TYPE], &members),
-        arrival(&[], &members),
-    ]
+    [arrival(&[&CORE[..], headers].concat(), r#"{"a":1}"#), arrival(&[TYPE], &members), arrival(&[], &members)]
 }
 
 /// What policy makes of an event, in one text.
@@ -88,7 +84,8 @@ fn the_schema_is_chosen_by_the_same_attribute_in_all_modes() {
         let compile = |_: &std::path::Path| {
             let text = r#"{"type": "string"}"#.to_owned();
             let files = [("/s".into(), text)].into();
-            crate::schema::Schema::compile("s", std::path::Path::new("/s"), &files).map_err(|error| format!("{error:?}"))
+            crate::schema::Schema::compile("s", std::path::Path::new("/s"), &files)
+                .map_err(|error| format!("{error:?}"))
         };
         let schemas = crate::schema::Schemas::load(&handler.schema, compile).expect("schemas");
         for arrival in modes(&[("ce-version", "v1")], r#","version":"v1""#) {

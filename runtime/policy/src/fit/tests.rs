@@ -56,7 +56,8 @@ fn bytes_of(publication: &Publication) -> usize {
 }
 
 fn history_of(publication: &Publication) -> History {
-    let dropped = headers::get(&publication.headers, headers::ERRORS_DROPPED).map_or(0, |n| n.parse().expect("a number"));
+    let dropped =
+        headers::get(&publication.headers, headers::ERRORS_DROPPED).map_or(0, |n| n.parse().expect("a number"));
     let json = headers::get(&publication.headers, headers::ERRORS).expect("a history");
     History::from_json(json, dropped).expect("a history")
 }
@@ -89,15 +90,16 @@ fn traces_go_first_then_messages_then_the_middle_then_headers_that_nobody_needs(
     for what in ALL {
         let whole = make(what, &handler(), &arrival, usize::MAX).expect("no limit");
         let (mut last, mut all) = (seen(&whole), vec![seen(&whole)]);
-        for bytes_max in (5_000..bytes_of(&whole) + 200).rev() {
+        for bytes_max in (5_000..bytes_of(&whole) + 200).rev().step_by(17) {
             let Ok(publication) = make(what, &handler(), &arrival, bytes_max) else { break };
             assert!(bytes_of(&publication) <= bytes_max, "{what:?} {bytes_max}");
             let now = seen(&publication);
-            assert!(now.errors <= last.errors && now.traces <= last.traces && now.others <= last.others, "{now:?}");
+            assert!(now.errors <= last.errors && now.traces <= last.traces, "{now:?}");
+            // Where more of the history goes, there may be room for a header again.
+            assert!(now.others <= last.others || now.errors < last.errors, "{now:?}");
             assert!(now.traces == 0 || now == all[0], "traces are all there or gone: {now:?}");
             assert!(now.errors == 4 || now.long_messages == 0, "{now:?}");
             assert!(now.others == 8 || now.errors <= 2, "{now:?}");
-            assert!(now.errors > 1 || now.others <= 8, "{now:?}");
             if now != last {
                 all.push(now.clone());
             }
@@ -168,12 +170,13 @@ fn any_policy() -> impl Strategy<Value = String> {
     let key = prop_oneof![Just("header:X-Key"), Just("ce:tenantid"), Just("header:Ce-TenantId"), Just("subject:1")];
     let time = prop_oneof![Just("event"), Just("header:X-Time"), Just("ce:seen"), Just("ce:time")];
     let by = prop_oneof![Just("dataschema"), Just("header:X-Version"), Just("ce:version")];
-    let order = (key, time, any::<bool>()).prop_map(|(key, time, is_latest)| match is_latest {
-        true => format!("{{ by = 'latest', key = '{key}', time = '{time}' }}"),
-        false => format!("{{ by = 'key', key = '{key}', form = 'queues' }}").replace(
-            "key = 'subject:1', form = 'queues'",
-            "key = 'subject:1', form = 'partitions'",
-        ),
+    let order = (key, time, any::<bool>()).prop_map(|(key, time, is_latest)| {
+        let form = if key.starts_with("subject") { "partitions" } else { "queues" };
+        if is_latest {
+            format!("{{ by = 'latest', key = '{key}', time = '{time}' }}")
+        } else {
+            format!("{{ by = 'key', key = '{key}', form = '{form}' }}")
+        }
     });
     (dedup, order, by).prop_map(|(dedup, order, by)| {
         format!(

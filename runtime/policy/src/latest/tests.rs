@@ -112,7 +112,8 @@ fn times_are_compared_to_the_nanosecond_wherever_they_come_from() {
     let structured = |time: &str| {
         format!(r#"{{"specversion":"1.0","id":"1","type":"t","source":"s","time":"{time}","data":{{"at":"{time}"}}}}"#)
     };
-    let queue = |time: &str| format!(r#"{{"id":"1","queue":"q","dispatch_date":"{time}","payload":{{"at":"{time}"}}}}"#);
+    let queue =
+        |time: &str| format!(r#"{{"id":"1","queue":"q","dispatch_date":"{time}","payload":{{"at":"{time}"}}}}"#);
     let seconds = |time: &str| if time == early { "1769860800.0000001" } else { "1769860800.0000009" };
     let at = |order: &str, headers: &[(&str, &str)], payload: &str| {
         place_of(&latest("subject:1", order), headers, payload).expect("a place").expect("a place").mine.time_ns

@@ -214,7 +214,9 @@ impl Text {
             Text::Secret => "a reference, \"env:NAME\" or \"file:path\"".to_owned(),
             Text::Subject => "a subject without wildcards".to_owned(),
             Text::Pattern => "a subject pattern".to_owned(),
-            Text::DedupKey => "\"id\", \"header:<name>\", \"ce:<attribute>\", \"json:<pointer>\" or \"none\"".to_owned(),
+            Text::DedupKey => {
+                "\"id\", \"header:<name>\", \"ce:<attribute>\", \"json:<pointer>\" or \"none\"".to_owned()
+            }
             Text::SchemaBy => "\"dataschema\", \"header:<name>\" or \"ce:<attribute>\"".to_owned(),
             Text::OrderKey => "\"subject:<n>\", \"header:<name>\", \"ce:<attribute>\" or \"json:<pointer>\"".to_owned(),
             Text::OrderTime => "\"event\", \"json:<pointer>\", \"header:<name>\" or \"ce:<attribute>\"".to_owned(),

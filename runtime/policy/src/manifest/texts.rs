@@ -6,9 +6,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::contract::SchemaBy;
 use super::expand::is_variable_name;
 use super::keys::Text;
-use super::contract::SchemaBy;
 use super::latest::OrderTime;
 use super::order::OrderKey;
 use super::problem::{Complaint, nearest};
@@ -29,7 +29,8 @@ const BUCKET_BYTES_MAX: usize = JETSTREAM_NAME_BYTES_MAX - 4;
 /// The longest name of a handler or a policy, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-const ATTRIBUTE_HINT: &str = "an attribute of CloudEvents has lower-case letters and digits only, as in \"ce:tenantid\"";
+const ATTRIBUTE_HINT: &str =
+    "an attribute of CloudEvents has lower-case letters and digits only, as in \"ce:tenantid\"";
 const RATE_HINT: &str = "write a whole number from 1 to 1000000, \"/\" and a unit, as in \"10/min\"";
 
 /// Reads `text` as what `form` says.
@@ -328,7 +329,18 @@ mod tests {
         fine(Text::DedupKey, &["none", "id", "header:X-Order", "ce:tenantid", "json:", "json:/a/b~1c"]);
         refused(
             Text::DedupKey,
-            &["", "ID", "header:", "header:a b", "header:Nats-Msg-Id", "ce:", "ce:tenantId", "json:a", "json:/~2", "x:y"],
+            &[
+                "",
+                "ID",
+                "header:",
+                "header:a b",
+                "header:Nats-Msg-Id",
+                "ce:",
+                "ce:tenantId",
+                "json:a",
+                "json:/~2",
+                "x:y",
+            ],
         );
         fine(Text::SchemaBy, &["dataschema", "header:X-Version", "ce:version"]);
         refused(Text::SchemaBy, &["", "header:", "header:a b", "header:Nats-Msg-Id", "ce:", "ce:a-b", "json:/version"]);

@@ -46,7 +46,9 @@ fn the_key_is_read_from_subject_header_or_payload() {
         assert_eq!(key(&ordered(text), &arrival, Some(&event)).as_deref(), Ok(expected), "{text}");
     }
     // What does not depend on the payload is known of every message.
-    for (text, expected) in [("subject:2", Some("k1")), ("header:x-user", Some("u 1")), ("json:/a/b", None), ("ce:a", None)] {
+    for (text, expected) in
+        [("subject:2", Some("k1")), ("header:x-user", Some("u 1")), ("json:/a/b", None), ("ce:a", None)]
+    {
         assert_eq!(key(&ordered(text), &arrival, None).ok().as_deref(), expected, "{text}");
     }
     arrival.payload = "not json".into();
