@@ -218,7 +218,9 @@ pub(crate) async fn a_retry_comes_when_it_is_due_and_once<B: Bench>(mut bench: B
     let error = Failure::new(Kind::Retry, "later").into_error(arrival.attempt, "h", &stamp);
     let case = Case { handler: &handler, arrival: &arrival, event: Some(&event) };
     let clock = bench.broker().retry_clock();
-    let retry = publication::retry(case, "tidemill", clock, &error, now_ms, Duration::from_secs(1));
+    let bytes_max = bench.broker().message_bytes_max("tidemill.retry.due.h").await;
+    let retry = publication::retry(case, "tidemill", clock, &error, now_ms, Duration::from_secs(1), bytes_max);
+    let retry = retry.expect("it fits");
     for _ in 0..2 {
         bench.broker().publish(std::slice::from_ref(&retry)).await.expect("stored");
     }

@@ -40,6 +40,8 @@ impl Caller {
             source: None,
             time_ms: None,
             data_schema: None,
+            attributes: std::collections::BTreeMap::new(),
+            time_ns: None,
             content_type: None,
             correlation_id: "event-1".into(),
             causation_id: None,

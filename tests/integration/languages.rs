@@ -94,6 +94,8 @@ fn event(payload: impl Into<Bytes>) -> Event {
         source: Some("/tests".into()),
         time_ms: Some(1_700_000_000_123),
         data_schema: None,
+        attributes: std::collections::BTreeMap::new(),
+        time_ns: None,
         content_type: None,
         correlation_id: "correlation-1".into(),
         causation_id: None,

@@ -432,6 +432,10 @@ impl Broker for Process {
         Ok(())
     }
 
+    async fn message_bytes_max(&self, _: &str) -> usize {
+        usize::MAX
+    }
+
     fn retry_clock(&self) -> RetryClock {
         self.world.plan.retry_clock
     }

@@ -205,8 +205,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
 
     /// How long a retry that was delivered before its time still has to wait.
     fn too_early(&self, arrival: &Arrival) -> Option<Duration> {
-        let rest = arrival.not_before_ms?.saturating_sub(self.clock.now_ms());
-        (rest > 0).then(|| Duration::from_millis(rest))
+        retry::rest(&self.handler.retry, arrival, self.clock.now_ms())
     }
 
     /// Goes through the steps once: one attempt at most.
@@ -358,11 +357,14 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn retry(&self, work: &mut Work, error: AttemptError, due_ms: u64) -> Step {
         let now_ms = self.clock.now_ms();
         let delay = Duration::from_millis(due_ms.saturating_sub(now_ms));
-        let case = self.case(work);
-        let message = publication::retry(case, &self.prefix, self.broker.retry_clock(), &error, now_ms, delay);
+        let clock = self.broker.retry_clock();
+        let subject = publication::retry_due_subject(&self.prefix, &self.handler.name, None);
+        let bytes_max = self.broker.message_bytes_max(&subject).await;
+        let message = publication::retry(self.case(work), &self.prefix, clock, &error, now_ms, delay, bytes_max);
+        let Ok(message) = message else { return self.retry_here_instead(work, error, due_ms).await };
         match self.store(&[message]).await {
             Ok(_) => Step::Settle(Settlement::Ack, What::Retried { error, delay }),
-            // The history makes the message larger than it was: one that just fitted does not any more.
+            // Its stream takes less than we know.
             Err(PublishError::TooLarge { .. }) => self.retry_here_instead(work, error, due_ms).await,
             Err(fault) => self.unstored(work, "retry", &fault).await,
         }
@@ -427,8 +429,14 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             return Step::release();
         }
         let ttl = self.broker.message_ttl();
-        let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl);
-        let stored = match self.store(&[letter]).await {
+        let subject = &self.handler.dead_letter.subject;
+        let bytes_max = self.broker.message_bytes_max(subject).await;
+        let letter = publication::dead_letter(self.case(work), &error, replay.as_ref(), ttl, bytes_max);
+        let stored = match letter {
+            Ok(letter) => self.store(&[letter]).await,
+            Err(why) => Err(PublishError::TooLarge { subject: subject.clone(), why: why.to_string() }),
+        };
+        let stored = match stored {
             Ok(published) => published.last,
             Err(fault) => return self.unstored(work, "dead letter", &fault).await,
         };

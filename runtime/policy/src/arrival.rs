@@ -13,6 +13,7 @@ use crate::headers;
 use crate::history::History;
 use crate::id::{IdKind, Place, Token};
 use crate::order;
+use crate::subject;
 
 /// A message as it came from the broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,8 +227,14 @@ fn stream_source(value: &str) -> Option<(String, u64)> {
     Some((parts.next()?.to_owned(), parts.next()?.parse().ok()?))
 }
 
+/// By how much an event may have been stored after its own retry, by the clocks of servers, in milliseconds.
+const CLOCKS_APART_MS: u64 = 24 * 60 * 60 * 1000;
+/// The longest name of a stream, in bytes.
+const STREAM_BYTES_MAX: usize = 255;
+
 /// Reads a message of the retry stream. Damaged headers are noted in `damage` and replaced by what can
-/// still be told, so that the event can be dead-lettered with what is left of it.
+/// still be told, so that the event can be dead-lettered with what is left of it. Anybody may have written them: all
+/// that they say is bounded, here or where it is used.
 pub fn retried(message: Message, position: Position) -> Arrival {
     let mut damage = message.damage;
     let mut note = |what: &str| {
@@ -246,7 +253,7 @@ pub fn retried(message: Message, position: Position) -> Arrival {
     if history.is_none() {
         note(headers::ERRORS);
     }
-    let subject = text(headers::ORIGIN_SUBJECT);
+    let subject = text(headers::ORIGIN_SUBJECT).filter(|subject| subject::can_be_sent_on(subject));
     if subject.is_none() {
         note(headers::ORIGIN_SUBJECT);
     }
@@ -263,10 +270,14 @@ pub fn retried(message: Message, position: Position) -> Arrival {
     let history = history.unwrap_or_default();
     Arrival {
         origin: Origin {
-            stream: text(headers::ORIGIN_STREAM).unwrap_or_else(|| position.stream.clone()),
+            stream: text(headers::ORIGIN_STREAM)
+                .filter(|name| is_stream_name(name))
+                .unwrap_or_else(|| position.stream.clone()),
             sequence: number(headers::ORIGIN_SEQ).unwrap_or(position.sequence),
             subject: subject.unwrap_or_else(|| message.subject.clone()),
-            time_ms: number(headers::ORIGIN_TIME).unwrap_or(position.stored_ms),
+            time_ms: number(headers::ORIGIN_TIME)
+                .unwrap_or(position.stored_ms)
+                .min(position.stored_ms.saturating_add(CLOCKS_APART_MS)),
         },
         source: Source::Retry,
         message_id: None,
@@ -283,6 +294,11 @@ pub fn retried(message: Message, position: Position) -> Arrival {
         payload: message.payload,
         position,
     }
+}
+
+fn is_stream_name(text: &str) -> bool {
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '.' | '*' | '>' | '/' | '\\');
+    (1..=STREAM_BYTES_MAX).contains(&text.len()) && !text.contains(forbidden)
 }
 
 fn without_reserved(mut headers: Headers) -> Headers {

@@ -1,5 +1,7 @@
 //! Events and outputs: what a handler is given, and what it wants published.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::attempt::Attempt;
@@ -7,6 +9,9 @@ use crate::id::{IdKind, Token};
 
 /// Header names and values in the order they were received; a name may occur more than once.
 pub type Headers = Vec<(String, String)>;
+
+/// `CloudEvents` attributes in their string form, by their names in lower case.
+pub type Attributes = BTreeMap<String, String>;
 
 /// One event, as the handler sees it. Mirrors `event` in `wit/handler.wit`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +30,15 @@ pub struct Event {
     pub source: Option<String>,
     /// When it happened, in milliseconds since the Unix epoch.
     pub time_ms: Option<u64>,
+    /// The same in nanoseconds, which handlers do not get.
+    pub time_ns: Option<i128>,
     /// The media type of `payload`.
     pub content_type: Option<String>,
     /// The CloudEvents `dataschema`, which handlers do not get.
     pub data_schema: Option<String>,
+    /// All attributes of a `CloudEvent`, extensions included, whatever its mode; handlers do not get them. Empty where it
+    /// is none.
+    pub attributes: Attributes,
     /// Shared by all events that follow from the same first event.
     pub correlation_id: String,
     /// The id of the event whose handling published this one.

@@ -123,6 +123,10 @@ pub const HISTORY_BYTES_MAX: usize = 16 * 1024;
 const MESSAGE_BYTES_MAX: usize = 1024;
 /// The most bytes of one error's stack trace.
 const STACK_TRACE_BYTES_MAX: usize = 3 * 1024;
+/// The most bytes of the names in an error: ours are shorter.
+const NAME_BYTES_MAX: usize = 256;
+/// The most bytes of one error's message where there is little room.
+const SHORT_MESSAGE_BYTES_MAX: usize = 128;
 
 impl AttemptError {
     /// The error with its long texts cut to what a message can carry.
@@ -131,7 +135,22 @@ impl AttemptError {
         if let Some(trace) = &mut self.stack_trace {
             truncate(trace, STACK_TRACE_BYTES_MAX);
         }
+        for name in [&mut self.date, &mut self.handler, &mut self.component, &mut self.instance] {
+            truncate(name, NAME_BYTES_MAX);
+        }
         self
+    }
+
+    /// The error without its stack trace.
+    pub(crate) fn without_trace(self) -> AttemptError {
+        AttemptError { stack_trace: None, ..self }
+    }
+
+    /// The error without its stack trace, and with a message of a line at most.
+    pub(crate) fn in_short(self) -> AttemptError {
+        let mut short = self.without_trace();
+        truncate(&mut short.message, SHORT_MESSAGE_BYTES_MAX);
+        short
     }
 }
 
@@ -141,11 +160,14 @@ impl History {
     #[must_use]
     pub fn with(mut self, error: AttemptError) -> History {
         self.errors.push(error.shortened());
-        while self.errors.len() > 2 && self.to_json().len() > HISTORY_BYTES_MAX {
-            self.errors.remove(1);
-            self.dropped = self.dropped.saturating_add(1);
-        }
-        if self.to_json().len() > HISTORY_BYTES_MAX {
+        self.bounded()
+    }
+
+    /// The history with at most [`HISTORY_BYTES_MAX`] as JSON, whoever wrote it.
+    #[must_use]
+    pub fn bounded(mut self) -> History {
+        self.drop_middle(2);
+        if self.json_bytes() > HISTORY_BYTES_MAX {
             // Escaping can make a text six times as long; what people need then is the message.
             for error in &mut self.errors {
                 error.stack_trace = None;
@@ -153,11 +175,53 @@ impl History {
             }
         }
         // Entries of ours fit by now; one that somebody else wrote may be of any size.
-        while self.errors.len() > 1 && self.to_json().len() > HISTORY_BYTES_MAX {
+        while self.errors.len() > 1 && self.json_bytes() > HISTORY_BYTES_MAX {
             self.errors.remove(0);
             self.dropped = self.dropped.saturating_add(1);
         }
         self
+    }
+
+    /// Drops entries after the first, the oldest ones, until the rest fits or `least` are left.
+    fn drop_middle(&mut self, least: usize) {
+        let mut bytes = self.json_bytes();
+        let mut count = 0;
+        while self.errors.len() - count > least && bytes > HISTORY_BYTES_MAX {
+            count += 1;
+            bytes = bytes.saturating_sub(json_bytes(&self.errors[count]) + 1);
+        }
+        self.drop_after_first(count);
+    }
+
+    fn drop_after_first(&mut self, count: usize) {
+        if count > 0 {
+            self.errors.drain(1..=count);
+        }
+        self.dropped = self.dropped.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    /// The history with every entry changed.
+    pub(crate) fn map(self, change: fn(AttemptError) -> AttemptError) -> History {
+        History { errors: self.errors.into_iter().map(change).collect(), ..self }
+    }
+
+    /// The history without the entries between the first and the last, which are counted.
+    pub(crate) fn first_and_last(mut self) -> History {
+        self.drop_after_first(self.errors.len().saturating_sub(2));
+        self
+    }
+
+    /// The history with its last `count` entries only; the others are counted.
+    pub(crate) fn last(mut self, count: usize) -> History {
+        let dropped = self.errors.len().saturating_sub(count);
+        self.errors.drain(..dropped);
+        self.dropped = self.dropped.saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// The bytes of [`History::to_json`].
+    fn json_bytes(&self) -> usize {
+        2 + self.errors.iter().map(json_bytes).sum::<usize>() + self.errors.len().saturating_sub(1)
     }
 
     /// The entries as a JSON array on one line.
@@ -165,12 +229,14 @@ impl History {
         serde_json::to_string(&self.errors).expect("strings and numbers always serialise")
     }
 
-    /// Reads the entries back from their headers.
+    /// Reads the entries back from their headers. Anybody may have written those, so they are cut to what ours have.
     ///
     /// # Errors
     /// What is wrong with the JSON.
     pub fn from_json(json: &str, dropped: u32) -> Result<History, serde_json::Error> {
-        Ok(History { errors: serde_json::from_str(json)?, dropped })
+        let errors: Vec<AttemptError> = serde_json::from_str(json)?;
+        let errors = errors.into_iter().map(AttemptError::shortened).collect();
+        Ok(History { errors, dropped }.bounded())
     }
 
     /// How many failures the event has seen, those dropped included.
@@ -182,6 +248,11 @@ impl History {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The bytes of one entry as JSON.
+fn json_bytes(error: &AttemptError) -> usize {
+    serde_json::to_string(error).map_or(0, |json| json.len())
 }
 
 /// Whole milliseconds of a duration, saturating.
@@ -244,6 +315,21 @@ mod tests {
         let history = History { errors: vec![foreign], dropped: u32::MAX }.with(error(2, "boom", None));
         assert!(history.to_json().len() <= HISTORY_BYTES_MAX);
         assert_eq!((history.errors.len(), history.errors[0].attempt, history.dropped), (1, 2, u32::MAX));
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_is_read_within_bounds() {
+        let long = |length: usize| "\u{1}".repeat(length);
+        let mut foreign = error(1, &long(100_000), Some(&long(100_000)));
+        for name in [&mut foreign.date, &mut foreign.handler, &mut foreign.component, &mut foreign.instance] {
+            *name = long(100_000);
+        }
+        for count in [1, 2, 3, 500] {
+            let written = History { errors: vec![foreign.clone(); count], dropped: u32::MAX - 1 };
+            let read = History::from_json(&written.to_json(), u32::MAX - 1).expect("a history");
+            assert!(read.to_json().len() <= HISTORY_BYTES_MAX, "{count}: {}", read.to_json().len());
+            assert!(!read.errors.is_empty(), "{count}");
+        }
     }
 
     proptest! {

@@ -12,24 +12,26 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::arrival::Arrival;
+use crate::cloud_event;
 use crate::decide::{Failure, rfc3339};
 use crate::event::Event;
-use crate::headers;
 use crate::history::Kind;
 use crate::id;
+use crate::json_key::{self, JsonKind, Unreadable};
 use crate::manifest::{Handler, Latest, OnMissing, OnStale, Order, OrderKey, OrderTime};
 
 /// Numbers below this are seconds since the Unix epoch, others milliseconds. That is the year 5138 in the one unit
-/// and March 1973 in the other.
-const SECONDS_BELOW: f64 = 1e11;
-/// Numbers from this on are neither: the year 5138 in milliseconds.
-const MILLIS_BELOW: f64 = 1e14;
-const SECOND_NS: i128 = 1_000_000_000;
+/// and March 1973 in the other. All in billionths.
+const SECONDS_BELOW: i128 = 100_000_000_000 * BILLION;
+/// Numbers with more digits before the point than this are neither: the year 5138 in milliseconds.
+const WHOLE_DIGITS_MAX: i64 = 14;
+/// How many digits behind the point count, and what that is a part of.
+const FRACTION_DIGITS: i64 = 9;
+const BILLION: i128 = 1_000_000_000;
 /// The shortest time after which an entry that does not change is taken over from another event: a holder that lives
 /// renews its entry whenever it publishes, which takes a few seconds at most.
 const PATIENCE_MIN: Duration = Duration::from_secs(30);
@@ -159,7 +161,7 @@ pub fn policy(handler: &Handler) -> Option<&Latest> {
 }
 
 /// Finds an event's key and time; nothing where the handler does not go by them, or the event has none and is to be
-/// run all the same.
+/// run all the same. What has a key of which there is no telling which it is never is.
 ///
 /// # Errors
 /// The failure with which an event without them goes to the dead letters.
@@ -176,8 +178,8 @@ pub fn place(handler: &Handler, arrival: &Arrival, event: &Event) -> Result<Opti
             },
             policy: latest.clone(),
         })),
-        Err(_) if latest.on_missing == OnMissing::Run => Ok(None),
-        Err(why) => Err(Failure::new(Kind::Undecodable, why)),
+        Err(Unplaced::Missing(_)) if latest.on_missing == OnMissing::Run => Ok(None),
+        Err(Unplaced::Missing(why) | Unplaced::Unreadable(why)) => Err(Failure::new(Kind::Undecodable, why)),
     }
 }
 
@@ -199,48 +201,68 @@ impl Place {
     }
 }
 
-/// A time for people, to the millisecond.
+/// A time for people: to the millisecond, or to the nanosecond where that tells more.
 fn show(time_ns: i64) -> String {
-    rfc3339(u64::try_from(time_ns / 1_000_000).unwrap_or(0))
+    if time_ns % 1_000_000 == 0 {
+        return rfc3339(u64::try_from(time_ns / 1_000_000).unwrap_or(0));
+    }
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(time_ns));
+    time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Why an event has no place among others.
+enum Unplaced {
+    /// It has no key or no time.
+    Missing(String),
+    /// It has a key, and there is no telling which.
+    Unreadable(String),
 }
 
 /// The value of an event's key, and its time.
-fn find(latest: &Latest, event: &Event) -> Result<(String, i64), String> {
-    let reads_json = matches!(latest.key, OrderKey::Json(_)) || matches!(latest.time, OrderTime::Json(_));
-    let document: Value = if reads_json {
-        serde_json::from_slice(&event.payload)
-            .map_err(|error| format!("order: its key or time needs a JSON payload: {error}"))?
-    } else {
-        Value::Null
-    };
-    let key = match &latest.key {
-        OrderKey::Header(name) => headers::get(&event.headers, name).map(str::to_owned),
-        OrderKey::Json(pointer) => match document.pointer(pointer) {
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(value @ (Value::Number(_) | Value::Bool(_))) => Some(value.to_string()),
-            _ => None,
-        },
-        OrderKey::Subject(token) => event.subject.split('.').nth(token.saturating_sub(1)).map(str::to_owned),
-    };
-    let key = key.filter(|key| !key.trim().is_empty()).ok_or_else(|| {
-        format!("order.key: the event has no {}, or it is blank, null, a list or an object", latest.key)
+fn find(latest: &Latest, event: &Event) -> Result<(String, i64), Unplaced> {
+    let key = find_key(&latest.key, event)?.filter(|key| !key.trim().is_empty()).ok_or_else(|| {
+        let name = &latest.key;
+        Unplaced::Missing(format!("order.key: the event has no {name}, or it is blank, null, a list or an object"))
     })?;
-    let time_ns = match &latest.time {
-        OrderTime::Event => event.time_ms.and_then(|ms| in_range(i128::from(ms) * 1_000_000)),
-        OrderTime::Header(name) => headers::get(&event.headers, name).and_then(read_time),
-        OrderTime::Json(pointer) => match document.pointer(pointer) {
-            Some(Value::String(text)) => read_time(text),
-            Some(Value::Number(number)) => read_time(&number.to_string()),
-            _ => None,
-        },
-    };
-    let time_ns = time_ns.ok_or_else(|| {
-        format!(
-            "order.time: the event has no {} that is RFC 3339, or seconds or milliseconds since 1970, from 1678 to 2262",
-            latest.time
-        )
+    let time_ns = find_time(&latest.time, event)?.ok_or_else(|| {
+        let name = &latest.time;
+        Unplaced::Missing(format!(
+            "order.time: the event has no {name} that is RFC 3339, or seconds or milliseconds since 1970, from 1678 to 2262"
+        ))
     })?;
     Ok((key, time_ns))
+}
+
+fn find_key(key: &OrderKey, event: &Event) -> Result<Option<String>, Unplaced> {
+    Ok(match key {
+        OrderKey::Header(name) => cloud_event::header(&event.headers, &event.attributes, name).map(str::to_owned),
+        OrderKey::Attribute(name) => event.attributes.get(name).cloned(),
+        OrderKey::Subject(token) => event.subject.split('.').nth(token.saturating_sub(1)).map(str::to_owned),
+        OrderKey::Json(pointer) => match json_key::find(&event.payload, pointer) {
+            Ok(found) => found.filter(|key| !key.is_blank()).map(|key| key.canonical().into_owned()),
+            Err(error @ Unreadable::NoJson { .. }) => return Err(no_json(&error)),
+            Err(error) => {
+                return Err(Unplaced::Unreadable(format!("order.key: the event's {key} cannot be read: {error}")));
+            }
+        },
+    })
+}
+
+fn find_time(time: &OrderTime, event: &Event) -> Result<Option<i64>, Unplaced> {
+    Ok(match time {
+        OrderTime::Event => event.time_ns.and_then(in_range),
+        OrderTime::Header(name) => cloud_event::header(&event.headers, &event.attributes, name).and_then(read_time),
+        OrderTime::Attribute(name) => event.attributes.get(name).and_then(|text| read_time(text)),
+        OrderTime::Json(pointer) => match json_key::find(&event.payload, pointer) {
+            Ok(found) => found.filter(|found| found.kind != JsonKind::Boolean).and_then(|found| read_time(&found.text)),
+            Err(error @ Unreadable::NoJson { .. }) => return Err(no_json(&error)),
+            Err(_) => None,
+        },
+    })
+}
+
+fn no_json(error: &Unreadable) -> Unplaced {
+    Unplaced::Missing(format!("order: its key or time needs a JSON payload: {error}"))
 }
 
 /// Reads a time as nanoseconds since the Unix epoch: RFC 3339, or a number of seconds or milliseconds.
@@ -249,13 +271,38 @@ fn read_time(text: &str) -> Option<i64> {
     if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
         return in_range(time.unix_timestamp_nanos());
     }
-    let is_number = text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-    let number: f64 = text.parse().ok().filter(|number: &f64| is_number && number.abs() < MILLIS_BELOW)?;
-    let unit = if number.abs() < SECONDS_BELOW { SECOND_NS } else { SECOND_NS / 1000 };
-    // The whole part and the fraction on their own, since together they have more digits than a float.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "bounded above")]
-    let (whole, fraction) = (number.trunc() as i128, (number.fract() * unit as f64).round() as i128);
-    in_range(whole * unit + fraction)
+    let (is_negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text),
+    };
+    let billionths = read_billionths(digits)?;
+    let time_ns = if billionths < SECONDS_BELOW { billionths } else { billionths / 1000 };
+    in_range(if is_negative { -time_ns } else { time_ns })
+}
+
+/// Reads a number that is not negative in billionths, all of whose digits count: floats have too few for the
+/// nanoseconds of today. Smaller parts are left out.
+fn read_billionths(text: &str) -> Option<i128> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+        None => (text, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let is_number = !whole.is_empty() && [whole, fraction].iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let digits = || whole.bytes().chain(fraction.bytes());
+    let zeros = digits().take_while(|digit| *digit == b'0').count();
+    let significant = digits().count().checked_sub(zeros).filter(|_| is_number)?;
+    if significant == 0 {
+        return Some(0);
+    }
+    // How many digits stand before the point once the exponent is undone, leading zeros left out.
+    let before = i64::try_from(whole.len()).ok()?.checked_sub(i64::try_from(zeros).ok()?)?.checked_add(exponent)?;
+    if before > WHOLE_DIGITS_MAX {
+        return None;
+    }
+    let Ok(wanted) = usize::try_from(before + FRACTION_DIGITS) else { return Some(0) };
+    let padded = digits().skip(zeros).chain(std::iter::repeat(b'0')).take(wanted);
+    Some(padded.fold(0, |number, digit| number * 10 + i128::from(digit - b'0')))
 }
 
 fn in_range(time_ns: i128) -> Option<i64> {

@@ -2,33 +2,60 @@
 
 pub mod lanes;
 
+use thiserror::Error;
+
 use crate::arrival::Arrival;
+use crate::cloud_event::{self, NO_ATTRIBUTES};
 use crate::event::Event;
-use crate::headers;
 use crate::id::Token;
+use crate::json_key;
 use crate::manifest::{Handler, KeyOrder, OnFailure, OrderKey};
 use crate::publication::retry_due_subject;
 
 /// The tokens of a partitioned subject before the original one: prefix, `order`, handler, partition.
 const PARTITION_TOKENS: usize = 4;
 
-/// The key of an event. Events that have none share one, which is empty: nothing is said about what they have to do
-/// with each other, so they are kept in order too.
-pub fn key(order: &KeyOrder, arrival: &Arrival, event: Option<&Event>) -> String {
-    let key = match &order.key {
-        OrderKey::Subject(number) => arrival.origin.subject.split('.').nth(number - 1).map(str::to_owned),
-        OrderKey::Header(name) => headers::get(&arrival.headers, name).map(str::to_owned),
-        OrderKey::Json(pointer) => event.and_then(|event| json_key(&event.payload, pointer)),
-    };
-    key.unwrap_or_default()
+/// Why there is no telling which key an event has.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("order.key: the event's {key} cannot be read: {why}")]
+pub struct KeyFault {
+    /// The key, as the manifest names it.
+    pub key: String,
+    /// Why.
+    pub why: String,
 }
 
-fn json_key(payload: &[u8], pointer: &str) -> Option<String> {
-    let document: serde_json::Value = serde_json::from_slice(payload).ok()?;
-    match document.pointer(pointer)? {
-        serde_json::Value::String(text) => Some(text.clone()),
-        value @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => Some(value.to_string()),
-        _ => None,
+/// The key of an event. Events that have none share one, which is empty: nothing is said about what they have to do
+/// with each other, so they are kept in order too. Of a message that could not be decoded there is no event.
+///
+/// # Errors
+/// Where the event may have a key, and there is no telling which: it must not run beside others.
+pub fn key(order: &KeyOrder, arrival: &Arrival, event: Option<&Event>) -> Result<String, KeyFault> {
+    let fault = |why: String| KeyFault { key: order.key.to_string(), why };
+    let undecoded = || fault("the message could not be decoded".to_owned());
+    let attributes = event.map_or(&NO_ATTRIBUTES, |event| &event.attributes);
+    let key = match &order.key {
+        OrderKey::Subject(number) => arrival.origin.subject.split('.').nth(number - 1).map(str::to_owned),
+        OrderKey::Header(name) => cloud_event::header(&arrival.headers, attributes, name).map(str::to_owned),
+        OrderKey::Attribute(name) => event.ok_or_else(undecoded)?.attributes.get(name).cloned(),
+        OrderKey::Json(pointer) => {
+            let payload = &event.ok_or_else(undecoded)?.payload;
+            let found = json_key::find(payload, pointer).map_err(|why| fault(why.to_string()))?;
+            found.map(|key| key.canonical().into_owned())
+        }
+    };
+    Ok(key.unwrap_or_default())
+}
+
+/// Checks that there is telling which key an event has, where it is to be kept in order.
+///
+/// # Errors
+/// Says why there is none.
+pub(crate) fn check(handler: &Handler, arrival: &Arrival, event: &Event) -> Result<(), KeyFault> {
+    match handler.key_order() {
+        // All others can be read of every event.
+        Some(order) if matches!(order.key, OrderKey::Json(_)) => key(order, arrival, Some(event)).map(|_| ()),
+        _ => Ok(()),
     }
 }
 

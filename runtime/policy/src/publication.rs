@@ -1,6 +1,5 @@
 //! The messages that decisions lead to: outputs, retries and dead letters, ready to be sent.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +8,9 @@ use crate::arrival::Arrival;
 use crate::attempt::Attempt;
 use crate::decide::rfc3339;
 use crate::event::{Event, Headers, Output};
+use crate::fit::{self, Parts};
 use crate::headers;
-use crate::history::{AttemptError, History, millis};
+use crate::history::{AttemptError, millis};
 use crate::id::{IdKind, Identity, Scope, Token};
 use crate::manifest::{Handler, Mode, Outputs};
 use crate::queue_message;
@@ -32,6 +32,8 @@ pub const HEADER_BYTES_MAX: usize = 60 * 1024;
 
 /// The longest `traceparent` that is continued. Version 00 has 55 bytes; later ones may append to it.
 const TRACEPARENT_BYTES_MAX: usize = 256;
+
+pub use crate::fit::Oversized;
 
 /// How retries wait for their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +144,11 @@ pub fn retry_schedule_subject(prefix: &str, handler: &str, token: &Token) -> Str
     format!("{prefix}.retry.at.{handler}.{}", token.as_str())
 }
 
-/// The message that brings an event back after `delay`, with `error` added to its history.
+/// The message that brings an event back after `delay`, with `error` added to its history. It has at most `bytes_max`
+/// bytes, headers and payload together: `fit.rs` says what gives way.
+///
+/// # Errors
+/// Where it would be larger though all is left out that the next attempt can do without.
 pub fn retry(
     case: Case<'_>,
     prefix: &str,
@@ -150,27 +156,33 @@ pub fn retry(
     error: &AttemptError,
     now_ms: u64,
     delay: Duration,
-) -> Publication {
+    bytes_max: usize,
+) -> Result<Publication, Oversized> {
     let handler = &case.handler.name;
     let failed = case.arrival.attempt;
     let due_ms = now_ms.saturating_add(millis(delay));
     let token = case.token();
     let due_subject = retry_due_subject(prefix, handler, Some(&token));
     let msg_id = token.retry(&case.arrival.position.name());
-    let mut own = case_headers(case, error, failed.plus(1));
+    let mut own = case_headers(case, failed.plus(1));
     push(&mut own, headers::MSG_ID, msg_id);
-    let subject = match clock {
+    let (subject, added) = match clock {
         RetryClock::Schedules => {
             push(&mut own, headers::SCHEDULE, format!("@at {}", rfc3339(due_ms)));
             push(&mut own, headers::SCHEDULE_TARGET, due_subject);
-            retry_schedule_subject(prefix, handler, &token)
+            let subject = retry_schedule_subject(prefix, handler, &token);
+            // When it is due, the server stores it once more, and says of which schedule it is.
+            let added = [(headers::SCHEDULER, subject.as_str()), (headers::SCHEDULE_NEXT, "purge")];
+            let added = headers::wire_bytes(&added.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            (subject, added)
         }
         RetryClock::NotBefore => {
             push(&mut own, headers::NOT_BEFORE, due_ms.to_string());
-            due_subject
+            (due_subject, 0)
         }
     };
-    Publication { subject, headers: with_original(own, case.arrival), payload: failed_payload(case, error) }
+    let (headers, payload) = fit::fit(&parts(case, own, error, false, added), bytes_max)?;
+    Ok(Publication { subject, headers, payload })
 }
 
 /// What a replay of the last attempt needs.
@@ -183,13 +195,22 @@ pub struct ReplayInputs {
 }
 
 /// The dead letter of an event: its payload unchanged, its whole history, and why and when it was given up
-/// on.
-pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayInputs>, ttl: bool) -> Publication {
+/// on. It has at most `bytes_max` bytes, headers and payload together: `fit.rs` says what gives way.
+///
+/// # Errors
+/// Where it would be larger though all is left out but the event's id, its origin, its attempt and the reason.
+pub fn dead_letter(
+    case: Case<'_>,
+    error: &AttemptError,
+    replay: Option<&ReplayInputs>,
+    ttl: bool,
+    bytes_max: usize,
+) -> Result<Publication, Oversized> {
     let policy = &case.handler.dead_letter;
     let msg_id = case.token().dead_letter(&case.arrival.position.name(), case.arrival.epoch);
     // Where all attempts are used up, one more is due, but not made.
     let last_made = Attempt::new(error.attempt).unwrap_or(case.arrival.attempt);
-    let mut own = case_headers(case, error, last_made);
+    let mut own = case_headers(case, last_made);
     push(&mut own, headers::MSG_ID, msg_id);
     push(&mut own, headers::REASON, error.kind.to_string());
     push(&mut own, headers::DEAD_AT, &error.date);
@@ -201,11 +222,16 @@ pub fn dead_letter(case: Case<'_>, error: &AttemptError, replay: Option<&ReplayI
     if ttl {
         push(&mut own, headers::TTL, format!("{}s", policy.max_age.as_secs().max(1)));
     }
-    Publication {
-        subject: policy.subject.clone(),
-        headers: with_original(own, case.arrival),
-        payload: failed_payload(case, error),
-    }
+    let (headers, payload) = fit::fit(&parts(case, own, error, true, 0), bytes_max)?;
+    Ok(Publication { subject: policy.subject.clone(), headers, payload })
+}
+
+/// What a retry or a dead letter is made of; what failed is added where there is room.
+fn parts<'a>(case: Case<'a>, own: Headers, error: &'a AttemptError, is_last: bool, added: usize) -> Parts<'a> {
+    let queue_payload =
+        if is_queue_format(case) { queue_message::with_error } else { |_: &[u8], _: &AttemptError| None };
+    let (arrival, handler) = (case.arrival, case.handler);
+    Parts { own, history: &arrival.history, error, arrival, handler, queue_payload, is_last, added }
 }
 
 /// Whether retries of a handler go through the retry stream. In broadcast mode each instance retries its own
@@ -227,9 +253,8 @@ pub fn provided_window(repeats_within: Duration) -> Duration {
 }
 
 /// The headers that retries and dead letters have in common.
-fn case_headers(case: Case<'_>, error: &AttemptError, attempt: Attempt) -> Headers {
+fn case_headers(case: Case<'_>, attempt: Attempt) -> Headers {
     let origin = &case.arrival.origin;
-    let history: History = case.arrival.history.clone().with(error.clone());
     let mut own = Headers::new();
     push(&mut own, headers::ORIGIN_STREAM, &origin.stream);
     push(&mut own, headers::ORIGIN_SEQ, origin.sequence.to_string());
@@ -243,10 +268,6 @@ fn case_headers(case: Case<'_>, error: &AttemptError, attempt: Attempt) -> Heade
     push(&mut own, headers::IDENTITY, case.token().as_str());
     push(&mut own, headers::HANDLER, &case.handler.name);
     push(&mut own, headers::ATTEMPT, attempt.to_string());
-    push(&mut own, headers::ERRORS, history.to_json());
-    if history.dropped > 0 {
-        push(&mut own, headers::ERRORS_DROPPED, history.dropped.to_string());
-    }
     if case.arrival.epoch > 0 {
         push(&mut own, headers::REPLAY, case.arrival.epoch.to_string());
     }
@@ -260,20 +281,11 @@ fn case_headers(case: Case<'_>, error: &AttemptError, attempt: Attempt) -> Heade
     own
 }
 
-/// The original payload; a queue message's gets the error appended to its `error` array.
-fn failed_payload(case: Case<'_>, error: &AttemptError) -> Bytes {
-    let is_queue_message = case.event.is_some() && is_queue_format(case);
-    is_queue_message
-        .then(|| queue_message::with_error(&case.arrival.payload, error))
-        .flatten()
-        .unwrap_or_else(|| case.arrival.payload.clone())
-}
-
 /// Whether decoding took the payload for a queue message.
 fn is_queue_format(case: Case<'_>) -> bool {
     use crate::manifest::Format;
     match case.handler.format {
-        Format::Queue => true,
+        Format::Queue => case.event.is_some(),
         Format::Auto => {
             // Of a raw message, the event has the whole payload; a CloudEvent has a kind.
             let is_part = |event: &Event| event.payload.len() < case.arrival.payload.len();
@@ -281,41 +293,6 @@ fn is_queue_format(case: Case<'_>) -> bool {
         }
         Format::Raw | Format::CloudEvents => false,
     }
-}
-
-/// Our headers followed by the original message's. Where all together would be refused by the server, the
-/// largest of the original ones are left out, those that decoding needs last, and how many is said.
-fn with_original(mut own: Headers, arrival: &Arrival) -> Headers {
-    let original = &arrival.headers;
-    let size = |index: usize| headers::wire_bytes(std::slice::from_ref(&original[index]));
-    let can_be_sent =
-        |index: &usize| headers::is_valid_name(&original[*index].0) && headers::is_valid_value(&original[*index].1);
-    let mut kept: Vec<usize> = (0..original.len()).filter(can_be_sent).collect();
-    let note_bytes = headers::HEADERS_DROPPED.len() + 4 + u32::MAX.to_string().len();
-    let mut bytes = headers::wire_bytes(&own) + note_bytes + kept.iter().copied().map(size).sum::<usize>();
-    kept.sort_by_key(|&index| (Reverse(is_needed(&original[index].0)), size(index)));
-    while bytes > HEADER_BYTES_MAX {
-        let Some(largest) = kept.pop() else { break };
-        bytes -= size(largest);
-    }
-    kept.sort_unstable();
-    let dropped = u32::try_from(original.len() - kept.len()).unwrap_or(u32::MAX);
-    let dropped = dropped.saturating_add(arrival.headers_dropped);
-    if dropped > 0 {
-        push(&mut own, headers::HEADERS_DROPPED, dropped.to_string());
-    }
-    own.extend(kept.into_iter().map(|index| original[index].clone()));
-    own
-}
-
-/// The headers that make a message a `CloudEvent` in binary mode, as far as decoding reads them.
-const CLOUD_EVENT_HEADERS: [&str; 6] =
-    ["ce-specversion", "ce-id", "ce-type", "ce-source", "ce-time", "ce-datacontenttype"];
-
-/// Whether a header decides what the next attempt sees: without it, the event would be another one.
-fn is_needed(name: &str) -> bool {
-    let is = |needed: &str| name.eq_ignore_ascii_case(needed);
-    is(headers::CONTENT_TYPE) || is(headers::TRACEPARENT) || CLOUD_EVENT_HEADERS.into_iter().any(is)
 }
 
 fn push(headers: &mut Headers, name: &str, value: impl Into<String>) {

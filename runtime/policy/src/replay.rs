@@ -13,9 +13,10 @@ use crate::event::Headers;
 use crate::headers;
 use crate::history::{History, millis};
 use crate::id::{self, Action, Token};
-use crate::manifest::Handler;
+use crate::manifest::{self, Handler};
 use crate::order;
 use crate::publication::{Publication, retry_due_subject};
+use crate::subject;
 
 /// A retry that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +75,7 @@ pub fn waiting(message: Message, position: Position) -> Waiting {
 pub fn letter(message: Message, position: Position) -> Letter {
     let list = &message.headers;
     Letter {
-        handler: text(list, headers::HANDLER),
+        handler: text(list, headers::HANDLER).filter(|name| manifest::is_handler_name(name)),
         reason: text(list, headers::REASON),
         dead_at: text(list, headers::DEAD_AT),
         component: text(list, headers::COMPONENT),
@@ -121,7 +122,8 @@ pub fn replay(
     let damaged = |header| Unreplayable { header };
     let all = &message.headers;
     let event_id = headers::get_id(all, headers::EVENT_ID).ok_or(damaged(headers::EVENT_ID))?;
-    let subject = text(all, headers::ORIGIN_SUBJECT).ok_or(damaged(headers::ORIGIN_SUBJECT))?;
+    let subject = text(all, headers::ORIGIN_SUBJECT).filter(|subject| subject::can_be_sent_on(subject));
+    let subject = subject.ok_or(damaged(headers::ORIGIN_SUBJECT))?;
     let errors = text(all, headers::ERRORS).ok_or(damaged(headers::ERRORS))?;
     History::from_json(&errors, 0).map_err(|_| damaged(headers::ERRORS))?;
     let replays: u32 = match headers::get(all, headers::REPLAY) {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use crate::arrival::Arrival;
 use crate::attempt::Attempt;
+use crate::history::millis;
 use crate::id;
 use crate::manifest::{Backoff, Handler, Mode, RetryPolicy};
 
@@ -66,6 +68,17 @@ pub fn longest_delay(policy: &RetryPolicy) -> Duration {
     scale(policy.max, 1.0 + policy.jitter).max(hinted(policy, Duration::MAX))
 }
 
+/// How long a retry that was delivered before its time still has to wait; nothing where it is due. Anybody may have
+/// written when that is: it never waits longer, counted from when it was stored and from now, than an event of this
+/// policy may wait for its next attempt.
+pub fn rest(policy: &RetryPolicy, arrival: &Arrival, now_ms: u64) -> Option<Duration> {
+    let longest = longest_delay(policy);
+    let latest_ms = arrival.position.stored_ms.saturating_add(millis(longest));
+    let due_ms = arrival.not_before_ms?.min(latest_ms);
+    let rest = Duration::from_millis(due_ms.saturating_sub(now_ms)).min(longest);
+    (!rest.is_zero()).then_some(rest)
+}
+
 /// `duration * factor`, saturating: the product of two finite positive numbers may exceed what a
 /// `Duration` holds.
 fn scale(duration: Duration, factor: f64) -> Duration {
@@ -78,6 +91,9 @@ fn scale(duration: Duration, factor: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arrival::fixtures::{any_headers, handler, message, retry_position};
+    use crate::arrival::{Message, Position, retried};
+    use crate::headers;
     use proptest::prelude::*;
 
     fn policy() -> impl Strategy<Value = RetryPolicy> {
@@ -155,7 +171,50 @@ mod tests {
         assert_eq!(backoff(&policy, Attempt::new(999).expect("from 1")), Duration::ZERO);
     }
 
+    #[test]
+    fn a_retry_waits_until_it_is_due_and_no_longer_than_its_policy_says() {
+        let handler = handler();
+        let longest_ms = millis(longest_delay(&handler.retry));
+        let stored_ms = retry_position().stored_ms;
+        let retry_at = |not_before_ms: u64| Arrival {
+            not_before_ms: Some(not_before_ms),
+            ..retried(message(&[], ""), retry_position())
+        };
+        let rows = [
+            (stored_ms + 500, stored_ms, Some(500)),
+            (stored_ms + 500, stored_ms + 500, None),
+            (stored_ms + 500, u64::MAX, None),
+            (0, stored_ms, None),
+            (u64::MAX, stored_ms, Some(longest_ms)),
+            (u64::MAX, stored_ms + longest_ms - 1, Some(1)),
+            (u64::MAX, stored_ms + longest_ms, None),
+            // A clock that is far behind.
+            (u64::MAX, 0, Some(longest_ms)),
+        ];
+        for (not_before_ms, now_ms, expected) in rows {
+            let rest = rest(&handler.retry, &retry_at(not_before_ms), now_ms);
+            assert_eq!(rest, expected.map(Duration::from_millis), "{not_before_ms} at {now_ms}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn nothing_that_a_message_says_makes_it_wait_longer_than_its_policy(
+            policy in policy(), headers in any_headers(), not_before in any::<u64>(), stored_ms in any::<u64>(),
+            now_ms in any::<u64>(),
+        ) {
+            let mut headers = headers;
+            headers.push((headers::NOT_BEFORE.to_owned(), not_before.to_string()));
+            let message = Message { headers, ..message(&[], "") };
+            let arrival = retried(message, Position { stored_ms, ..retry_position() });
+            let longest = longest_delay(&policy);
+            let rest = rest(&policy, &arrival, now_ms).unwrap_or_default();
+            prop_assert!(rest <= longest);
+            // However often it is handed back, it is due in the end.
+            let end_ms = stored_ms.saturating_add(millis(longest));
+            prop_assert_eq!(super::rest(&policy, &arrival, end_ms.max(now_ms)), None);
+        }
+
         #[test]
         fn backoff_never_panics_and_stays_between_initial_and_max(policy in policy(), failed in attempt()) {
             let delay = backoff(&policy, failed);

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::cloud_event;
 use crate::decide::Failure;
 use crate::event::{Event, Output};
-use crate::headers;
 use crate::history::Kind;
 use crate::manifest::{SchemaBy, SchemaPolicy};
 use crate::outcome::Outcome;
@@ -75,7 +75,8 @@ impl Schemas {
     fn choose(&self, event: &Event) -> Result<&Arc<Schema>, String> {
         let named = match &self.by {
             SchemaBy::DataSchema => event.data_schema.as_deref(),
-            SchemaBy::Header(name) => headers::get(&event.headers, name),
+            SchemaBy::Header(name) => cloud_event::header(&event.headers, &event.attributes, name),
+            SchemaBy::Attribute(name) => event.attributes.get(name).map(String::as_str),
         };
         if let Some(schema) = named.and_then(|version| self.versions.get(version)).or(self.default.as_ref()) {
             return Ok(schema);

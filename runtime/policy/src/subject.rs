@@ -48,6 +48,15 @@ pub fn check_subject(text: &str) -> Result<(), SubjectError> {
     if text.split('.').any(|token| token == ONE || token == REST) { Err(SubjectError::Wildcard) } else { Ok(()) }
 }
 
+/// The longest subject that a server hands on, in bytes.
+const WIRE_BYTES_MAX: usize = 4 * 1024;
+
+/// Whether a message can be sent on `text` without it being taken for something else. Servers store more than what
+/// [`check_subject`] takes for a subject.
+pub fn can_be_sent_on(text: &str) -> bool {
+    (1..=WIRE_BYTES_MAX).contains(&text.len()) && !text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ')
+}
+
 /// Checks that `text` is a pattern: a subject in which wildcards are allowed.
 ///
 /// # Errors

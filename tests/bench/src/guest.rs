@@ -83,6 +83,8 @@ pub(crate) fn event(payload: Bytes) -> Event {
         time_ms: Some(1_700_000_000_000),
         content_type: None,
         data_schema: None,
+        attributes: std::collections::BTreeMap::new(),
+        time_ns: None,
         correlation_id: "bench".to_owned(),
         causation_id: None,
         attempt: Attempt::FIRST,

@@ -24,7 +24,7 @@ pub trait Broker: Send + Sync + 'static {
     type Receipt: Send + Sync + 'static;
 
     /// Stores all messages and returns when each is confirmed. Nothing is stored of a batch of which it is
-    /// known beforehand that some message has no stream.
+    /// known beforehand that some message has no stream, is denied, or is too large.
     fn publish(&self, batch: &[Publication]) -> impl Future<Output = Result<Published, PublishError>> + Send;
 
     /// Stores all messages of a batch at one moment, in one stream, or none of them. What the broker knows by its id is
@@ -84,6 +84,9 @@ pub trait Broker: Send + Sync + 'static {
         consumers: &[(String, String)],
         until_ms: Option<u64>,
     ) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// The most bytes that a message on `subject` may have, headers and payload together, as far as is known.
+    fn message_bytes_max(&self, subject: &str) -> impl Future<Output = usize> + Send;
 
     /// How retries wait for their time on this broker.
     fn retry_clock(&self) -> RetryClock;

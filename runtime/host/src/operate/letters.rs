@@ -205,7 +205,9 @@ pub async fn discard(shelf: &Shelf<'_>, manifest: &Manifest, entry: &Entry) -> R
 async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival) -> Result<(), OperateError> {
     let Some(order) = handler.key_order().filter(|_| handler.parks()) else { return Ok(()) };
     let event = decode(arrival, handler).ok();
-    let name = marker::parked(handler, &order::key(order, arrival, event.as_ref()));
+    // Where there is no telling the key, nothing was held up.
+    let Ok(key) = order::key(order, arrival, event.as_ref()) else { return Ok(()) };
+    let name = marker::parked(handler, &key);
     let id = event.map_or_else(|| event_id(arrival), |event| event.id);
     loop {
         let recalled = nats.recall(&name).await?;

@@ -70,10 +70,11 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 
-    /// The name of the marker of the event's key; nothing where keys are not held up.
+    /// The name of the marker of the event's key; nothing where keys are not held up, or there is no telling which key it
+    /// has.
     fn parking_key(&self, work: &Work) -> Option<String> {
         let order = self.handler.key_order().filter(|_| self.handler.parks())?;
-        let key = order::key(order, &work.arrival, work.event.as_deref().ok());
+        let key = order::key(order, &work.arrival, work.event.as_deref().ok()).ok()?;
         Some(marker::parked(&self.handler, &key))
     }
 

@@ -44,6 +44,8 @@ struct ScriptedBroker {
     known: Mutex<Option<String>>,
     /// Whether nothing has an event any more that something else was to carry on.
     is_bare: Mutex<bool>,
+    /// The most bytes that a message may have, where there is a limit.
+    bytes_max: Mutex<Option<usize>>,
 }
 
 impl Broker for ScriptedBroker {
@@ -109,6 +111,10 @@ impl Broker for ScriptedBroker {
 
     async fn pause(&self, _: &[(String, String)], _: Option<u64>) -> Result<(), String> {
         Ok(())
+    }
+
+    async fn message_bytes_max(&self, _: &str) -> usize {
+        self.bytes_max.lock().expect("not poisoned").unwrap_or(usize::MAX)
     }
 
     fn retry_clock(&self) -> RetryClock {
@@ -393,6 +399,18 @@ async fn a_retry_too_large_to_be_stored_happens_in_place() {
     };
     assert_eq!(told.iter().filter_map(next).collect::<Vec<_>>(), [false, true], "else a death in it would not count");
     assert_eq!(scene.invocations(), 2);
+}
+
+/// Nothing is sent that is known to be refused.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_made_small_enough_is_kept() {
+    let in_place = scene("", vec![retry(), Outcome::Completed(vec![])], vec![]);
+    *in_place.pipeline.broker.bytes_max.lock().expect("not poisoned") = Some(100);
+    check(&in_place.deliver_first().await, "record |  | done | ack");
+    assert_eq!(in_place.invocations(), 2);
+    let given_up = scene("", vec![reject()], vec![]);
+    *given_up.pipeline.broker.bytes_max.lock().expect("not poisoned") = Some(100);
+    check(&given_up.deliver_first().await, "record | nak 300000 ms");
 }
 
 #[tokio::test(start_paused = true)]

@@ -61,9 +61,11 @@ impl<R> Taken<R> {
         self.work.event.as_ref().map_or("", |event| &event.id)
     }
 
-    /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence.
+    /// Where the event stands among those of its key: the key, whether it comes from the input, and its sequence. What has
+    /// a key of which there is no telling which is not run, so it may have any place.
     pub fn place(&self, order: &KeyOrder) -> (String, bool, u64) {
         let Work { arrival, event, .. } = &*self.work;
-        (order::key(order, arrival, event.as_deref().ok()), arrival.source == Source::Input, arrival.position.sequence)
+        let key = order::key(order, arrival, event.as_deref().ok()).unwrap_or_default();
+        (key, arrival.source == Source::Input, arrival.position.sequence)
     }
 }

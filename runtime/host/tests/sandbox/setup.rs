@@ -131,6 +131,8 @@ pub(crate) fn event(payload: &str) -> Event {
         source: Some("/tests".into()),
         time_ms: Some(1_700_000_000_123),
         data_schema: None,
+        attributes: std::collections::BTreeMap::new(),
+        time_ns: None,
         content_type: Some("text/plain".into()),
         correlation_id: "correlation-1".into(),
         causation_id: None,

@@ -64,10 +64,11 @@ fn a_sound_retry_is_read_whole() {
 
 #[test]
 fn what_a_retry_must_say_is_damage_where_it_does_not() {
+    let long = "s".repeat(5_000);
     let rows: [(&str, &[Option<&str>]); 4] = [
         (headers::ATTEMPT, &[None, Some(""), Some("0"), Some("-1"), Some("4294967296"), Some("1e3"), Some("three")]),
         (headers::ERRORS, &[None, Some(""), Some("{}"), Some("[{}]"), Some("[1"), Some("null")]),
-        (headers::ORIGIN_SUBJECT, &[None]),
+        (headers::ORIGIN_SUBJECT, &[None, Some(""), Some("a b"), Some("a\tb"), Some("a\u{7f}"), Some(&long)]),
         (headers::EVENT_ID, &[None, Some(""), Some("  ")]),
     ];
     for (name, values) in rows {
@@ -87,6 +88,23 @@ fn what_a_retry_may_leave_out_is_told_from_the_delivery() {
         assert_eq!(retry_with(name, value).damage, None, "{name}");
     }
     assert_eq!(retry_with(headers::ORIGIN_SEQ, Some("-7")).origin.sequence, 900);
+}
+
+#[test]
+fn what_a_retry_says_is_bounded() {
+    let far = retry_with(headers::ORIGIN_TIME, Some("18446744073709551615")).origin.time_ms;
+    assert_eq!(far, retry_position().stored_ms + CLOCKS_APART_MS);
+    let attempt = retry_with(headers::ATTEMPT, Some("4294967295")).attempt;
+    assert_eq!((attempt.get(), attempt.plus(u32::MAX).get()), (u32::MAX, u32::MAX));
+    assert_eq!(retry_with(headers::REPLAY, Some("4294967296")).epoch, 0);
+    for name in ["a b", "a.b", ">", "", &"s".repeat(256)] {
+        assert_eq!(retry_with(headers::ORIGIN_STREAM, Some(name)).origin.stream, "TIDEMILL_RETRY", "{name}");
+    }
+    // What no other part of us would take for a subject is one where the server has stored it.
+    for subject in ["in.東京\u{3000}本社", "in..a", "in.*"] {
+        let arrival = retry_with(headers::ORIGIN_SUBJECT, Some(subject));
+        assert_eq!((arrival.damage, arrival.origin.subject.as_str()), (None, subject));
+    }
 }
 
 /// Were a blank id an id, all events that have it would be one, and all but the first would lose their outputs.

@@ -153,6 +153,9 @@ fn what_claims_to_be_a_cloud_event_must_be_one() {
             (&structured_with(r#","data":1,"data_base64":"YQ==""#), "both data and data_base64"),
             (&structured_with(r#","data_base64":"!""#), "data_base64"),
             (&structured_with(r#","id":"e2""#), "duplicate"),
+            (&structured_with(r#","data":1,"data":2"#), "duplicate"),
+            (&structured_with(r#","subject":7"#), "\"subject\": it is not a string"),
+            (&structured_with(r#","tenantid":"\ud83d""#), "\"tenantid\": "),
         ];
         for (payload, says) in structured {
             let said = refusal(format, &STRUCTURED, payload);
@@ -178,7 +181,11 @@ fn the_data_of_a_structured_cloud_event_is_the_payload() {
         (r#","data":"1\n2","datacontenttype":"application/x-ndjson""#, "1\n2", "application/x-ndjson"),
         (r#","data":{"a":1},"datacontenttype":"text/xml""#, r#"{"a":1}"#, "text/xml"),
         (r#","data_base64":"YWI=","datacontenttype":"text/plain""#, "ab", "text/plain"),
-        (r#","data":null"#, "", "application/json"),
+        ("", "", "application/json"),
+        (r#","data":null"#, "null", "application/json"),
+        (r#","data": null ,"datacontenttype":"text/plain""#, "null", "text/plain"),
+        (r#","data":null,"data_base64":null"#, "null", "application/json"),
+        (r#","data_base64":null"#, "", "application/json"),
         (r#","data":null,"data_base64":"YWI=""#, "ab", "application/json"),
         (r#","comment":{"an":"extension"}"#, "", "application/json"),
     ];

@@ -39,6 +39,25 @@ fn times_are_rfc_3339_or_numbers_of_seconds_or_milliseconds() {
         ("2026-01-31T13:00:00.000000001+01:00", Some(1_769_860_800_000_000_001)),
         ("1769860800", Some(1_769_860_800_000_000_000)),
         ("1769860800.25", Some(1_769_860_800_250_000_000)),
+        ("1769860800.000000001", Some(1_769_860_800_000_000_001)),
+        ("1769860800.0000000019", Some(1_769_860_800_000_000_001)),
+        ("1769860800123.000001", Some(1_769_860_800_123_000_001)),
+        ("17698608001230000.01e-4", Some(1_769_860_800_123_000_001)),
+        ("1769860800000000000000e-12", Some(1_769_860_800_000_000_000)),
+        ("0.000000000000000000000017698608e32", Some(1_769_860_800_000_000_000)),
+        ("1e-9", Some(1)),
+        ("-0.000000001", Some(-1)),
+        ("1e-10", Some(0)),
+        ("1e-9223372036854775808", Some(0)),
+        ("0e9223372036854775807", Some(0)),
+        ("1e9223372036854775807", None),
+        ("1e99999999999999999999", None),
+        ("1.2.3", None),
+        ("1e", None),
+        ("+1", None),
+        ("--1", None),
+        (".5", None),
+        ("0x10", None),
         ("1769860800123", Some(1_769_860_800_123_000_000)),
         (" 1.7698608e9 ", Some(1_769_860_800_000_000_000)),
         ("-1", Some(-1_000_000_000)),
@@ -68,7 +87,10 @@ fn key_and_time_are_found_where_the_manifest_says() {
     assert_eq!(time(&json, &[], r#"{"user": {"id": 7}, "at": "1970-01-01T00:00:05Z"}"#), Ok(5));
     assert_eq!(time(&json, &[], r#"{"user": {"id": "7"}, "at": 5}"#), Ok(5));
     let key = |payload: &str| place_of(&json, &[], payload).expect("a place").expect("a place").key;
-    assert_eq!(key(r#"{"user": {"id": 7}, "at": 1}"#), key(r#"{"user": {"id": "7"}, "at": 2}"#));
+    assert_eq!(key(r#"{"user": {"id": 7}, "at": 1}"#), key(r#"{"user": {"id": 7}, "at": 2}"#));
+    assert_ne!(key(r#"{"user": {"id": 7}, "at": 1}"#), key(r#"{"user": {"id": "7"}, "at": 1}"#));
+    let big = |id: &str| key(&format!(r#"{{"user": {{"id": {id}}}, "at": 1}}"#));
+    assert_ne!(big("12345678901234567890"), big("12345678901234567891"));
     assert_ne!(key(r#"{"user": {"id": 7}, "at": 1}"#), key(r#"{"user": {"id": 8}, "at": 1}"#));
     let header = latest("header:X-User", "header:X-At");
     assert_eq!(time(&header, &[("x-user", "7"), ("X-At", "5000000000")], "no JSON"), Ok(5_000_000_000));
@@ -78,6 +100,55 @@ fn key_and_time_are_found_where_the_manifest_says() {
     assert_eq!(time(&event, &cloud, ""), Ok(5));
     let stored = arrival(&[], "").origin.time_ms;
     assert_eq!(time(&event, &[], ""), Ok(i64::try_from(stored / 1000).expect("fits")));
+}
+
+/// The order of what happened within a millisecond is that of its nanoseconds.
+#[test]
+fn times_are_compared_to_the_nanosecond_wherever_they_come_from() {
+    let (early, late) = ("2026-01-31T12:00:00.000000100Z", "2026-01-31T12:00:00.000000900Z");
+    let cloud = |time: &'static str| {
+        vec![("ce-specversion", "1.0"), ("ce-id", "1"), ("ce-type", "t"), ("ce-source", "s"), ("ce-time", time)]
+    };
+    let structured = |time: &str| {
+        format!(r#"{{"specversion":"1.0","id":"1","type":"t","source":"s","time":"{time}","data":{{"at":"{time}"}}}}"#)
+    };
+    let queue =
+        |time: &str| format!(r#"{{"id":"1","queue":"q","dispatch_date":"{time}","payload":{{"at":"{time}"}}}}"#);
+    let seconds = |time: &str| if time == early { "1769860800.0000001" } else { "1769860800.0000009" };
+    let at = |order: &str, headers: &[(&str, &str)], payload: &str| {
+        place_of(&latest("subject:1", order), headers, payload).expect("a place").expect("a place").mine.time_ns
+    };
+    let times = |time: &'static str| {
+        let number = format!(r#"{{"at":{}}}"#, seconds(time));
+        [
+            at("event", &cloud(time), ""),
+            at("ce:time", &cloud(time), ""),
+            at("header:Ce-Time", &cloud(time), ""),
+            at("event", &[], &structured(time)),
+            at("ce:time", &[], &structured(time)),
+            at("header:ce-time", &[], &structured(time)),
+            at("json:/at", &[], &structured(time)),
+            at("event", &[], &queue(time)),
+            at("header:X-At", &[("X-At", time)], ""),
+            at("header:X-At", &[("X-At", seconds(time))], ""),
+            at("json:/at", &[], &number),
+        ]
+    };
+    for (early, late) in times(early).into_iter().zip(times(late)) {
+        assert_eq!((early, late), (1_769_860_800_000_000_100, 1_769_860_800_000_000_900));
+        assert!(processed(&seen("a", late, 1)).makes_stale(&seen("b", early, 2)));
+    }
+}
+
+/// Run as if it had no key, it could take effect out of order.
+#[test]
+fn an_event_of_which_the_key_cannot_be_told_is_never_run() {
+    let json = latest("json:/id", "event");
+    for handler in [json.clone(), with(&json, |latest| latest.on_missing = OnMissing::Run)] {
+        let failure = place_of(&handler, &[], r#"{"id":"\ud83d"}"#).expect_err("no place");
+        assert_eq!(failure.kind, Kind::Undecodable);
+        assert!(failure.message.starts_with("order.key: the event's json:/id cannot be read: "), "{failure:?}");
+    }
 }
 
 #[test]

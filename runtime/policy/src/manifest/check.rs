@@ -13,7 +13,7 @@ use super::problem::{Complaint, Report, Span, quoted};
 use super::reach;
 use super::read::{Layer, Raw, Value};
 use super::reload;
-use super::resolved::{Handler, Mode, Outputs};
+use super::resolved::{Format, Handler, Mode, Outputs};
 use super::units::show_duration;
 use crate::{subject, together};
 
@@ -47,6 +47,7 @@ pub(super) fn handler(handler: &Handler, layers: &Layers, prefix: &str, report: 
     retry(handler, layers, report);
     waits(handler, layers, report);
     dedup(handler, layers, report);
+    attributes(handler, layers, report);
     contract::check(handler, layers, report);
     order::check(handler, layers, report);
     gate::check(handler, layers, report);
@@ -170,6 +171,20 @@ fn dedup(handler: &Handler, layers: &Layers, report: &mut Report) {
         );
         let span = layers.find("dedup.window").map_or_else(|| layers.span("dedup"), |leaf| leaf.span);
         report.error(span, Complaint::new(message).hint("raise \"dedup.window\" or lower \"ack_wait\""));
+    }
+}
+
+/// Checks that events have attributes where one is named.
+fn attributes(handler: &Handler, layers: &Layers, report: &mut Report) {
+    if matches!(handler.format, Format::Auto | Format::CloudEvents) {
+        return;
+    }
+    for path in ["dedup.key", "order.key", "order.time", "schema_by"] {
+        let Some(text) = layers.text(path).filter(|text| text.starts_with("ce:")) else { continue };
+        let format = handler.format.name();
+        let message = format!("\"{path}\" is \"{text}\", but with format = \"{format}\" no event has attributes");
+        let hint = "say format = \"cloudevents\" or \"auto\", or name a header or a part of the payload";
+        report.error(layers.span(path), Complaint::new(message).hint(hint));
     }
 }
 

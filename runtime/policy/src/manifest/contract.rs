@@ -31,6 +31,19 @@ pub enum SchemaBy {
     DataSchema,
     /// The value of this header.
     Header(String),
+    /// The value of this `CloudEvents` attribute.
+    Attribute(String),
+}
+
+impl SchemaBy {
+    /// Reads it as the manifest says it.
+    pub(super) fn parse(text: &str) -> Option<SchemaBy> {
+        match text.split_once(':') {
+            Some(("header", name)) => Some(SchemaBy::Header(name.to_owned())),
+            Some(("ce", name)) => Some(SchemaBy::Attribute(name.to_owned())),
+            _ => (text == "dataschema").then_some(SchemaBy::DataSchema),
+        }
+    }
 }
 
 impl SchemaPolicy {
@@ -50,16 +63,15 @@ impl fmt::Display for SchemaBy {
         match self {
             SchemaBy::DataSchema => f.write_str("dataschema"),
             SchemaBy::Header(name) => write!(f, "header:{name}"),
+            SchemaBy::Attribute(name) => write!(f, "ce:{name}"),
         }
     }
 }
 
 pub(super) fn resolve(layers: &Layers) -> SchemaPolicy {
-    let by = layers.text("schema_by");
-    let header = by.as_deref().and_then(|by| by.strip_prefix("header:"));
     SchemaPolicy {
         default: layers.path("schema"),
-        by: header.map_or(SchemaBy::DataSchema, |name| SchemaBy::Header(name.to_owned())),
+        by: layers.text("schema_by").and_then(|text| SchemaBy::parse(&text)).unwrap_or_default(),
         versions: files(layers, "schema_versions"),
         outputs: files(layers, "schema_out"),
     }

@@ -214,10 +214,12 @@ impl Text {
             Text::Secret => "a reference, \"env:NAME\" or \"file:path\"".to_owned(),
             Text::Subject => "a subject without wildcards".to_owned(),
             Text::Pattern => "a subject pattern".to_owned(),
-            Text::DedupKey => "\"id\", \"header:<name>\", \"json:<pointer>\" or \"none\"".to_owned(),
-            Text::SchemaBy => "\"dataschema\" or \"header:<name>\"".to_owned(),
-            Text::OrderKey => "\"subject:<n>\", \"header:<name>\" or \"json:<pointer>\"".to_owned(),
-            Text::OrderTime => "\"event\", \"json:<pointer>\" or \"header:<name>\"".to_owned(),
+            Text::DedupKey => {
+                "\"id\", \"header:<name>\", \"ce:<attribute>\", \"json:<pointer>\" or \"none\"".to_owned()
+            }
+            Text::SchemaBy => "\"dataschema\", \"header:<name>\" or \"ce:<attribute>\"".to_owned(),
+            Text::OrderKey => "\"subject:<n>\", \"header:<name>\", \"ce:<attribute>\" or \"json:<pointer>\"".to_owned(),
+            Text::OrderTime => "\"event\", \"json:<pointer>\", \"header:<name>\" or \"ce:<attribute>\"".to_owned(),
             Text::Rate => "a number for each s, min, h or d, as in \"100/s\"".to_owned(),
             Text::HttpGrant => "an origin, perhaps with a path, perhaps after methods".to_owned(),
             Text::KeyGrant => {

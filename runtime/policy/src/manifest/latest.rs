@@ -31,6 +31,8 @@ pub enum OrderTime {
     Event,
     /// The value of this header.
     Header(String),
+    /// The value of this `CloudEvents` attribute.
+    Attribute(String),
     /// The value at this JSON pointer (RFC 6901) in the payload.
     Json(String),
 }
@@ -60,6 +62,7 @@ impl OrderTime {
     pub(super) fn parse(text: &str) -> Option<OrderTime> {
         match text.split_once(':') {
             Some(("header", name)) => Some(OrderTime::Header(name.to_owned())),
+            Some(("ce", name)) => Some(OrderTime::Attribute(name.to_owned())),
             Some(("json", pointer)) => Some(OrderTime::Json(pointer.to_owned())),
             _ => (text == "event").then_some(OrderTime::Event),
         }
@@ -71,6 +74,7 @@ impl fmt::Display for OrderTime {
         match self {
             OrderTime::Event => f.write_str("event"),
             OrderTime::Header(name) => write!(f, "header:{name}"),
+            OrderTime::Attribute(name) => write!(f, "ce:{name}"),
             OrderTime::Json(pointer) => write!(f, "json:{pointer}"),
         }
     }

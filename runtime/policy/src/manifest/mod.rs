@@ -44,6 +44,7 @@ pub use resolved::{
     RetryPolicy, Runtime, SecretRef, Tls, Trigger,
 };
 pub use schema::{json_schema, reference_markdown};
+pub use texts::is_handler_name;
 pub use units::{parse_duration, show_duration, show_size};
 
 use toml::de::DeTable;

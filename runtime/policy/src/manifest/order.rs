@@ -34,6 +34,8 @@ pub enum OrderKey {
     Subject(usize),
     /// The value of this header.
     Header(String),
+    /// The value of this `CloudEvents` attribute.
+    Attribute(String),
     /// The value at this JSON pointer (RFC 6901) in the payload.
     Json(String),
 }
@@ -74,6 +76,7 @@ impl OrderKey {
                 number.parse().ok().filter(|_| is_plain && number.len() < 4).map(OrderKey::Subject)
             }
             ("header", name) => Some(OrderKey::Header(name.to_owned())),
+            ("ce", name) => Some(OrderKey::Attribute(name.to_owned())),
             ("json", pointer) => Some(OrderKey::Json(pointer.to_owned())),
             _ => None,
         }
@@ -85,6 +88,7 @@ impl fmt::Display for OrderKey {
         match self {
             OrderKey::Subject(number) => write!(f, "subject:{number}"),
             OrderKey::Header(name) => write!(f, "header:{name}"),
+            OrderKey::Attribute(name) => write!(f, "ce:{name}"),
             OrderKey::Json(pointer) => write!(f, "json:{pointer}"),
         }
     }
@@ -151,7 +155,7 @@ pub(super) fn check(handler: &Handler, layers: &Layers, report: &mut Report) {
     let by = layers.text("order.by").filter(|by| by != "none");
     if let (Some(by), None) = (&by, layers.find("order.key")) {
         let message = format!("\"order.by\" is \"{by}\", but there is no \"order.key\"");
-        let hint = "add key = \"subject:<n>\", \"header:<name>\" or \"json:<pointer>\"";
+        let hint = "add key = \"subject:<n>\", \"header:<name>\", \"ce:<attribute>\" or \"json:<pointer>\"";
         report.error(layers.span("order.by"), Complaint::new(message).hint(hint));
     }
     let Some(order) = &handler.order else { return };

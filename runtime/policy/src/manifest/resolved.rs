@@ -261,6 +261,8 @@ pub enum DedupKey {
     Id,
     /// The value of this header.
     Header(String),
+    /// The value of this `CloudEvents` attribute.
+    Attribute(String),
     /// The value at this JSON pointer (RFC 6901) in the payload.
     Json(String),
 }
@@ -270,6 +272,7 @@ impl DedupKey {
     pub fn parse(text: &str) -> Option<DedupKey> {
         match text.split_once(':') {
             Some(("header", name)) => Some(DedupKey::Header(name.to_owned())),
+            Some(("ce", name)) => Some(DedupKey::Attribute(name.to_owned())),
             Some(("json", pointer)) => Some(DedupKey::Json(pointer.to_owned())),
             _ => (text == "id").then_some(DedupKey::Id),
         }
@@ -281,6 +284,7 @@ impl fmt::Display for DedupKey {
         match self {
             DedupKey::Id => f.write_str("id"),
             DedupKey::Header(name) => write!(f, "header:{name}"),
+            DedupKey::Attribute(name) => write!(f, "ce:{name}"),
             DedupKey::Json(pointer) => write!(f, "json:{pointer}"),
         }
     }

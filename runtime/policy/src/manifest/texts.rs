@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::contract::SchemaBy;
 use super::expand::is_variable_name;
 use super::keys::Text;
 use super::latest::OrderTime;
@@ -28,6 +29,8 @@ const BUCKET_BYTES_MAX: usize = JETSTREAM_NAME_BYTES_MAX - 4;
 /// The longest name of a handler or a policy, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
+const ATTRIBUTE_HINT: &str =
+    "an attribute of CloudEvents has lower-case letters and digits only, as in \"ce:tenantid\"";
 const RATE_HINT: &str = "write a whole number from 1 to 1000000, \"/\" and a unit, as in \"10/min\"";
 
 /// Reads `text` as what `form` says.
@@ -48,9 +51,9 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
         Text::Subject => own_subject(text, subject::check_subject(text)).map(Value::Text),
         Text::Pattern => own_subject(text, subject::check_pattern(text)).map(Value::Text),
         Text::DedupKey => dedup_key(text).map(Value::Text),
-        Text::SchemaBy => held(text == "dataschema" || text.strip_prefix("header:").is_some_and(is_header)),
-        Text::OrderKey => ordered_by(form, text, OrderKey::parse(text).is_some()).map(Value::Text),
-        Text::OrderTime => ordered_by(form, text, OrderTime::parse(text).is_some()).map(Value::Text),
+        Text::SchemaBy => part_of_event(form, text, SchemaBy::parse(text).is_some()).map(Value::Text),
+        Text::OrderKey => part_of_event(form, text, OrderKey::parse(text).is_some()).map(Value::Text),
+        Text::OrderTime => part_of_event(form, text, OrderTime::parse(text).is_some()).map(Value::Text),
         Text::Rate => match RateLimit::parse_rate(text) {
             Some(_) => Ok(Value::Text(text.to_owned())),
             None => Err(must_be(form).hint(RATE_HINT)),
@@ -76,6 +79,11 @@ pub(super) fn read(form: Text, text: &str) -> Result<Value, Complaint> {
 
 fn must_be(form: Text) -> Complaint {
     Complaint::new(format!("must be {}", form.describe()))
+}
+
+/// Whether a handler may have this name.
+pub fn is_handler_name(name: &str) -> bool {
+    check_name(name).is_ok()
 }
 
 /// Checks the name of a handler or a policy.
@@ -167,6 +175,7 @@ fn dedup_key(text: &str) -> Result<String, Complaint> {
     let fine = match text.split_once(':') {
         None => matches!(text, "none" | "id"),
         Some(("header", name)) => is_header(name),
+        Some(("ce", name)) => is_attribute(name),
         Some(("json", pointer)) => is_json_pointer(pointer),
         Some(_) => false,
     };
@@ -179,13 +188,16 @@ fn dedup_key(text: &str) -> Result<String, Complaint> {
             complaint.hint("Nats-Msg-Id is what \"id\" stands for, unless the event brings an id of its own")
         }
         Some(("json", _)) => complaint.hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""),
+        Some(("ce", _)) => complaint.hint(ATTRIBUTE_HINT),
         _ => complaint,
     })
 }
 
-fn ordered_by(form: Text, text: &str, is_known: bool) -> Result<String, Complaint> {
+/// Reads what names a part of an event.
+fn part_of_event(form: Text, text: &str, is_known: bool) -> Result<String, Complaint> {
     match text.split_once(':') {
         Some(("header", name)) if !is_header(name) => Err(must_be(form)),
+        Some(("ce", name)) if !is_attribute(name) => Err(must_be(form).hint(ATTRIBUTE_HINT)),
         Some(("json", pointer)) if !is_json_pointer(pointer) => {
             Err(must_be(form).hint("a JSON pointer starts with \"/\", as in \"json:/order/id\""))
         }
@@ -200,6 +212,11 @@ fn ordered_by(form: Text, text: &str, is_known: bool) -> Result<String, Complain
 /// Whether `name` is a header that handlers get to see.
 fn is_header(name: &str) -> bool {
     headers::is_valid_name(name) && !headers::is_reserved(name)
+}
+
+/// Whether `name` is an attribute of `CloudEvents`.
+fn is_attribute(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 /// Whether `text` is a JSON pointer (RFC 6901).
@@ -309,20 +326,31 @@ mod tests {
         refused(Text::Prefix, &["", "a.b", "123456789012345678901234567890123"]);
         refused(Text::Subject, &["$JS.API", "_INBOX.x", "a.*"]);
         fine(Text::Pattern, &["a.*", ">"]);
-        fine(Text::DedupKey, &["none", "id", "header:X-Order", "json:", "json:/a/b~1c"]);
+        fine(Text::DedupKey, &["none", "id", "header:X-Order", "ce:tenantid", "json:", "json:/a/b~1c"]);
         refused(
             Text::DedupKey,
-            &["", "ID", "header:", "header:a b", "header:Nats-Msg-Id", "json:a", "json:/~2", "x:y"],
+            &[
+                "",
+                "ID",
+                "header:",
+                "header:a b",
+                "header:Nats-Msg-Id",
+                "ce:",
+                "ce:tenantId",
+                "json:a",
+                "json:/~2",
+                "x:y",
+            ],
         );
-        fine(Text::SchemaBy, &["dataschema", "header:X-Version"]);
-        refused(Text::SchemaBy, &["", "header:", "header:a b", "header:Nats-Msg-Id", "json:/version"]);
-        fine(Text::OrderKey, &["header:X-User", "json:/user", "subject:1", "subject:12"]);
+        fine(Text::SchemaBy, &["dataschema", "header:X-Version", "ce:version"]);
+        refused(Text::SchemaBy, &["", "header:", "header:a b", "header:Nats-Msg-Id", "ce:", "ce:a-b", "json:/version"]);
+        fine(Text::OrderKey, &["header:X-User", "ce:subject", "json:/user", "subject:1", "subject:12"]);
         refused(
             Text::OrderKey,
-            &["", "id", "subject:", "subject:0", "subject:+1", "subject:1000", "json:a", "header:a b"],
+            &["", "id", "subject:", "subject:0", "subject:+1", "subject:1000", "json:a", "header:a b", "ce:", "ce:A"],
         );
-        fine(Text::OrderTime, &["event", "header:X-Time", "json:/updated_at"]);
-        refused(Text::OrderTime, &["", "now", "subject:1", "json:a", "header:Nats-Time-Stamp"]);
+        fine(Text::OrderTime, &["event", "header:X-Time", "ce:time", "json:/updated_at"]);
+        refused(Text::OrderTime, &["", "now", "subject:1", "json:a", "header:Nats-Time-Stamp", "ce:a_b"]);
         fine(Text::HttpGrant, &["https://api.example", "GET,POST http://localhost:8080/v1/"]);
         refused(Text::HttpGrant, &["", "api.example", "https://a@b", "https://a/?b", "CONNECT https://a"]);
         fine(Text::KeyGrant, &["templates", "read counters/orders."]);

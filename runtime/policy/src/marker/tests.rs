@@ -48,7 +48,9 @@ fn retry_of(arrival: &Arrival) -> Arrival {
     let event = decode(arrival, &handler()).expect("can be decoded");
     let case = Case { handler: &handler(), arrival, event: Some(&event) };
     let error = error(arrival.attempt);
-    delivered_again(publication::retry(case, "tidemill", RetryClock::Schedules, &error, NOW_MS, Duration::ZERO))
+    let clock = RetryClock::Schedules;
+    let message = publication::retry(case, "tidemill", clock, &error, NOW_MS, Duration::ZERO, usize::MAX);
+    delivered_again(message.expect("no limit"))
 }
 
 #[test]

@@ -40,14 +40,42 @@ fn the_key_is_read_from_subject_header_or_payload() {
         ("json:/a/b", "7"),
         ("json:/a", ""),
         ("json:/a/c", ""),
+        ("ce:tenantid", ""),
     ];
     for (text, expected) in rows {
-        assert_eq!(key(&ordered(text), &arrival, Some(&event)), expected, "{text}");
+        assert_eq!(key(&ordered(text), &arrival, Some(&event)).as_deref(), Ok(expected), "{text}");
     }
-    assert_eq!(key(&ordered("json:/a/b"), &arrival, None), "");
+    // What does not depend on the payload is known of every message.
+    for (text, expected) in
+        [("subject:2", Some("k1")), ("header:x-user", Some("u 1")), ("json:/a/b", None), ("ce:a", None)]
+    {
+        assert_eq!(key(&ordered(text), &arrival, None).ok().as_deref(), expected, "{text}");
+    }
     arrival.payload = "not json".into();
     let event = crate::decode::decode(&arrival, &handler).expect("an event");
-    assert_eq!(key(&ordered("json:/a/b"), &arrival, Some(&event)), "");
+    let fault = key(&ordered("json:/a/b"), &arrival, Some(&event)).expect_err("no telling");
+    let said = "order.key: the event's json:/a/b cannot be read: it is not JSON: no value at byte 0";
+    assert_eq!(fault.to_string(), said);
+}
+
+/// Run beside others, it could overtake them: it goes to the dead letters.
+#[test]
+fn an_event_of_which_the_key_cannot_be_told_is_undecodable() {
+    let of = |order: &str| Handler { order: Some(crate::manifest::Order::Key(ordered(order))), ..handler() };
+    let decoded = |order: &str, payload: &[u8]| {
+        let arrival = first(Message { payload: payload.to_vec().into(), ..message(&[], "") }, position());
+        crate::decode::decode(&arrival, &of(order)).map_err(|error| error.to_string())
+    };
+    let unreadable: [&[u8]; 5] =
+        [br#"{"user_id":"\ud83d"}"#, b"{\"user_id\":\"\xff\"}", br#"{"user_id":NaN}"#, br#"{"user_id":7"#, b""];
+    for payload in unreadable {
+        let said = decoded("json:/user_id", payload).expect_err("no telling");
+        assert!(said.starts_with("order.key: the event's json:/user_id cannot be read: "), "{said}");
+        assert!(decoded("header:X-User", payload).is_ok() && decoded("subject:1", payload).is_ok());
+    }
+    for payload in [r#"{"user_id":null}"#, "{}", "[]", "7", r#"{"user_id":""}"#] {
+        assert!(decoded("json:/user_id", payload.as_bytes()).is_ok(), "{payload}");
+    }
 }
 
 #[test]

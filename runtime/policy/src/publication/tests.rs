@@ -7,6 +7,7 @@ use crate::arrival::fixtures::{
 };
 use crate::arrival::{Message, Origin, Position, first};
 use crate::decode::decode;
+use crate::history::History;
 use crate::manifest::Format;
 
 const DELAY: Duration = Duration::from_secs(2);
@@ -40,14 +41,14 @@ fn published(input: &[(&str, &str)], output: Output) -> Publication {
 
 fn retry_of(arrival: &Arrival, event: &Event, clock: RetryClock) -> Publication {
     let case = Case { handler: &handler(), arrival, event: Some(event) };
-    retry(case, "tidemill", clock, &error(arrival.attempt), NOW_MS, DELAY)
+    retry(case, "tidemill", clock, &error(arrival.attempt), NOW_MS, DELAY, usize::MAX).expect("no limit")
 }
 
 fn letter_in(format: Format, arrival: &Arrival) -> Publication {
     let handler = Handler { format, ..handler() };
     let event = decode(arrival, &handler_of(format)).ok();
     let case = Case { handler: &handler, arrival, event: event.as_ref() };
-    dead_letter(case, &error(arrival.attempt), None, false)
+    dead_letter(case, &error(arrival.attempt), None, false, usize::MAX).expect("no limit")
 }
 
 #[test]
@@ -194,7 +195,7 @@ fn a_dead_letter_explains_itself() {
     let event = event_of(&arrival);
     let case = Case { handler: &handler(), arrival: &arrival, event: Some(&event) };
     let replay = ReplayInputs { seed: "5eed".into(), clock_ms: 42 };
-    let letter = dead_letter(case, &error(arrival.attempt), Some(&replay), true);
+    let letter = dead_letter(case, &error(arrival.attempt), Some(&replay), true, usize::MAX).expect("no limit");
     assert_eq!(letter.subject, "dead.mail");
     let rows = [
         (headers::ORIGIN_STREAM, "ORDERS"),
@@ -218,7 +219,7 @@ fn a_dead_letter_explains_itself() {
     }
     let history = header(&letter, headers::ERRORS).and_then(|json| History::from_json(json, 0).ok());
     assert_eq!(history.expect("can be read").errors, [error(arrival.attempt)]);
-    let plain = dead_letter(case, &error(arrival.attempt), None, false);
+    let plain = dead_letter(case, &error(arrival.attempt), None, false, usize::MAX).expect("no limit");
     for name in [headers::SEED, headers::CLOCK, headers::TTL, headers::ERRORS_DROPPED, headers::HEADERS_DROPPED] {
         assert_eq!(header(&plain, name), None, "{name}");
     }
@@ -229,7 +230,8 @@ fn a_dead_letter_explains_itself() {
 fn a_dead_letter_has_the_number_of_the_last_attempt_that_was_made() {
     let arrival = Arrival { attempt: Attempt::FIRST.plus(5), ..arrival(&[], "") };
     let last = error(Attempt::FIRST.plus(4));
-    let letter = dead_letter(Case { handler: &handler(), arrival: &arrival, event: None }, &last, None, true);
+    let case = Case { handler: &handler(), arrival: &arrival, event: None };
+    let letter = dead_letter(case, &last, None, true, usize::MAX).expect("no limit");
     assert_eq!(header(&letter, headers::ATTEMPT), Some("5"));
 }
 
@@ -238,8 +240,8 @@ fn a_dead_letter_that_is_kept_for_less_than_a_second_is_kept_for_one() {
     let mut handler = handler();
     handler.dead_letter.max_age = Duration::from_millis(1);
     let arrival = arrival(&[], "");
-    let letter =
-        dead_letter(Case { handler: &handler, arrival: &arrival, event: None }, &error(arrival.attempt), None, true);
+    let case = Case { handler: &handler, arrival: &arrival, event: None };
+    let letter = dead_letter(case, &error(arrival.attempt), None, true, usize::MAX).expect("no limit");
     assert_eq!(header(&letter, headers::TTL), Some("1s"));
 }
 
@@ -389,7 +391,8 @@ proptest! {
         for count in 1..=failures {
             let case = Case { handler: &handler, arrival: &arrival, event: Some(&expected) };
             let was_queue_message = is_queue_format(case);
-            let publication = retry(case, "tidemill", clock, &error(arrival.attempt), NOW_MS, DELAY);
+            let publication = retry(case, "tidemill", clock, &error(arrival.attempt), NOW_MS, DELAY, usize::MAX);
+            let publication = publication.expect("no limit");
             for (name, value) in &publication.headers {
                 prop_assert!(headers::is_valid_name(name) && headers::is_valid_value(value), "{name}: {value:?}");
             }

@@ -29,7 +29,8 @@ fn letter_of(mut arrival: Arrival, handler: &Handler, failures: u32) -> Message 
     let event = decode(&arrival, handler).ok();
     let case = Case { handler, arrival: &arrival, event: event.as_ref() };
     let replay = ReplayInputs { seed: "5eed".into(), clock_ms: 42 };
-    delivered(dead_letter(case, &error(arrival.attempt), Some(&replay), true))
+    let letter = dead_letter(case, &error(arrival.attempt), Some(&replay), true, usize::MAX);
+    delivered(letter.expect("no limit"))
 }
 
 fn sound_letter() -> Message {
@@ -44,7 +45,8 @@ fn retry_of(clock: RetryClock) -> Message {
     let arrival = arrival(&[(headers::MSG_ID, "e1"), ("X-A", "1")], "p");
     let event = decode(&arrival, &handler()).expect("can be decoded");
     let case = Case { handler: &handler(), arrival: &arrival, event: Some(&event) };
-    delivered(retry(case, "tidemill", clock, &error(Attempt::FIRST), NOW_MS, Duration::from_secs(90)))
+    let delay = Duration::from_secs(90);
+    delivered(retry(case, "tidemill", clock, &error(Attempt::FIRST), NOW_MS, delay, usize::MAX).expect("no limit"))
 }
 
 fn names(publication: &Publication, prefix: &str) -> Vec<String> {

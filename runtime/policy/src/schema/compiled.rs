@@ -9,7 +9,7 @@ use jsonschema::{PatternOptions, ReferencingError, Retrieve, Uri, ValidationErro
 use serde_json::Value;
 
 use super::measured::{Measured, Place, Walk, is_real};
-use crate::decode::percent_decode;
+use crate::cloud_event::percent_decode;
 
 /// How often the validator may look at a payload: this often, and so often more for each of its bytes.
 const STEPS: (u64, u64) = (1_000_000, 32);

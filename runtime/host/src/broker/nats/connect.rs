@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Link {
     pub troubles: Arc<Troubles>,
     denials: RwLock<HashMap<String, (String, Instant)>>,
     denied: Notify,
+    /// How often the server has denied something.
+    denials_seen: AtomicU64,
     /// Whether a loss is no news: we are closing the connection ourselves, or another one tells.
     closing: AtomicBool,
     /// Cancelled when the client library has given up for good: its task has ended, and nothing is sent or
@@ -55,6 +57,7 @@ impl Link {
             troubles,
             denials: RwLock::default(),
             denied: Notify::new(),
+            denials_seen: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             lost: CancellationToken::new(),
             reconnects: watch::Sender::new(0),
@@ -88,6 +91,11 @@ impl Link {
     /// What the server said when it denied a subject after `since`.
     pub fn denied_after(&self, subject: &str, since: Instant) -> Option<String> {
         self.denied_since(subject, Some(since))
+    }
+
+    /// How often the server has denied something: what it told before of what we may do is to be asked again.
+    pub fn denials_seen(&self) -> u64 {
+        self.denials_seen.load(Ordering::Relaxed)
     }
 
     /// Waits until the server denies anything, from now on.
@@ -170,6 +178,7 @@ impl Link {
         let key = acknowledgements_like(subject).unwrap_or_else(|| subject.to_owned());
         denials.insert(key, (text.to_owned(), Instant::now()));
         drop(denials);
+        self.denials_seen.fetch_add(1, Ordering::Relaxed);
         self.denied.notify_waiters();
     }
 }

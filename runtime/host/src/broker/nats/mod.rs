@@ -17,7 +17,8 @@
 //! - [`preflight`]: what the manifest asks for against what the server is set to.
 //! - [`batch`]: publishing several messages at one moment.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
-//! - [`routes`]: which subjects the server's streams store.
+//! - [`routes`]: which subjects the server's streams store, and how large messages may be.
+//! - `grants`: what we may publish on.
 //! - [`quarantine`]: messages that the client library cannot parse.
 //! - [`objects`]: objects in a bucket of the object store.
 //! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
@@ -30,6 +31,7 @@ mod confirm;
 pub mod connect;
 pub mod consume;
 pub mod durable;
+mod grants;
 pub mod keyvalue;
 pub mod lease;
 mod lookups;
@@ -78,6 +80,9 @@ use streams::Own;
 /// How long the server may take to confirm a publication or to answer a question.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest that the server is asked to keep a message back. Nothing that policy decides comes near it.
+const HAND_BACK_MAX: Duration = Duration::from_hours(365 * 24);
+
 /// How many questions are asked at once, where there are many at a start.
 pub const ASKED_AT_ONCE: usize = 16;
 
@@ -94,6 +99,8 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
+    /// What we may publish on.
+    grants: grants::Grants,
     confirmations: OnceCell<confirm::Confirmations>,
     outbox: OnceLock<Outbox>,
     /// How many deliveries are in hand.
@@ -143,6 +150,7 @@ impl Nats {
             link,
             features,
             routes: Routes::default(),
+            grants: grants::Grants::default(),
             confirmations: OnceCell::new(),
             lookups: OnceCell::new(),
             outbox: OnceLock::new(),
@@ -203,7 +211,7 @@ impl Broker for Nats {
             Settlement::Nothing => return,
             Settlement::Ack => "+ACK".into(),
             Settlement::Nak { delay } if delay.is_zero() => "-NAK".into(),
-            Settlement::Nak { delay } => format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into(),
+            Settlement::Nak { delay } => hand_back(delay).into(),
             Settlement::Term { reason } => format!("+TERM {}", reason.replace(['\r', '\n'], " ")).into(),
         };
         let Some(reply) = receipt.reply().cloned() else { return };
@@ -263,6 +271,10 @@ impl Broker for Nats {
         pause::pause(self, consumers, until_ms).await
     }
 
+    async fn message_bytes_max(&self, subject: &str) -> usize {
+        routes::message_bytes_max(self, subject).await
+    }
+
     fn retry_clock(&self) -> RetryClock {
         self.features.retry_clock
     }
@@ -270,6 +282,12 @@ impl Broker for Nats {
     fn message_ttl(&self) -> bool {
         self.features.message_ttl
     }
+}
+
+/// What tells the server to deliver a message again after `delay`. It counts in nanoseconds with 63 bits, and adds them
+/// to the time of day: a delay that exceeds that would be none.
+fn hand_back(delay: Duration) -> String {
+    format!("-NAK {{\"delay\": {}}}", delay.min(HAND_BACK_MAX).as_nanos())
 }
 
 /// What is made when it is needed for the first time. That is boxed, since it is large.
@@ -307,4 +325,20 @@ fn headers_into(list: &Headers) -> HeaderMap {
         }
     }
     map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the server cannot read, it takes for no delay at all.
+    #[test]
+    fn the_server_can_count_every_delay() {
+        for delay in [Duration::from_nanos(1), Duration::from_hours(24), Duration::from_hours(1 << 40), Duration::MAX] {
+            let body = hand_back(delay);
+            let json = serde_json::from_str::<serde_json::Value>(body.strip_prefix("-NAK ").expect("it hands back"));
+            let nanos = json.expect("JSON")["delay"].as_i64().expect("it fits");
+            assert!(nanos > 0 && nanos.checked_mul(2).is_some(), "{delay:?}: {body}");
+        }
+    }
 }

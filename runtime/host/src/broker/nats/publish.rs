@@ -1,15 +1,16 @@
 //! Publishing with confirmation, and what each refusal means.
 //!
-//! Before anything of a batch is sent, every subject is compared with what the server's streams store:
-//! otherwise the first output of a batch would take effect although the second one has nowhere to go.
+//! Before anything of a batch is sent, all of it is looked at: whether a stream stores each subject, whether the server
+//! lets us publish on it, and whether each message is small enough for both. Otherwise the first output of a batch would
+//! take effect although the second one cannot be stored.
 
 use async_nats::jetstream::ErrorCode;
-use tidemill_policy::marker;
+use tidemill_policy::{headers, marker};
 use tidemill_policy::publication::Publication;
 
 use super::confirm::{self, Confirmation, Stored, Unconfirmed};
 use super::routes::{self, Answer};
-use super::{Nats, batch, headers_into, streams};
+use super::{Nats, batch, grants, headers_into, streams};
 use crate::broker::{PublishError, Published};
 use crate::troubles::Effect;
 
@@ -17,7 +18,7 @@ use crate::troubles::Effect;
 /// it can.
 ///
 /// # Errors
-/// The first refusal. Of a batch with a subject that no stream stores, nothing is sent.
+/// The first refusal. Nothing is sent of a batch of which it is known beforehand that a message would be refused.
 pub async fn publish(nats: &Nats, batch: &[Publication]) -> Result<Published, PublishError> {
     let before = Connection::of(nats);
     before.told(nats, publish_untold(nats, batch).await).await
@@ -99,21 +100,52 @@ pub(super) fn well(nats: &Nats, stream: &str, subject: &str) {
     }
 }
 
-/// Refuses a batch of which it is known beforehand that some message is denied or has no stream.
+/// The most bytes of headers that a stream stores with a message.
+const HEADER_BYTES_MAX: usize = u16::MAX as usize;
+/// The bytes around the headers on the wire: their first line and the empty one at their end.
+const HEADER_FRAME_BYTES: usize = "NATS/1.0\r\n\r\n".len();
+
+/// Refuses a batch of which it is known beforehand that some message is denied, has no stream, or is too large.
 pub(super) async fn check(nats: &Nats, batch: &[Publication]) -> Result<(), PublishError> {
+    if batch.len() > 1 {
+        Box::pin(routes::renew(nats)).await;
+    }
     for message in batch {
         let subject = &message.subject;
         if let Some(why) = nats.link.denied(subject) {
             return Err(PublishError::Denied { subject: subject.clone(), why });
         }
-        if nats.routes.stores(subject) {
-            continue;
+        if batch.len() > 1
+            && let Some(why) = Box::pin(grants::refuses(nats, subject)).await
+        {
+            return Err(PublishError::Denied { subject: subject.clone(), why });
         }
-        if Box::pin(routes::is_known_to_be_stored(nats, subject)).await == Some(false) {
+        if !nats.routes.stores(subject) && Box::pin(routes::is_known_to_be_stored(nats, subject)).await == Some(false) {
             return Err(Box::pin(unstored(nats, subject)).await);
         }
     }
+    for (index, message) in batch.iter().enumerate() {
+        if let Some(why) = too_large(nats, message) {
+            let why = if batch.len() > 1 { format!("output {index} has {why}") } else { format!("it has {why}") };
+            return Err(PublishError::TooLarge { subject: message.subject.clone(), why });
+        }
+    }
     Ok(())
+}
+
+/// Which limit a message exceeds, as far as limits are known.
+fn too_large(nats: &Nats, message: &Publication) -> Option<String> {
+    let headers = HEADER_FRAME_BYTES + headers::wire_bytes(&message.headers);
+    let bytes = headers + message.payload.len();
+    let of_server = nats.client.max_payload();
+    if headers > HEADER_BYTES_MAX {
+        return Some(format!("{headers} bytes of headers, and streams store {HEADER_BYTES_MAX}"));
+    }
+    if bytes > of_server {
+        return Some(format!("{bytes} bytes with its headers, and the server takes {of_server} (max_payload)"));
+    }
+    let (stream, of_stream) = nats.routes.limit_of(&message.subject).filter(|(_, most)| bytes > *most)?;
+    Some(format!("{bytes} bytes with its headers, and stream {stream} takes {of_stream} (max_msg_size)"))
 }
 
 async fn publish_untold(nats: &Nats, batch: &[Publication]) -> Result<Published, PublishError> {

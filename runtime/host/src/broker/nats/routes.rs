@@ -1,10 +1,13 @@
-//! Which subjects the server's streams store, remembered: it is asked for each output.
+//! Which subjects the server's streams store, and how large their messages may be, remembered: it is asked for each
+//! output.
 
 use std::sync::{PoisonError, RwLock};
 
+use async_nats::jetstream::stream::Config;
 use futures::TryStreamExt;
 use serde::Deserialize;
 use tidemill_policy::subject;
+use tokio::sync::Mutex;
 use tokio::time::{Duration, Instant, sleep};
 
 use super::{CONFIRM_TIMEOUT, Nats};
@@ -13,6 +16,9 @@ use super::{CONFIRM_TIMEOUT, Nats};
 const AGE_MIN: Duration = Duration::from_secs(1);
 /// The same where the server denies the list to us.
 const DENIED_AGE_MIN: Duration = Duration::from_mins(1);
+/// How old the list may be where several messages are to be stored of which each must fit its stream, and for retries
+/// and dead letters: somebody may have changed a limit.
+const LIMITS_AGE_MAX: Duration = Duration::from_secs(10);
 /// The subject that the list of streams is asked for on.
 pub const LIST_SUBJECT: &str = "$JS.API.STREAM.LIST";
 /// The subject that the names of streams are asked for on.
@@ -22,13 +28,24 @@ pub const NAMES_SUBJECT: &str = "$JS.API.STREAM.NAMES";
 #[derive(Debug, Default)]
 pub struct Routes {
     known: RwLock<Option<Known>>,
+    /// Who asks for the list because it is old; others go by what is known meanwhile.
+    renewing: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// Streams, each with a subject pattern that it stores; nothing where we may not ask.
-    filters: Option<Vec<(String, String)>>,
+    /// What streams store; nothing where we may not ask.
+    filters: Option<Vec<Route>>,
     since: Instant,
+}
+
+/// A pattern of subjects that a stream stores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Route {
+    stream: String,
+    filter: String,
+    /// The most bytes that a message may have in it, headers and payload together.
+    bytes_max: Option<usize>,
 }
 
 /// An answer of the server.
@@ -56,10 +73,30 @@ pub async fn is_known_to_be_stored(nats: &Nats, subject: &str) -> Option<bool> {
     nats.routes.look_up(subject).0
 }
 
+/// Has the list of streams asked for again where it is so old that limits may have changed since.
+pub async fn renew(nats: &Nats) {
+    if !nats.routes.is_older_than(LIMITS_AGE_MAX) {
+        return;
+    }
+    let Ok(_renewing) = nats.routes.renewing.try_lock() else { return };
+    if let Answer::Is(filters) = list(nats).await {
+        nats.routes.replace(Some(filters));
+    }
+}
+
+/// The most bytes that a message on a subject may have, headers and payload together, as far as is known.
+pub async fn message_bytes_max(nats: &Nats, subject: &str) -> usize {
+    renew(nats).await;
+    // Only to have the list asked for where there is none.
+    is_known_to_be_stored(nats, subject).await;
+    let of_server = nats.client.max_payload();
+    nats.routes.limit_of(subject).map_or(of_server, |(_, of_stream)| of_stream.min(of_server))
+}
+
 /// Whether some stream stores a subject, also one that has no leader now; nothing if the server does not say.
 pub async fn is_stored(nats: &Nats, subject: &str) -> Option<bool> {
     match list(nats).await {
-        Answer::Is(filters) if filters.iter().any(|(_, filter)| subject::matches(filter, subject)) => Some(true),
+        Answer::Is(routes) if routes.iter().any(|route| route.stores(subject)) => Some(true),
         Answer::Is(_) => match ask_for_stream(nats, subject).await {
             Answer::Is(stream) => Some(stream.is_some()),
             Answer::Denial => Some(false),
@@ -89,15 +126,12 @@ pub async fn ask_for_stream(nats: &Nats, subject: &str) -> Answer<Option<String>
 }
 
 /// All streams, each with a subject that it stores.
-async fn list(nats: &Nats) -> Answer<Vec<(String, String)>> {
+async fn list(nats: &Nats) -> Answer<Vec<Route>> {
     let since = Instant::now();
-    let list = nats.context.streams().map_ok(|stream| (stream.config.name, stream.config.subjects));
+    let list = nats.context.streams().map_ok(|stream| routes_of(stream.config));
     tokio::select! {
         list = list.try_collect::<Vec<_>>() => match list {
-            Ok(streams) => {
-                let each = |(name, subjects): (String, Vec<String>)| subjects.into_iter().map(move |one| (name.clone(), one));
-                Answer::Is(streams.into_iter().flat_map(each).collect())
-            }
+            Ok(streams) => Answer::Is(streams.into_iter().flatten().collect()),
             Err(error) => {
                 tracing::debug!(%error, "could not list the streams");
                 Answer::Silence
@@ -108,13 +142,39 @@ async fn list(nats: &Nats) -> Answer<Vec<(String, String)>> {
     }
 }
 
+fn routes_of(config: Config) -> Vec<Route> {
+    // 0 and less stand for no limit.
+    let bytes_max = usize::try_from(config.max_message_size).ok().filter(|bytes| *bytes > 0);
+    let route = |filter| Route { stream: config.name.clone(), filter, bytes_max };
+    config.subjects.into_iter().map(route).collect()
+}
+
+impl Route {
+    fn stores(&self, subject: &str) -> bool {
+        subject::matches(&self.filter, subject)
+    }
+}
+
 impl Routes {
+    fn is_older_than(&self, age: Duration) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().is_some_and(|known| known.filters.is_some() && known.since.elapsed() >= age)
+    }
+
+    /// The stream that stores a subject, and the most bytes that a message may have in it, where it has a limit of its
+    /// own and that is known.
+    pub(super) fn limit_of(&self, subject: &str) -> Option<(String, usize)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let route = known.as_ref()?.filters.as_ref()?.iter().find(|route| route.stores(subject))?;
+        Some((route.stream.clone(), route.bytes_max?))
+    }
+
     /// Whether a stream stores a subject, as far as is known, and whether it is too early to ask again.
     fn look_up(&self, subject: &str) -> (Option<bool>, bool) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = known.as_ref() else { return (None, false) };
         let filters = known.filters.as_ref();
-        let stored = filters.map(|all| all.iter().any(|(_, filter)| subject::matches(filter, subject)));
+        let stored = filters.map(|all| all.iter().any(|route| route.stores(subject)));
         if stored == Some(true) {
             return (stored, true);
         }
@@ -131,18 +191,18 @@ impl Routes {
     pub fn stream_of(&self, subject: &str) -> Option<String> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let filters = known.as_ref()?.filters.as_ref()?;
-        filters.iter().find(|(_, filter)| subject::matches(filter, subject)).map(|(stream, _)| stream.clone())
+        filters.iter().find(|route| route.stores(subject)).map(|route| route.stream.clone())
     }
 
     /// For each of `patterns` a subject that it selects and a stream stores, as far as is known.
     pub fn subjects_of(&self, patterns: &[String]) -> Option<Vec<String>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let filters = known.as_ref()?.filters.as_ref()?;
-        let common = |pattern: &String| filters.iter().find_map(|(_, filter)| subject::common(filter, pattern));
+        let common = |pattern: &String| filters.iter().find_map(|route| subject::common(&route.filter, pattern));
         Some(patterns.iter().filter_map(common).collect())
     }
 
-    fn replace(&self, filters: Option<Vec<(String, String)>>) {
+    fn replace(&self, filters: Option<Vec<Route>>) {
         let known = Known { filters, since: Instant::now() };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(known);
     }

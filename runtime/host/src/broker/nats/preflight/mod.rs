@@ -1,7 +1,7 @@
 //! What the manifest asks for against what the server is set to: every contradiction is found before anything
 //! is consumed, and names both sides and what helps. Nothing is changed here.
 
-mod permissions;
+pub(super) mod permissions;
 mod streams_fit;
 
 use std::collections::BTreeMap;

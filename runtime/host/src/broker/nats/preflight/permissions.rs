@@ -13,7 +13,7 @@ use tidemill_policy::subject;
 use tokio::time::{Instant, timeout};
 
 use super::super::connect::acknowledgements;
-use super::super::routes::LIST_SUBJECT;
+use super::super::routes::{Answer, LIST_SUBJECT};
 use super::super::streams::{dead_letter_stream, retry_consumer, retry_stream};
 use super::super::{Nats, markers, objects, partitions, pause};
 use super::Findings;
@@ -26,7 +26,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A user, as the server tells it.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct User {
+pub(in super::super) struct User {
     #[serde(default)]
     user: String,
     permissions: Option<Permissions>,
@@ -71,8 +71,13 @@ impl Need {
 }
 
 impl User {
-    pub(super) fn may_publish(&self, pattern: &str) -> bool {
+    pub(in super::super) fn may_publish(&self, pattern: &str) -> bool {
         self.share(pattern) == Share::All
+    }
+
+    /// What it lacks, for people.
+    pub(in super::super) fn lacks(&self, pattern: &str) -> String {
+        format!("user {:?} may not publish on {pattern:?}; grant it (permissions, publish, allow)", self.user)
     }
 
     /// How much of a pattern the user may publish on.
@@ -105,29 +110,43 @@ impl Subjects {
 
 /// Asks who we are; nothing where the server does not tell.
 pub(super) async fn ask(nats: &Nats, findings: &mut Findings) -> Option<User> {
-    #[derive(Deserialize)]
-    struct Answer {
-        data: User,
-    }
     let since = Instant::now();
-    let answer = tokio::select! {
-        answer = timeout(ANSWER_MAX, nats.client.request(USER_INFO_SUBJECT, "".into())) => answer,
-        _ = nats.link.until_denied(USER_INFO_SUBJECT, since) => {
+    match question(nats, since).await {
+        Answer::Is(user) => Some(user),
+        Answer::Denial => {
             let text = "what the user may do cannot be checked, since it may not publish on \"$SYS.REQ.USER.INFO\"";
             findings.warn(text.to_owned());
-            return None;
+            None
         }
-    };
-    match answer {
-        Ok(Ok(message)) => serde_json::from_slice::<Answer>(&message.payload).ok().map(|answer| answer.data),
-        Ok(Err(_)) => None,
-        Err(_) => {
+        Answer::Silence => {
             if let Some(denial) = nats.link.any_denial_since(since) {
                 findings.conflict(format!("no answer reaches us ({denial}); grant subscribe on \"_INBOX.>\""));
             }
             None
         }
     }
+}
+
+/// Who we are, as the server tells it now; nothing where it does not tell.
+pub(in super::super) async fn told(nats: &Nats) -> Option<User> {
+    match question(nats, Instant::now()).await {
+        Answer::Is(user) => Some(user),
+        Answer::Denial | Answer::Silence => None,
+    }
+}
+
+async fn question(nats: &Nats, since: Instant) -> Answer<User> {
+    #[derive(Deserialize)]
+    struct Told {
+        data: User,
+    }
+    let answer = tokio::select! {
+        answer = timeout(ANSWER_MAX, nats.client.request(USER_INFO_SUBJECT, "".into())) => answer,
+        _ = nats.link.until_denied(USER_INFO_SUBJECT, since) => return Answer::Denial,
+    };
+    let told = answer.ok().and_then(Result::ok);
+    let told = told.and_then(|message| serde_json::from_slice::<Told>(&message.payload).ok());
+    told.map_or(Answer::Silence, |told| Answer::Is(told.data))
 }
 
 /// Compares what is needed with what the user may do.
