@@ -135,7 +135,9 @@ impl Audit {
                 self.findings.breaches.note(Breach::DoneAndDead, event.name());
             }
             if !is_done && record.letters == 0 {
-                self.findings.breaches.note(Breach::Lost, format!("{}: outputs {stored:?} of {:?}", event.name(), event.end));
+                self.findings
+                    .breaches
+                    .note(Breach::Lost, format!("{}: outputs {stored:?} of {:?}", event.name(), event.end));
             }
         }
         self.findings

@@ -54,13 +54,20 @@ struct Status {
 #[derive(Deserialize)]
 struct Counts {
     in_flight: u64,
+    gate: Option<Gate>,
+}
+
+#[derive(Deserialize)]
+struct Gate {
+    breaker: String,
 }
 
 impl Instances {
     /// Starts one on each port, with its log in `folder`.
     pub(crate) fn start(folder: &Path, manifest: &Path, ports: &[u16]) -> Result<Instances> {
         let (folder, manifest) = (folder.to_owned(), manifest.to_owned());
-        let none = Instances { slots: Vec::new(), folder, manifest, kills: 0, in_flight: Vec::new(), ended: Vec::new() };
+        let none =
+            Instances { slots: Vec::new(), folder, manifest, kills: 0, in_flight: Vec::new(), ended: Vec::new() };
         ports.iter().try_fold(none, |mut all, &port| all.add(port).map(|()| all))
     }
 
@@ -108,6 +115,13 @@ impl Instances {
     pub(crate) async fn is_ready(&self, number: usize) -> bool {
         let status = timeout(ANSWER_TIMEOUT, status(self.slots[number].port)).await;
         matches!(status, Ok(Ok(status)) if status.ready)
+    }
+
+    /// Whether an instance says that a handler's breaker was opened by hand.
+    pub(crate) async fn is_held(&self, number: usize, handler: &str) -> bool {
+        let Ok(Ok(status)) = timeout(ANSWER_TIMEOUT, status(self.slots[number].port)).await else { return false };
+        let gate = status.handlers.get(handler).and_then(|counts| counts.gate.as_ref());
+        gate.is_some_and(|gate| gate.breaker == "held")
     }
 
     /// How many deliveries an instance has in flight; 0 where it is not ready yet.

@@ -34,7 +34,11 @@ pub(crate) async fn read(context: &jetstream::Context, audit: &mut Audit) -> Res
 }
 
 /// Reads each message that is in a stream now.
-pub(crate) async fn each(context: &jetstream::Context, name: &str, mut read: impl FnMut(&Message) -> Result<()>) -> Result<()> {
+pub(crate) async fn each(
+    context: &jetstream::Context,
+    name: &str,
+    mut read: impl FnMut(&Message) -> Result<()>,
+) -> Result<()> {
     let stream = context.get_stream(name).await.with_context(|| format!("stream {name}"))?;
     let consumer = stream.create_consumer(OrderedConfig::default()).await.with_context(|| format!("stream {name}"))?;
     let count = consumer.cached_info().num_pending;

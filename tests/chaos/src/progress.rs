@@ -82,8 +82,8 @@ pub(crate) async fn overall(context: &jetstream::Context, is_output: fn(&str) ->
     Ok((rest, results))
 }
 
-/// How many messages of a stream a consumer has given out that are not settled; 0 where that cannot be told.
-pub(crate) async fn in_hand(context: &jetstream::Context, stream: &str, consumer: &str) -> usize {
-    let Ok(stream) = context.get_stream(stream).await else { return 0 };
-    stream.consumer_info(consumer).await.map_or(0, |info| info.num_ack_pending)
+/// How often a consumer has given out a message, and how many it has not given out yet; nothing where that cannot be told.
+pub(crate) async fn deliveries(context: &jetstream::Context, stream: &str, consumer: &str) -> Option<(u64, u64)> {
+    let info = context.get_stream(stream).await.ok()?.consumer_info(consumer).await.ok()?;
+    Some((info.delivered.consumer_sequence, info.num_pending))
 }

@@ -178,10 +178,11 @@ impl<'a> Audit<'a> {
         if record.outputs == 0 && record.letters == 0 {
             self.note(Breach::Lost, said());
         }
-        if record.outputs > 0 && record.letters > 0 {
+        let Place { attempts_max, claims, .. } = self.places[place];
+        // Who is cut off after the output is stored, each time, can end in both; at least one of these runs was free.
+        if record.outputs > 0 && record.letters > 0 && made <= attempts_max {
             self.note(Breach::DoneAndDead, said());
         }
-        let Place { attempts_max, claims, .. } = self.places[place];
         if fate.role == Role::Killer {
             self.tally.killers.push(made);
             let unseen = self.unseen.get(place).copied().unwrap_or_default();

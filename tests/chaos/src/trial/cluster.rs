@@ -67,11 +67,6 @@ impl Cluster {
         Ok(Cluster { nodes, restarts: [0; 2] })
     }
 
-    /// How many servers there are.
-    pub(crate) fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
     /// Their URLs.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.port)).collect()

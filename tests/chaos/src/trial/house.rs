@@ -160,6 +160,22 @@ impl House {
         true
     }
 
+    /// How many deliveries an instance has in hand.
+    pub(crate) async fn in_flight_of(&self, number: usize) -> u64 {
+        self.instances.in_flight_of(number).await
+    }
+
+    /// Whether all instances say that a handler's breaker was opened by hand, and none of them runs an event of it.
+    pub(crate) async fn is_held(&self, witness: &Witness, handler: &str) -> bool {
+        for number in 0..self.deployment.instances {
+            let running = witness.open(&self.deployment.place(handler), &self.process(number));
+            if running > 0 || !self.instances.is_held(number, handler).await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Kills an instance at once and starts it again. Before that it gets no more answers, until it has begun as much as
     /// it runs at once: so it is known what had begun. Where `idle` names handlers, nothing of these can begin. What may
     /// have begun unseen in others is noted.

@@ -83,8 +83,9 @@ const KINDS: [Kind; 8] = [
 
 impl Kind {
     fn deployment(&self) -> Deployment {
+        // Named after its kind, so that its ids are told from those of the others without the prefix.
         let handler = Handler {
-            name: "work",
+            name: self.name,
             stream: "IN".to_owned(),
             subject: format!("in.{}.*", self.name),
             attempts_max: self.attempts_max,
@@ -98,7 +99,7 @@ impl Kind {
     /// Adds so many innocent events, and the killers among them: the first early, so that it is done with while there are
     /// still innocent ones.
     fn write(&self, script: &mut Script, seed: u64, events: u64) {
-        let place = [format!("{}/work", self.name)];
+        let place = [format!("{0}/{0}", self.name)];
         let innocent = Fate { pace: PACE * self.concurrency, ..Fate::GOOD };
         let mut chance = Chance::new(seed, 3, script.places.len() as u64);
         let span = u32::try_from(events / 2).unwrap_or(u32::MAX) / self.killers;
@@ -165,7 +166,7 @@ mod tests {
     fn each_kind_of_handler_is_what_it_is_called() {
         for kind in &KINDS {
             let manifest = parsed(&kind.deployment());
-            let handler = &manifest.handlers["work"];
+            let handler = &manifest.handlers[kind.name];
             assert_eq!(handler.retry.max_attempts, kind.attempts_max);
             assert_eq!(handler.dedup.as_ref().is_some_and(|dedup| dedup.claim), kind.claims, "{}", kind.name);
         }

@@ -25,9 +25,9 @@ const EVENTS: u64 = 1800;
 /// How many keys there are where there is an order.
 const KEYS: u32 = 24;
 /// So many attempts begin before a server is ended, and before it is started again.
-const ATTEMPTS_BETWEEN: usize = 25;
+const ATTEMPTS_BETWEEN: usize = 15;
 /// How long to wait for that.
-const BETWEEN_MAX: Duration = Duration::from_secs(6);
+const BETWEEN_MAX: Duration = Duration::from_secs(5);
 
 /// The handlers: name, attempts, policy.
 const HANDLERS: [(&str, u32, &str); 5] = [

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tidemill::broker::nats::streams::dead_letter_stream;
 use tokio::time::sleep;
 
@@ -13,22 +13,30 @@ use super::script::{Fate, Role, Script, message};
 use super::stage::Stage;
 use super::{Options, Outcome};
 use crate::chance::Chance;
+use crate::plan::Message;
 use crate::progress::{self, POLL_INTERVAL};
 
-/// How many events wait at the breaker, and how many for the rate limit, in the short form.
-const EVENTS: u64 = 150;
+/// How many events wait for the rate limit, in the short form, and half as many at the breaker.
+const EVENTS: u64 = 320;
 /// How many keys are held up, of each form of order.
 const KEYS: u32 = 4;
 /// How many events wait behind each.
 const BEHIND: u32 = 10;
-/// How many events are claimed while copies of them wait.
-const CLAIMED: u32 = 4;
+/// How many events are claimed while copies of them wait: as many as run at once.
+const CLAIMED: u32 = CONCURRENCY;
+/// How many further events there are, so that the instance that claims has as much in hand as it takes.
+const FILLERS: u32 = 12 * CONCURRENCY;
+/// How many events a handler runs at once.
+const CONCURRENCY: u32 = 4;
 /// How often each instance of the gates is killed, and how often it is stopped.
 const ROUNDS: usize = 3;
 /// How long something may take to come about.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long to wait in vain for further attempts before the next blow.
 const BETWEEN_MAX: Duration = Duration::from_secs(4);
+
+/// The subject of the events that are claimed.
+const FIRSTS: &str = "in.claimed.first";
 
 /// The handlers that park keys.
 const PARKING: [&str; 2] = ["queues", "parts"];
@@ -39,7 +47,7 @@ fn handler(name: &'static str, attempts_max: u32, more: &'static str) -> Handler
         stream: "IN".to_owned(),
         subject: format!("in.{name}.*"),
         attempts_max,
-        concurrency: 4,
+        concurrency: CONCURRENCY,
         claims: name == "claimed",
         more,
     }
@@ -50,7 +58,7 @@ fn gates() -> Deployment {
     let handlers = vec![
         // It is opened by hand; a handler with a breaker of its own looks for that every second.
         handler("held", 1, "circuit_breaker = { failures = 1000 }"),
-        handler("limited", 1, "rate_limit = { rate = \"10/s\", burst = 4 }"),
+        handler("limited", 1, "rate_limit = { rate = \"8/s\", burst = 4 }"),
         handler("queues", 1, r#"order = { by = "key", key = "json:/key", form = "queues", on_failure = "park" }"#),
         handler("parts", 1, r#"order = { by = "key", key = "subject:3", partitions = 4, on_failure = "park" }"#),
     ];
@@ -60,15 +68,16 @@ fn gates() -> Deployment {
 /// What keeps copies of an event waiting while one of them is run. The second instance is started later.
 fn claims() -> Deployment {
     let handlers = vec![handler("claimed", 3, r#"dedup = { key = "json:/event", claim = true }"#)];
-    Deployment { name: "claims", handlers, instances: 1, ack_wait_s: 6 }
+    Deployment { name: "claims", handlers, instances: 1, ack_wait_s: 8 }
 }
 
 fn script(seed: u64, events: u64) -> Script {
     let mut script = Script::default();
     let mut chance = Chance::new(seed, 8, 0);
-    for handler in ["held", "limited"] {
-        for number in 0..events {
-            let fate = Fate { pace: Duration::from_millis(chance.below(30).into()), ..Fate::GOOD };
+    // What is held is run slowly until then, so that more of it is in hand.
+    for (handler, count, pace_ms) in [("held", events / 2, 300), ("limited", events, 0)] {
+        for number in 0..count {
+            let fate = Fate { pace: Duration::from_millis(pace_ms + u64::from(chance.below(30))), ..Fate::GOOD };
             script.add(&[format!("gates/{handler}")], &format!("in.{handler}.k"), &format!("e-{number}"), "", fate);
         }
     }
@@ -80,9 +89,9 @@ fn script(seed: u64, events: u64) -> Script {
             script.add(&[format!("gates/{handler}")], &subject, &format!("{key}-{nth}"), &key, fate);
         }
     }
-    for number in 0..CLAIMED {
-        let fate = Fate { role: Role::Stuck, ..Fate::GOOD };
-        script.add(&["claims/claimed".to_owned()], "in.claimed.k", &format!("e-{number}"), "", fate);
+    for number in 0..CLAIMED + FILLERS {
+        let (role, subject) = if number < CLAIMED { (Role::Stuck, FIRSTS) } else { (Role::Good, "in.claimed.filler") };
+        script.add(&["claims/claimed".to_owned()], subject, &format!("e-{number}"), "", Fate { role, ..Fate::GOOD });
     }
     script
 }
@@ -92,11 +101,13 @@ pub(crate) async fn run(folder: &Path, options: Options) -> Result<Outcome> {
     let script = script(options.seed, options.events.unwrap_or(EVENTS));
     let streams: [(&str, &[&str]); 2] = [("IN", &["in.>"]), ("OUT", &["out.>"])];
     let mut stage = Stage::build(folder, 1, &streams, vec![gates(), claims()], script).await?;
-    stage.houses[0].command(&["breaker", "held", "open", "--for", "10m", "--reason", "chaos"]).await?;
-    let publishing = stage.publish(stage.script.messages.clone());
-    publishing.await?;
+    let is_held = |message: &Message| message.subject.starts_with("in.held.");
+    let (held, others) = stage.script.messages.iter().cloned().partition::<Vec<_>, _>(is_held);
+    stage.publish(others).await?;
     wait_for_claims(&mut stage).await?;
     wait_for_parked(&stage).await?;
+    stage.publish(held).await?;
+    open_breaker(&mut stage).await?;
     for round in 0..ROUNDS {
         for instance in 0..2 {
             // Only what is limited can begin.
@@ -116,18 +127,40 @@ pub(crate) async fn run(folder: &Path, options: Options) -> Result<Outcome> {
     stage.finish().await
 }
 
-/// Stops and kills the instance in which copies wait for a claim, then the one that has it.
+/// Opens the breaker while both instances have events in hand that it keeps back from then on.
+async fn open_breaker(stage: &mut Stage) -> Result<()> {
+    let begun = 2 * CONCURRENCY as usize;
+    stage.wait_for("events are run", |stage| stage.witness.count_of("gates/held") >= begun).await;
+    stage.houses[0].command(&["breaker", "held", "open", "--for", "10m", "--reason", "chaos"]).await?;
+    until("the breaker holds everywhere", async || stage.houses[0].is_held(&stage.witness, "held").await).await
+}
+
+/// Stops and kills the instance in which copies wait for a claim, then the one that has it, of which the message is gone
+/// by then. That one has as much in hand
+/// as it takes, so the copies go to the other one, also when they come back.
 async fn wait_for_claims(stage: &mut Stage) -> Result<()> {
-    let claimed = usize::try_from(CLAIMED)?;
+    let claimed = CLAIMED as usize;
     stage.wait_for("the events are claimed", |stage| stage.witness.count_of("claims/claimed") >= claimed).await;
+    until("the instance has in hand what it takes", async || {
+        let deliveries = progress::deliveries(&stage.context, "IN", "claims-claimed").await;
+        deliveries.is_some_and(|(given, pending)| given > CLAIMED.into() && pending > 0)
+    })
+    .await?;
     let port = stage.ports.pop().expect("there are ports to spare");
     stage.houses[1].add(port)?;
     stage.wait_until_ready().await?;
-    let copies = (0..CLAIMED).map(|number| message("in.claimed.k", &format!("e-{number}"), "", 2)).collect();
+    let copies = (0..CLAIMED).map(|number| message("in.claimed.copy", &format!("e-{number}"), "", 2)).collect();
     stage.publish(copies).await?;
-    for is_kill in [false, false, true] {
-        until("the copies are delivered", async || progress::in_hand(&stage.context, "IN", "claims-claimed").await >= 2 * claimed)
-            .await?;
+    for (nth, is_kill) in (1..).zip([false, false, true]) {
+        let wanted = u64::from(CLAIMED + FILLERS + nth * CLAIMED);
+        until("the copies wait for the claim", async || {
+            let deliveries = progress::deliveries(&stage.context, "IN", "claims-claimed").await;
+            let in_hand = stage.houses[1].in_flight_of(1).await;
+            let are_there = deliveries.is_some_and(|(given, _)| given >= wanted) && in_hand >= u64::from(CLAIMED);
+            // On a machine that is too busy, what has claimed them may take too long and end before.
+            are_there || stage.witness.doomed("claims").is_empty()
+        })
+        .await?;
         if is_kill {
             stage.houses[1].kill(&stage.witness, 1, &["claimed"]).await?;
         } else {
@@ -135,6 +168,8 @@ async fn wait_for_claims(stage: &mut Stage) -> Result<()> {
         }
         stage.wait_until_ready().await?;
     }
+    // Nobody but the copies can carry the events on.
+    stage.context.get_stream("IN").await?.purge().filter(FIRSTS).await.context("cannot purge")?;
     stage.houses[1].kill(&stage.witness, 0, &[]).await
 }
 

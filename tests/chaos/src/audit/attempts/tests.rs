@@ -177,6 +177,17 @@ fn one_that_was_begun_and_cut_off_as_often_as_allowed_may_be_given_up() {
 }
 
 #[test]
+fn one_that_is_done_and_given_up_must_have_been_run_once_more_than_allowed() {
+    for (runs, expected) in [(4, vec![]), (3, vec![(Breach::DoneAndDead, 1)])] {
+        let mut record = Record::without("e-3");
+        (1..=runs).for_each(|_| record.begin(WORK, "e-3", 1, KILLED));
+        record.output(WORK, "e-3", 1);
+        record.letter(WORK, "e-3", &[Kind::Lost, Kind::Lost, Kind::Attempts]);
+        assert_eq!(record.breaches(), expected, "{runs}");
+    }
+}
+
+#[test]
 fn an_attempt_that_is_counted_and_was_not_made_is_noticed_wherever_it_shows() {
     // In what the handler is told.
     let counted = |record: &mut Record| {
