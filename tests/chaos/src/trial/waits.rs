@@ -16,8 +16,8 @@ use crate::chance::Chance;
 use crate::plan::Message;
 use crate::progress::{self, POLL_INTERVAL};
 
-/// How many events wait for the rate limit, in the short form, and half as many at the breaker.
-const EVENTS: u64 = 320;
+/// How many events wait for the rate limit, in the short form, and a quarter as many at the breaker.
+const EVENTS: u64 = 500;
 /// How many keys are held up, of each form of order.
 const KEYS: u32 = 4;
 /// How many events wait behind each.
@@ -37,6 +37,10 @@ const BETWEEN_MAX: Duration = Duration::from_secs(4);
 
 /// The subject of the events that are claimed.
 const FIRSTS: &str = "in.claimed.first";
+/// That of the further events of their handler.
+const FILLING: &str = "in.claimed.filler";
+/// That of the events that the breaker holds.
+const HELD: &str = "in.held.k";
 
 /// The handlers that park keys.
 const PARKING: [&str; 2] = ["queues", "parts"];
@@ -58,7 +62,7 @@ fn gates() -> Deployment {
     let handlers = vec![
         // It is opened by hand; a handler with a breaker of its own looks for that every second.
         handler("held", 1, "circuit_breaker = { failures = 1000 }"),
-        handler("limited", 1, "rate_limit = { rate = \"8/s\", burst = 4 }"),
+        handler("limited", 1, "rate_limit = { rate = \"15/s\", burst = 4 }"),
         handler("queues", 1, r#"order = { by = "key", key = "json:/key", form = "queues", on_failure = "park" }"#),
         handler("parts", 1, r#"order = { by = "key", key = "subject:3", partitions = 4, on_failure = "park" }"#),
     ];
@@ -75,7 +79,7 @@ fn script(seed: u64, events: u64) -> Script {
     let mut script = Script::default();
     let mut chance = Chance::new(seed, 8, 0);
     // What is held is run slowly until then, so that more of it is in hand.
-    for (handler, count, pace_ms) in [("held", events / 2, 300), ("limited", events, 0)] {
+    for (handler, count, pace_ms) in [("held", events / 4, 300), ("limited", events, 0)] {
         for number in 0..count {
             let fate = Fate { pace: Duration::from_millis(pace_ms + u64::from(chance.below(30))), ..Fate::GOOD };
             script.add(&[format!("gates/{handler}")], &format!("in.{handler}.k"), &format!("e-{number}"), "", fate);
@@ -90,7 +94,7 @@ fn script(seed: u64, events: u64) -> Script {
         }
     }
     for number in 0..CLAIMED + FILLERS {
-        let (role, subject) = if number < CLAIMED { (Role::Stuck, FIRSTS) } else { (Role::Good, "in.claimed.filler") };
+        let (role, subject) = if number < CLAIMED { (Role::Stuck, FIRSTS) } else { (Role::Good, FILLING) };
         script.add(&["claims/claimed".to_owned()], subject, &format!("e-{number}"), "", Fate { role, ..Fate::GOOD });
     }
     script
@@ -101,9 +105,16 @@ pub(crate) async fn run(folder: &Path, options: Options) -> Result<Outcome> {
     let script = script(options.seed, options.events.unwrap_or(EVENTS));
     let streams: [(&str, &[&str]); 2] = [("IN", &["in.>"]), ("OUT", &["out.>"])];
     let mut stage = Stage::build(folder, 1, &streams, vec![gates(), claims()], script).await?;
-    let is_held = |message: &Message| message.subject.starts_with("in.held.");
-    let (held, others) = stage.script.messages.iter().cloned().partition::<Vec<_>, _>(is_held);
+    let of = |subject: &str| {
+        let all = stage.script.messages.iter().filter(|message| message.subject == subject);
+        all.cloned().collect::<Vec<Message>>()
+    };
+    let (firsts, fillers, held) = (of(FIRSTS), of(FILLING), of(HELD));
+    let is_later = |message: &&Message| [FIRSTS, FILLING, HELD].contains(&message.subject.as_str());
+    let others = stage.script.messages.iter().filter(|message| !is_later(message)).cloned().collect();
     stage.publish(others).await?;
+    stage.publish(firsts).await?;
+    wait_until_claimed(&mut stage, fillers).await?;
     wait_for_claims(&mut stage).await?;
     wait_for_parked(&stage).await?;
     stage.publish(held).await?;
@@ -135,17 +146,22 @@ async fn open_breaker(stage: &mut Stage) -> Result<()> {
     until("the breaker holds everywhere", async || stage.houses[0].is_held(&stage.witness, "held").await).await
 }
 
+/// Waits until the only instance has claimed events and has in hand besides what it takes.
+async fn wait_until_claimed(stage: &mut Stage, fillers: Vec<Message>) -> Result<()> {
+    let claimed = CLAIMED as usize;
+    stage.wait_for("the events are claimed", |stage| stage.witness.count_of("claims/claimed") >= claimed).await;
+    stage.publish(fillers).await?;
+    until("the instance has in hand what it takes", async || {
+        let deliveries = progress::deliveries(&stage.context, "IN", "claims-claimed").await;
+        deliveries.is_some_and(|(given, pending)| given >= u64::from(2 * CLAIMED) && pending > 0)
+    })
+    .await
+}
+
 /// Stops and kills the instance in which copies wait for a claim, then the one that has it, of which the message is gone
 /// by then. That one has as much in hand
 /// as it takes, so the copies go to the other one, also when they come back.
 async fn wait_for_claims(stage: &mut Stage) -> Result<()> {
-    let claimed = CLAIMED as usize;
-    stage.wait_for("the events are claimed", |stage| stage.witness.count_of("claims/claimed") >= claimed).await;
-    until("the instance has in hand what it takes", async || {
-        let deliveries = progress::deliveries(&stage.context, "IN", "claims-claimed").await;
-        deliveries.is_some_and(|(given, pending)| given > CLAIMED.into() && pending > 0)
-    })
-    .await?;
     let port = stage.ports.pop().expect("there are ports to spare");
     stage.houses[1].add(port)?;
     stage.wait_until_ready().await?;
