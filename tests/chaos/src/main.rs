@@ -18,6 +18,7 @@ mod server;
 mod trial;
 mod unrest;
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -161,11 +162,11 @@ impl Part {
     fn command(self, options: Options) -> String {
         let mut command = format!("cargo xtask chaos --only {} --seed {}", self.name(), options.seed);
         if let Some(events) = options.events {
-            command += &format!(" --events {events}");
+            let _ = write!(command, " --events {events}");
         }
         let minutes = options.duration.as_secs().div_ceil(60);
         if minutes > 0 {
-            command += &format!(" --minutes {minutes}");
+            let _ = write!(command, " --minutes {minutes}");
         }
         command
     }

@@ -30,6 +30,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// For how long nothing at all may happen while events are left: longer than any claim, lease or wait.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// After how long without any change messages in the retry stream are taken for left over: a server that was killed brings
+/// some back that their consumer has settled.
+const LEFT_OVER_AFTER: Duration = Duration::from_secs(10);
 /// How long it may take until all is settled.
 const SETTLE_MAX: Duration = Duration::from_mins(5);
 /// For how long the streams recognise duplicates: longer than a trial.
@@ -216,8 +219,8 @@ pub(crate) async fn settle(context: &jetstream::Context, witness: &Witness, resu
         }
         if let Some((rest, stored)) = now
             && rest.is_settled()
-            && rest.retries == 0
             && stored >= results
+            && (rest.retries == 0 || since.elapsed() > LEFT_OVER_AFTER)
         {
             return Ok(());
         }

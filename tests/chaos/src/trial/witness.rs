@@ -165,9 +165,9 @@ fn enter(board: &Mutex<Board>, begin: Begin) -> Option<(usize, Fate, Answer)> {
     let number = board.begins.len();
     board.begins.push(begin.clone());
     let fate = *board.fates.get(&begin.place)?.get(&begin.event)?;
-    let begun = board.begun.entry((begin.place.clone(), begin.event.clone())).or_default();
-    let answer = fate.answer(begin.attempt, *begun);
-    *begun += 1;
+    let earlier = board.begun.entry((begin.place.clone(), begin.event.clone())).or_default();
+    let answer = fate.answer(begin.attempt, *earlier);
+    *earlier += 1;
     board.open.insert(number, Open { begin, for_ever: answer == Answer::Never });
     Some((number, fate, answer))
 }
