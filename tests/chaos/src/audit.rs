@@ -3,16 +3,15 @@
 //!
 //! Outputs are told apart by what their payload says (event and index), never by an id that tidemill gave them.
 
-use std::collections::BTreeMap;
-use std::fmt;
+pub(crate) mod attempts;
+pub(crate) mod breach;
+pub(crate) mod letter;
 
 use serde::Deserialize;
-use tidemill_policy::history::Kind;
 
+use self::breach::{Breach, Breaches};
+use self::letter::{Allowed, Letter};
 use crate::plan::{self, Copy, End, Event, OUTPUTS_MAX};
-
-/// How many examples of each breach are kept.
-const EXAMPLES_MAX: usize = 5;
 
 /// What an output says of itself.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,82 +24,6 @@ pub(crate) struct Output {
     pub(crate) index: u32,
     /// The attempt that succeeded.
     pub(crate) attempt: u32,
-}
-
-/// A dead letter.
-#[derive(Debug, Clone)]
-pub(crate) struct Letter {
-    /// The payload as it is stored.
-    pub(crate) payload: String,
-    /// The number of the last attempt, as its header says.
-    pub(crate) attempt: u32,
-    /// The attempts in its history and how they failed, in order.
-    pub(crate) history: Vec<(u32, Kind)>,
-    /// How many entries were dropped from its middle to bound its size.
-    pub(crate) dropped: u32,
-}
-
-/// What must never happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Breach {
-    /// An event has neither all its outputs nor a dead letter.
-    Lost,
-    /// An output is stored more than once.
-    Doubled,
-    /// An event is in the dead letters more than once.
-    DoubledLetter,
-    /// An event has outputs and is in the dead letters.
-    DoneAndDead,
-    /// An event that can be handled is in the dead letters.
-    GivenUp,
-    /// An output that no attempt can have had: of another event, or of one that must fail.
-    Stray,
-    /// A message of an event that was done took effect.
-    CopyTookEffect,
-    /// The history of a dead letter does not tell of each attempt.
-    IncompleteHistory,
-    /// The payload of a dead letter is not the event's.
-    ChangedPayload,
-}
-
-impl fmt::Display for Breach {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Breach::Lost => "lost",
-            Breach::Doubled => "outputs doubled",
-            Breach::DoubledLetter => "dead letters doubled",
-            Breach::DoneAndDead => "done and in the dead letters",
-            Breach::GivenUp => "good events in the dead letters",
-            Breach::Stray => "stray messages",
-            Breach::CopyTookEffect => "copies that took effect",
-            Breach::IncompleteHistory => "incomplete histories",
-            Breach::ChangedPayload => "changed payloads",
-        })
-    }
-}
-
-impl Breach {
-    /// All of them.
-    pub(crate) const ALL: [Breach; 9] = [
-        Breach::Lost,
-        Breach::Doubled,
-        Breach::DoubledLetter,
-        Breach::DoneAndDead,
-        Breach::GivenUp,
-        Breach::Stray,
-        Breach::CopyTookEffect,
-        Breach::IncompleteHistory,
-        Breach::ChangedPayload,
-    ];
-}
-
-/// How often something happened, and the first examples of it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Cases {
-    /// How often.
-    pub(crate) count: u64,
-    /// The first ones.
-    pub(crate) examples: Vec<String>,
 }
 
 /// What came of it all.
@@ -117,22 +40,7 @@ pub(crate) struct Findings {
     /// Attempts that ended because the process died, as the histories of dead letters tell.
     pub(crate) lost_attempts: u64,
     /// What must never happen and did.
-    pub(crate) breaches: BTreeMap<Breach, Cases>,
-}
-
-impl Findings {
-    /// How often this happened.
-    pub(crate) fn count(&self, breach: Breach) -> u64 {
-        self.breaches.get(&breach).map_or(0, |cases| cases.count)
-    }
-
-    fn note(&mut self, breach: Breach, example: String) {
-        let cases = self.breaches.entry(breach).or_default();
-        cases.count += 1;
-        if cases.examples.len() < EXAMPLES_MAX {
-            cases.examples.push(example);
-        }
-    }
+    pub(crate) breaches: Breaches,
 }
 
 /// What was found of one event. Small, since there may be millions.
@@ -161,25 +69,25 @@ impl Audit {
     /// Takes note of a stored output.
     pub(crate) fn output(&mut self, payload: &[u8]) {
         let Some((output, event)) = self.read(payload) else {
-            return self.findings.note(Breach::Stray, String::from_utf8_lossy(payload).into_owned());
+            return self.findings.breaches.note(Breach::Stray, String::from_utf8_lossy(payload).into_owned());
         };
         let said = format!("{}: output {} of copy {}", output.event, output.index, output.copy);
         if output.copy == Copy::Late as u32 {
-            return self.findings.note(Breach::CopyTookEffect, said);
+            return self.findings.breaches.note(Breach::CopyTookEffect, said);
         }
         let is_of_the_event = event.end == End::Done
             && output.index < event.outputs
             && output.attempt > event.failures
             && (output.copy == Copy::First as u32 || event.has_twin);
         if !is_of_the_event {
-            return self.findings.note(Breach::Stray, format!("{said}, attempt {}", output.attempt));
+            return self.findings.breaches.note(Breach::Stray, format!("{said}, attempt {}", output.attempt));
         }
         let record = self.record(&event);
         let count = &mut record.outputs[output.index as usize];
         *count = count.saturating_add(1);
         record.attempted_again |= output.attempt > 1;
         if *count > 1 {
-            self.findings.note(Breach::Doubled, said);
+            self.findings.breaches.note(Breach::Doubled, said);
         }
     }
 
@@ -192,26 +100,25 @@ impl Audit {
         self.findings.dead_letters += 1;
         let name: Option<Name> = serde_json::from_str(&letter.payload).ok();
         let Some(event) = name.and_then(|name| self.event(&name.event)) else {
-            return self.findings.note(Breach::Stray, format!("dead letter {}", letter.payload));
+            return self.findings.breaches.note(Breach::Stray, format!("dead letter {}", letter.payload));
         };
         let name = event.name();
-        let told = format!("{name}: {}", tell(letter));
+        let told = format!("{name}: {}", letter.tell());
         if event.end == End::Done {
-            self.findings.note(Breach::GivenUp, told.clone());
+            self.findings.breaches.note(Breach::GivenUp, told.clone());
         }
         if event.message(Copy::First).payload != letter.payload && event.end != End::Done {
-            self.findings.note(Breach::ChangedPayload, name);
+            self.findings.breaches.note(Breach::ChangedPayload, name);
         }
-        if let Err(why) = check_history(letter, &event) {
-            self.findings.note(Breach::IncompleteHistory, format!("{why}: {told}"));
+        if let Err(why) = letter.check_history(&allowed(&event)) {
+            self.findings.breaches.note(Breach::IncompleteHistory, format!("{why}: {told}"));
         }
-        let lost = letter.history.iter().filter(|(_, kind)| *kind == Kind::Lost).count();
-        self.findings.lost_attempts += lost as u64;
+        self.findings.lost_attempts += letter.lost();
         let record = self.record(&event);
         record.letters = record.letters.saturating_add(1);
         record.attempted_again |= letter.attempt > 1;
         if record.letters > 1 {
-            self.findings.note(Breach::DoubledLetter, told);
+            self.findings.breaches.note(Breach::DoubledLetter, told);
         }
     }
 
@@ -225,10 +132,12 @@ impl Audit {
             self.findings.handled += u64::from(is_done);
             self.findings.retried += u64::from(record.attempted_again);
             if is_begun && record.letters > 0 {
-                self.findings.note(Breach::DoneAndDead, event.name());
+                self.findings.breaches.note(Breach::DoneAndDead, event.name());
             }
             if !is_done && record.letters == 0 {
-                self.findings.note(Breach::Lost, format!("{}: outputs {stored:?} of {:?}", event.name(), event.end));
+                self.findings
+                    .breaches
+                    .note(Breach::Lost, format!("{}: outputs {stored:?} of {:?}", event.name(), event.end));
             }
         }
         self.findings
@@ -253,47 +162,14 @@ impl Audit {
     }
 }
 
-/// Checks that a history tells of each attempt from the first to the last: contiguous but for as many as it says
-/// were dropped, of the right kinds, and no longer than the policy allows.
-fn check_history(letter: &Letter, event: &Event) -> Result<(), String> {
-    let attempts: Vec<u32> = letter.history.iter().map(|(attempt, _)| *attempt).collect();
-    let (Some(&first), Some(&last)) = (attempts.first(), attempts.last()) else { return Err("empty".into()) };
-    if first != 1 {
-        return Err(format!("begins with attempt {first}"));
+/// What an event may have gone through before it is given up. One that must succeed should never be; whatever it failed
+/// as was lost.
+fn allowed(event: &Event) -> Allowed {
+    Allowed {
+        attempts_max: event.handler.attempts_max(),
+        kinds: event.end.kind().into_iter().collect(),
+        is_rejected: event.end == End::Reject,
     }
-    let mut missing = 0;
-    for pair in attempts.windows(2) {
-        let Some(between) = pair[1].checked_sub(pair[0] + 1) else {
-            return Err(format!("attempt {} follows on {}", pair[1], pair[0]));
-        };
-        missing += between;
-    }
-    if missing != letter.dropped {
-        return Err(format!("{missing} attempts are missing and {} are said to be", letter.dropped));
-    }
-    if last != letter.attempt {
-        return Err(format!("ends with attempt {last} of {}", letter.attempt));
-    }
-    let most = event.handler.attempts_max();
-    if last > most {
-        return Err(format!("attempted {last} times, which is more than {most}"));
-    }
-    // On a busy machine, an attempt may take longer than it may before it does what it does. The last attempt that
-    // is allowed is said to have used them up where it was lost.
-    let expected = [event.end.kind().unwrap_or(Kind::Lost), Kind::Lost, Kind::Timeout];
-    let is_expected = |&(attempt, kind): &(u32, Kind)| {
-        expected.contains(&kind) || (kind == Kind::Attempts && attempt == most && attempt == last)
-    };
-    if let Some((attempt, kind)) = letter.history.iter().find(|entry| !is_expected(entry)) {
-        return Err(format!("attempt {attempt} is said to have failed as {kind}"));
-    }
-    let is_used_up = last == most || event.end == End::Reject;
-    if is_used_up { Ok(()) } else { Err(format!("given up after {last} of {most} attempts")) }
-}
-
-fn tell(letter: &Letter) -> String {
-    let entries: Vec<_> = letter.history.iter().map(|(attempt, kind)| format!("{attempt} {kind}")).collect();
-    format!("attempt {} [{}], {} dropped", letter.attempt, entries.join(", "), letter.dropped)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::manifest::PORT_VARIABLE;
+use crate::manifest::{PORT_VARIABLE, START_VARIABLE};
 
 /// How long one may take to end after SIGTERM; longer than the manifest's `drain`.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,6 +23,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Instances {
     slots: Vec<Slot>,
+    folder: PathBuf,
+    manifest: PathBuf,
     /// How often one was killed.
     pub(crate) kills: u32,
     /// How many deliveries each of the killed had in flight.
@@ -34,6 +36,10 @@ pub(crate) struct Instances {
 #[derive(Debug)]
 struct Slot {
     child: Child,
+    /// Which one it is, and how often it was started, as `<number>.<start>`.
+    start: String,
+    starts: u32,
+    number: usize,
     port: u16,
     log: PathBuf,
     manifest: PathBuf,
@@ -48,18 +54,30 @@ struct Status {
 #[derive(Deserialize)]
 struct Counts {
     in_flight: u64,
+    gate: Option<Gate>,
+}
+
+#[derive(Deserialize)]
+struct Gate {
+    breaker: String,
 }
 
 impl Instances {
     /// Starts one on each port, with its log in `folder`.
     pub(crate) fn start(folder: &Path, manifest: &Path, ports: &[u16]) -> Result<Instances> {
-        let slots = ports.iter().map(|&port| {
-            let log = folder.join(format!("tidemill-{port}.log"));
-            let child = spawn(port, &log, manifest)?;
-            Ok(Slot { child, port, log, manifest: manifest.to_owned() })
-        });
-        let slots = slots.collect::<Result<_>>()?;
-        Ok(Instances { slots, kills: 0, in_flight: Vec::new(), ended: Vec::new() })
+        let (folder, manifest) = (folder.to_owned(), manifest.to_owned());
+        let none =
+            Instances { slots: Vec::new(), folder, manifest, kills: 0, in_flight: Vec::new(), ended: Vec::new() };
+        ports.iter().try_fold(none, |mut all, &port| all.add(port).map(|()| all))
+    }
+
+    /// Starts one more.
+    pub(crate) fn add(&mut self, port: u16) -> Result<()> {
+        let (number, log) = (self.slots.len(), self.folder.join(format!("tidemill-{port}.log")));
+        let start = format!("{number}.1");
+        let child = spawn(port, &start, &log, &self.manifest)?;
+        self.slots.push(Slot { child, start, starts: 1, number, port, log, manifest: self.manifest.clone() });
+        Ok(())
     }
 
     /// Kills one at once, as a crash would, and starts it again.
@@ -71,6 +89,39 @@ impl Instances {
         self.kills += 1;
         self.in_flight.push(in_flight);
         Ok(())
+    }
+
+    /// Kills one at once and starts it again, without asking it what it has in flight.
+    pub(crate) async fn kill_at_once(&mut self, number: usize) -> Result<()> {
+        let slot = &mut self.slots[number];
+        slot.child.kill().await.context("cannot kill tidemill")?;
+        self.kills += 1;
+        slot.start_again()
+    }
+
+    /// Asks one to end, waits until it has drained, and starts it again.
+    pub(crate) async fn restart(&mut self, number: usize) -> Result<()> {
+        let slot = &mut self.slots[number];
+        slot.end().await?;
+        slot.start_again()
+    }
+
+    /// Which start of an instance this is, as `<number>.<start>`; its process is told in [`START_VARIABLE`].
+    pub(crate) fn start_of(&self, number: usize) -> &str {
+        &self.slots[number].start
+    }
+
+    /// Whether an instance says that it is ready.
+    pub(crate) async fn is_ready(&self, number: usize) -> bool {
+        let status = timeout(ANSWER_TIMEOUT, status(self.slots[number].port)).await;
+        matches!(status, Ok(Ok(status)) if status.ready)
+    }
+
+    /// Whether an instance says that a handler's breaker was opened by hand.
+    pub(crate) async fn is_held(&self, number: usize, handler: &str) -> bool {
+        let Ok(Ok(status)) = timeout(ANSWER_TIMEOUT, status(self.slots[number].port)).await else { return false };
+        let gate = status.handlers.get(handler).and_then(|counts| counts.gate.as_ref());
+        gate.is_some_and(|gate| gate.breaker == "held")
     }
 
     /// How many deliveries an instance has in flight; 0 where it is not ready yet.
@@ -94,17 +145,7 @@ impl Instances {
     /// Asks all to end, and waits until they have drained.
     pub(crate) async fn end(mut self) -> Result<()> {
         for slot in &mut self.slots {
-            let pid = slot.child.id().context("tidemill has ended already")?;
-            // The signal goes to a child that we have not waited for, so the pid is still its own.
-            let sent = Command::new("kill").arg(pid.to_string()).status().await;
-            if !sent.context("cannot run kill")?.success() {
-                bail!("cannot send SIGTERM to tidemill");
-            }
-            let status = timeout(END_TIMEOUT, slot.child.wait()).await;
-            let status = status.with_context(|| format!("tidemill did not end {END_TIMEOUT:?} after SIGTERM"))??;
-            if !status.success() {
-                bail!("tidemill ended with {status} after SIGTERM: {}", slot.last_line());
-            }
+            slot.end().await?;
         }
         Ok(())
     }
@@ -112,7 +153,25 @@ impl Instances {
 
 impl Slot {
     fn start_again(&mut self) -> Result<()> {
-        self.child = spawn(self.port, &self.log, &self.manifest)?;
+        self.starts += 1;
+        self.start = format!("{}.{}", self.number, self.starts);
+        self.child = spawn(self.port, &self.start, &self.log, &self.manifest)?;
+        Ok(())
+    }
+
+    /// Asks it to end, and waits until it has drained.
+    async fn end(&mut self) -> Result<()> {
+        let pid = self.child.id().context("tidemill has ended already")?;
+        // The signal goes to a child that we have not waited for, so the pid is still its own.
+        let sent = Command::new("kill").arg(pid.to_string()).status().await;
+        if !sent.context("cannot run kill")?.success() {
+            bail!("cannot send SIGTERM to tidemill");
+        }
+        let status = timeout(END_TIMEOUT, self.child.wait()).await;
+        let status = status.with_context(|| format!("tidemill did not end {END_TIMEOUT:?} after SIGTERM"))??;
+        if !status.success() {
+            bail!("tidemill ended with {status} after SIGTERM: {}", self.last_line());
+        }
         Ok(())
     }
 
@@ -122,12 +181,13 @@ impl Slot {
     }
 }
 
-fn spawn(port: u16, log: &Path, manifest: &Path) -> Result<Child> {
+fn spawn(port: u16, start: &str, log: &Path, manifest: &Path) -> Result<Child> {
     let executable = executable()?;
     let out = File::options().create(true).append(true).open(log);
     let out = out.with_context(|| format!("cannot open {}", log.display()))?;
     let mut command = Command::new(&executable);
-    command.arg("run").arg("--manifest").arg(manifest).env(PORT_VARIABLE, port.to_string()).env("NO_COLOR", "1");
+    command.arg("run").arg("--manifest").arg(manifest).env("NO_COLOR", "1");
+    command.env(PORT_VARIABLE, port.to_string()).env(START_VARIABLE, start);
     command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
     // In a group of its own: on Ctrl-C it is we who end it.
     command.process_group(0).kill_on_drop(true);
@@ -135,7 +195,7 @@ fn spawn(port: u16, log: &Path, manifest: &Path) -> Result<Child> {
 }
 
 /// The executable that was built together with this one.
-fn executable() -> Result<PathBuf> {
+pub(crate) fn executable() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this executable is")?;
     let path = own.with_file_name(format!("tidemill{}", std::env::consts::EXE_SUFFIX));
     if !path.is_file() {

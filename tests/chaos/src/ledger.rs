@@ -12,7 +12,8 @@ use tidemill_policy::headers;
 use tidemill_policy::history::History;
 use tokio::time::timeout;
 
-use crate::audit::{Audit, Letter};
+use crate::audit::Audit;
+use crate::audit::letter::Letter;
 use crate::manifest::{OUTPUT, PREFIX};
 
 /// How long the next message may take.
@@ -33,7 +34,11 @@ pub(crate) async fn read(context: &jetstream::Context, audit: &mut Audit) -> Res
 }
 
 /// Reads each message that is in a stream now.
-async fn each(context: &jetstream::Context, name: &str, mut read: impl FnMut(&Message) -> Result<()>) -> Result<()> {
+pub(crate) async fn each(
+    context: &jetstream::Context,
+    name: &str,
+    mut read: impl FnMut(&Message) -> Result<()>,
+) -> Result<()> {
     let stream = context.get_stream(name).await.with_context(|| format!("stream {name}"))?;
     let consumer = stream.create_consumer(OrderedConfig::default()).await.with_context(|| format!("stream {name}"))?;
     let count = consumer.cached_info().num_pending;
@@ -46,7 +51,8 @@ async fn each(context: &jetstream::Context, name: &str, mut read: impl FnMut(&Me
     Ok(())
 }
 
-fn letter(message: &Message) -> Result<Letter> {
+/// A stored message as a dead letter.
+pub(crate) fn letter(message: &Message) -> Result<Letter> {
     let empty = HeaderMap::new();
     let map = message.headers.as_ref().unwrap_or(&empty);
     let header = |name: &str| map.get(name).map(async_nats::HeaderValue::as_str);
@@ -55,6 +61,7 @@ fn letter(message: &Message) -> Result<Letter> {
     let history = History::from_json(needed(headers::ERRORS)?, dropped)?;
     Ok(Letter {
         payload: String::from_utf8_lossy(&message.payload).into_owned(),
+        handler: needed(headers::HANDLER)?.to_owned(),
         attempt: needed(headers::ATTEMPT)?.parse()?,
         history: history.errors.iter().map(|error| (error.attempt, error.kind)).collect(),
         dropped,

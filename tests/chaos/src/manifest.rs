@@ -13,6 +13,8 @@ use crate::plan::{Handler, ORDER_HEADER};
 
 /// The variable from which the manifest takes the port of its status.
 pub(crate) const PORT_VARIABLE: &str = "TIDEMILL_CHAOS_PORT";
+/// The variable that tells a process which start of which instance it is.
+pub(crate) const START_VARIABLE: &str = "TIDEMILL_CHAOS_START";
 /// The `nats.prefix` of the manifest.
 pub(crate) const PREFIX: &str = "tidemill";
 /// The stream of the events.
@@ -32,7 +34,7 @@ pub(crate) fn write(folder: &Path, url: &str, batches: bool) -> Result<PathBuf> 
 }
 
 /// Where `cargo xtask guests` puts the components.
-fn guests() -> PathBuf {
+pub(crate) fn guests() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/chaos lies two folders deep");
     root.join("target/guests")
 }

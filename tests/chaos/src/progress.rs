@@ -55,3 +55,35 @@ pub(crate) async fn rest(context: &jetstream::Context) -> Result<Rest> {
     rest.retries = retries.cached_info().state.messages;
     Ok(rest)
 }
+
+/// What is left to be done on all streams of the account, and how many results are stored: dead letters, and messages of
+/// the streams that hold outputs.
+pub(crate) async fn overall(context: &jetstream::Context, is_output: fn(&str) -> bool) -> Result<(Rest, u64)> {
+    let streams: Vec<_> = context.streams().try_collect().await.context("cannot list the streams")?;
+    let (mut rest, mut results) = (Rest::default(), 0);
+    for info in streams {
+        let name = info.config.name.as_str();
+        if is_output(name) || name.ends_with("_DEADLETTER") {
+            results += info.state.messages;
+        }
+        if name.ends_with("_RETRY") {
+            rest.retries += info.state.messages;
+        }
+        if info.state.consumer_count == 0 || name.starts_with("KV_") {
+            continue;
+        }
+        let stream = context.get_stream(name).await.with_context(|| format!("stream {name}"))?;
+        let consumers: Vec<_> = stream.consumers().try_collect().await.with_context(|| format!("consumers: {name}"))?;
+        for consumer in consumers {
+            rest.pending += consumer.num_pending;
+            rest.unsettled += consumer.num_ack_pending as u64;
+        }
+    }
+    Ok((rest, results))
+}
+
+/// How often a consumer has given out a message, and how many it has not given out yet; nothing where that cannot be told.
+pub(crate) async fn deliveries(context: &jetstream::Context, stream: &str, consumer: &str) -> Option<(u64, u64)> {
+    let info = context.get_stream(stream).await.ok()?.consumer_info(consumer).await.ok()?;
+    Some((info.delivered.consumer_sequence, info.num_pending))
+}

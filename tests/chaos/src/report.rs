@@ -3,7 +3,21 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::audit::{Breach, Findings};
+use crate::audit::Findings;
+use crate::audit::breach::Breach;
+
+/// What the table shows though it should be 0.
+const ALL: [Breach; 9] = [
+    Breach::Lost,
+    Breach::Doubled,
+    Breach::DoubledLetter,
+    Breach::DoneAndDead,
+    Breach::GivenUp,
+    Breach::Stray,
+    Breach::CopyTookEffect,
+    Breach::IncompleteHistory,
+    Breach::ChangedPayload,
+];
 
 /// What a run came to.
 #[derive(Debug, Default)]
@@ -41,15 +55,10 @@ impl Outcome {
         for (name, value) in self.rows() {
             let _ = writeln!(text, "  {name:<34}{value:>10}");
         }
-        for breach in Breach::ALL {
-            let _ = writeln!(text, "  {:<34}{:>10}", breach.to_string(), self.findings.count(breach));
+        for breach in ALL {
+            let _ = writeln!(text, "  {:<34}{:>10}", breach.to_string(), self.findings.breaches.count(breach));
         }
-        for (breach, cases) in &self.findings.breaches {
-            let _ = writeln!(text, "\nVIOLATED: {breach} ({})", cases.count);
-            for example in &cases.examples {
-                let _ = writeln!(text, "  {example}");
-            }
-        }
+        text.push_str(&self.findings.breaches.lines());
         for fault in &self.faults {
             let _ = writeln!(text, "\nVIOLATED: {fault}");
         }

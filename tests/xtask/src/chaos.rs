@@ -10,10 +10,13 @@ use crate::{guests, paths, process, tools};
 /// How long the chaos run goes on, and what it repeats.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Options {
-    /// Go on for at least this long
+    /// Only this part: waves, deployments, killer, rolling or waits; may be given several times
+    #[arg(long, value_name = "PART")]
+    pub only: Vec<String>,
+    /// Go on for at least this long, divided among the parts
     #[arg(long, value_name = "N")]
     pub minutes: Option<u64>,
-    /// Publish at least so many events (50,000 where nothing is said)
+    /// Publish about so many events in each part (50,000 in the waves where nothing is said)
     #[arg(long, value_name = "N")]
     pub events: Option<u64>,
     /// Repeat the events and the plan of the kills of an earlier run
@@ -36,6 +39,9 @@ pub fn run(options: &Options) -> Result<()> {
         if let Some(value) = value {
             chaos.args([flag, &value.to_string()]);
         }
+    }
+    for part in &options.only {
+        chaos.args(["--only", part]);
     }
     process::stream(&mut chaos)
 }

@@ -1,5 +1,7 @@
 //! The audit is fed what must never happen, one thing at a time, and must notice exactly that.
 
+use tidemill_policy::history::Kind;
+
 use super::*;
 
 const SEED: u64 = 11;
@@ -20,6 +22,7 @@ fn letter(event: &Event) -> Letter {
     let kind = event.end.kind().unwrap_or(Kind::Reject);
     Letter {
         payload: event.message(Copy::First).payload,
+        handler: event.handler.name().to_owned(),
         attempt: last,
         history: (1..=last).map(|attempt| (attempt, kind)).collect(),
         dropped: 0,
@@ -41,7 +44,7 @@ fn audit_without(except: Option<&Event>) -> Audit {
 }
 
 fn breaches(findings: &Findings) -> Vec<(Breach, u64)> {
-    findings.breaches.iter().map(|(breach, cases)| (*breach, cases.count)).collect()
+    findings.breaches.counts()
 }
 
 /// The breaches where a bad event's dead letter is changed by `spoil`.
@@ -127,10 +130,10 @@ fn good_events_must_not_be_given_up() {
     let mut audit = audit_without(Some(&event));
     audit.letter(&Letter { history: vec![(1, Kind::Lost)], attempt: 1, ..letter(&event) });
     let found = audit.finish();
-    assert_eq!(found.count(Breach::GivenUp), 1);
+    assert_eq!(found.breaches.count(Breach::GivenUp), 1);
     let mut audit = audit_without(None);
     audit.letter(&letter(&event));
-    assert_eq!(audit.finish().count(Breach::DoneAndDead), 1);
+    assert_eq!(audit.finish().breaches.count(Breach::DoneAndDead), 1);
 }
 
 #[test]
