@@ -29,6 +29,7 @@ use crate::version::{Part, Versions};
 
 mod active;
 mod apply;
+mod neighbours;
 mod specs;
 mod start;
 mod unit;
@@ -235,7 +236,8 @@ async fn start<I: Invoker + Clone>(
     let manifest = &generation.manifest;
     let nats = Arc::new(start::connect(target, manifest, status).await?);
     let handlers: Vec<_> = generation.handlers.values().map(|versions| &versions.newest().handler).collect();
-    let specs = start::consumers(&nats, &handlers, &manifest.nats, status).await?;
+    let specs = start::consumers(&nats, &handlers, manifest, status).await?;
+    neighbours::check(&nats, &specs, &manifest.nats.prefix, status).await?;
     let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
     start::ensure_consumers(&nats, &specs, status, &stop.requested).await?;
     let count: usize = specs.iter().map(|(_, specs)| specs.len()).sum();

@@ -27,6 +27,7 @@ pub mod queue_message;
 pub mod reach;
 pub mod reload;
 pub mod replay;
+pub mod resume;
 pub mod retry;
 pub mod schema;
 pub mod share;

@@ -2,39 +2,53 @@
 
 use std::sync::Arc;
 
-use tidemill_policy::manifest::{Handler, Mode, Nats as NatsTable};
+use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::order;
 use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_subject};
 
 use crate::broker::Source;
 use crate::broker::nats::consume::Spec;
+use crate::broker::nats::owner::Owner;
 use crate::broker::nats::streams::{self, InputStream};
 use crate::broker::nats::{Nats, partitions};
+use crate::status::Status;
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.
 const INSTANCES_MAX: i64 = 64;
 /// The most retries that wait by being handed back, on servers without schedules.
 const HANDED_BACK_MAX: i64 = 100_000;
 
+fn owner(handler: &Handler, input: &InputStream, prefix: &str) -> Owner {
+    let mut subjects = handler.subjects.clone();
+    subjects.sort();
+    Owner {
+        prefix: prefix.to_owned(),
+        handler: handler.name.clone(),
+        stream: input.name.clone(),
+        subjects,
+        created_unix: input.created_unix,
+    }
+}
+
 /// The consumers that a handler needs: one of its input or one of each partition, and one of its retries.
 pub(super) fn consumers_of(
     handler: &Handler,
     input: &InputStream,
-    table: &NatsTable,
+    manifest: &Manifest,
     nats: &Nats,
-    instance: &str,
+    status: &Status,
 ) -> Vec<Spec> {
     let broadcast = handler.mode == Mode::Broadcast;
-    let prefix = &table.prefix;
+    let prefix = &manifest.nats.prefix;
     let credit = streams::credit(handler);
     let share = i64::from(credit) * INSTANCES_MAX;
     let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
     let first = Spec {
         stream: input.name.clone(),
         stream_created_unix: input.created_unix,
-        create_with: handler.create_stream.then(|| handler.subjects.clone()),
+        create_with: handler.create_stream.then(|| streams::created_with(manifest, &input.name)),
         repeats_within: repeats_within(handler),
-        name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
+        name: if broadcast { format!("{}-{}", handler.durable, status.name) } else { handler.durable.clone() },
         filters: handler.subjects.clone(),
         ack_wait: handler.ack_wait,
         max_ack_pending: match handler.window() {
@@ -48,6 +62,8 @@ pub(super) fn consumers_of(
         source: Source::Input,
         is_ordered: handler.key_order().is_some(),
         turns: handler.window().map(|_| Arc::default()),
+        owner: Arc::new(owner(handler, input, prefix)),
+        progress: status.progress_of(&handler.name),
     };
     if !retries_through_stream(handler) {
         return vec![first];

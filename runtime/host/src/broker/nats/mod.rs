@@ -4,6 +4,9 @@
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
+//! - [`owner`]: whose a consumer is, and how it was set up.
+//! - [`position`], [`progress`]: where consumers go on whose stream or subjects are not what they were.
+//! - `drift`: what becomes of a consumer while it is pulled from.
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - `open`: what was asked for and has not arrived.
 //! - `outbox`: what is on its way to the client.
@@ -27,6 +30,7 @@ pub mod batch;
 mod confirm;
 pub mod connect;
 pub mod consume;
+mod drift;
 pub mod durable;
 pub mod keyvalue;
 pub mod lease;
@@ -35,10 +39,13 @@ pub mod markers;
 pub mod objects;
 mod open;
 mod outbox;
+pub mod owner;
 pub mod partitions;
 pub mod pause;
 mod place;
+pub mod position;
 pub mod preflight;
+pub mod progress;
 pub mod publish;
 pub mod quarantine;
 pub mod routes;

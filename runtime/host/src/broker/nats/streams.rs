@@ -15,8 +15,8 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::marker;
 use tidemill_policy::publication::{RetryClock, provided_window, repeats_within};
+use tidemill_policy::resume::Seen;
 use tidemill_policy::subject;
-use time::OffsetDateTime;
 
 use super::routes::{self, Answer};
 use super::{Features, Nats, markers};
@@ -75,7 +75,8 @@ pub enum StreamError {
     },
     /// The handler's stream does not store its subject.
     #[error(
-        "handler.{handler}: stream {stream:?} stores {stored}, but not subject {subject:?}; correct stream or subject"
+        "handler.{handler}: stream {stream:?} stores {stored}, but not subject {subject:?}; {hint}correct stream or \
+         subject, or have the stream store it too: nats stream edit {stream} --subjects {all:?}"
     )]
     NotInStream {
         /// The handler.
@@ -86,6 +87,10 @@ pub enum StreamError {
         stored: String,
         /// The subject.
         subject: String,
+        /// What may have been meant.
+        hint: String,
+        /// What the stream would store with it.
+        all: String,
     },
     /// A stream could not be made or changed.
     #[error("cannot create or update stream {stream:?}: {why}")]
@@ -385,13 +390,16 @@ fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// When a stream was created; nothing where there is none.
+/// How far a stream is; nothing where there is none.
 ///
 /// # Errors
 /// Where the server does not answer.
-pub async fn created(nats: &Nats, name: &str) -> Result<Option<OffsetDateTime>, StreamError> {
+pub async fn seen(nats: &Nats, name: &str) -> Result<Option<Seen>, StreamError> {
     match nats.context.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().created)),
+        Ok(stream) => {
+            let info = stream.cached_info();
+            Ok(Some(Seen { created_ns: info.created.unix_timestamp_nanos(), last: info.state.last_sequence }))
+        }
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(StreamError::NoAnswer(error.to_string())),
     }
@@ -454,15 +462,25 @@ pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamEr
     Ok(configs.into_iter().map(|config| (config.name, config.subjects)).collect())
 }
 
-/// Finds the stream that a handler consumes, and makes it if the handler says so.
+/// What the missing stream called `name` is made for: the subjects of all handlers that say so.
+pub fn created_with(manifest: &Manifest, name: &str) -> Vec<String> {
+    let makers = manifest.handlers.values().filter(|one| one.create_stream && one.stream.as_deref() == Some(name));
+    minimal(&makers.flat_map(|handler| handler.subjects.iter().cloned()).collect())
+}
+
+/// Finds the stream that a handler consumes, and makes it where it is missing and the handler says so. One that is there
+/// is never changed: a slip of the pen would have it store what nobody publishes, and the handler wait for that.
 ///
 /// # Errors
 /// Where there is no such stream, more than one, or one that does not store the handler's subjects.
-pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
-    if let (true, Some(name)) = (handler.create_stream, &handler.stream) {
-        provide(nats, name, &handler.subjects, repeats_within(handler), &nats.own.load_full().together).await?;
+pub async fn input(nats: &Nats, handler: &Handler, manifest: &Manifest) -> Result<InputStream, StreamError> {
+    let mut found = look_up(nats, handler).await?;
+    if let (None, true, Some(name)) = (&found, handler.create_stream, &handler.stream) {
+        let subjects = created_with(manifest, name);
+        provide(nats, name, &subjects, repeats_within(handler), &nats.own.load_full().together).await?;
+        found = look_up(nats, handler).await?;
     }
-    let Some(info) = look_up(nats, handler).await? else {
+    let Some(info) = found else {
         return Err(StreamError::Unstored { handler: handler.name.clone(), subject: handler.subjects.join(",") });
     };
     Ok(InputStream {
@@ -503,20 +521,29 @@ pub async fn look_up(nats: &Nats, handler: &Handler) -> Result<Option<Info>, Str
         Err(error) => return Err(StreamError::NoAnswer(error.to_string())),
     };
     let info = stream.cached_info();
-    let stored = &info.config.subjects;
-    // A stream that is filled from other streams says nothing about its subjects, and we add what ours lacks.
-    let is_settled = info.config.mirror.is_none() && info.config.sources.is_none() && !handler.create_stream;
-    for wanted in handler.subjects.iter().filter(|_| is_settled) {
-        if !stored.iter().any(|one| subject::overlaps(one, wanted)) {
-            return Err(StreamError::NotInStream {
-                handler: handler.name.clone(),
-                stream: name,
-                stored: shorten(stored),
-                subject: wanted.clone(),
-            });
-        }
+    if let Some(error) = not_in_stream(handler, &info.config) {
+        return Err(error);
     }
     Ok(Some(info.clone()))
+}
+
+/// The first subject of a handler of which its stream stores nothing. A stream that is filled from other streams says
+/// nothing about its subjects.
+fn not_in_stream(handler: &Handler, stream: &Config) -> Option<StreamError> {
+    let stored = &stream.subjects;
+    let is_settled = stream.mirror.is_none() && stream.sources.is_none();
+    let is_stored = |wanted: &&String| stored.iter().any(|one| subject::overlaps(one, wanted));
+    let wanted = handler.subjects.iter().filter(|_| is_settled).find(|wanted| !is_stored(wanted))?;
+    let near = subject::nearest(wanted, stored.iter().map(String::as_str));
+    let lacking = handler.subjects.iter().filter(|wanted| !is_stored(wanted));
+    Some(StreamError::NotInStream {
+        handler: handler.name.clone(),
+        stream: stream.name.clone(),
+        stored: if stored.is_empty() { "no subject".to_owned() } else { shorten(stored) },
+        subject: wanted.clone(),
+        hint: near.map_or_else(String::new, |near| format!("did you mean {near:?}? ")),
+        all: stored.iter().chain(lacking).map(String::as_str).collect::<Vec<_>>().join(","),
+    })
 }
 
 /// The one stream that stores a handler's subjects.
