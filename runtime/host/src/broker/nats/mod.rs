@@ -4,6 +4,7 @@
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
+//! - `own`: how our own streams must be kept.
 //! - [`owner`]: whose a consumer is, and how it was set up.
 //! - [`position`], [`progress`]: where consumers go on whose stream or subjects are not what they were.
 //! - `drift`: what becomes of a consumer while it is pulled from.
@@ -39,6 +40,7 @@ pub mod markers;
 pub mod objects;
 mod open;
 mod outbox;
+mod own;
 pub mod owner;
 pub mod partitions;
 pub mod pause;

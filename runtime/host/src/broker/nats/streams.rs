@@ -17,7 +17,9 @@ use tidemill_policy::marker;
 use tidemill_policy::publication::{RetryClock, provided_window, repeats_within};
 use tidemill_policy::resume::Seen;
 use tidemill_policy::subject;
+use tokio::time::Instant;
 
+use super::own::{self, Kind};
 use super::routes::{self, Answer};
 use super::{Features, Nats, markers};
 
@@ -119,7 +121,7 @@ pub struct InputStream {
 #[derive(Debug, Default)]
 pub struct Own {
     /// Our streams as they were made.
-    streams: Vec<Config>,
+    streams: Vec<(Kind, Config)>,
     /// The subjects whose streams store outputs together.
     pub together: Vec<String>,
     /// The subjects of retries and dead letters: without them, nothing can be done but to hold the events.
@@ -250,25 +252,27 @@ async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own,
         allow_message_schedules: schedules,
         ..own(retry_stream(prefix), vec![format!("{prefix}.retry.at.>"), format!("{prefix}.retry.due.>")])
     };
-    let echoed = ensure(nats, retry.clone()).await?;
+    let echoed = ensure(nats, Kind::Retries, retry.clone()).await?.0;
     let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
-    let echoed_dead_letter = ensure(nats, dead_letter.clone()).await?;
+    let echoed_dead_letter = ensure(nats, Kind::DeadLetters, dead_letter.clone()).await?.0;
     if !echoed_dead_letter.allow_message_ttl {
         tracing::warn!(
             "the server cannot expire single messages (2.11 and later can): dead_letter.max_age has no effect, \
              dead letters are kept until somebody removes them"
         );
     }
+    let lifetime = marker::lifetime_max(manifest.handlers.values());
+    let of_markers = Kind::Markers(lifetime);
     let markers = Config {
         max_messages_per_subject: 1,
         deny_delete: true,
         allow_rollup: true,
         discard: DiscardPolicy::New,
-        max_age: if message_ttl { Duration::ZERO } else { marker::lifetime_max(manifest.handlers.values()) },
+        max_age: if message_ttl { Duration::ZERO } else { lifetime },
         ..own(markers::stream(prefix), vec![markers::subject(&markers::bucket(prefix), ">")])
     };
     let offered = Offered {
-        replicated_bucket: ensure(nats, markers.clone()).await?.num_replicas > 1,
+        replicated_bucket: ensure(nats, of_markers, markers.clone()).await?.0.num_replicas > 1,
         features: Features {
             api_level: api.level,
             retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
@@ -278,7 +282,7 @@ async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own,
     let mut subjects = vec![format!("{prefix}.retry.>")];
     subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
     let own = Own {
-        streams: vec![retry, dead_letter, markers],
+        streams: vec![(Kind::Retries, retry), (Kind::DeadLetters, dead_letter), (of_markers, markers)],
         subjects,
         together: manifest.stored_together(),
         ack_pending_max: api.ack_pending_max,
@@ -293,9 +297,9 @@ async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own,
 /// Where the server refuses or does not answer.
 pub async fn restore(nats: &Nats, name: Option<&str>) -> Result<(), StreamError> {
     let own = nats.own.load_full();
-    for config in own.streams.iter().filter(|config| name.is_none_or(|name| config.name == name)) {
+    for (kind, config) in own.streams.iter().filter(|(_, config)| name.is_none_or(|name| config.name == name)) {
         if matches!(nats.context.get_stream(&config.name).await, Err(error) if is_not_found(&error)) {
-            ensure(nats, config.clone()).await?;
+            ensure(nats, *kind, config.clone()).await?;
             tracing::warn!(stream = %config.name, "made a stream anew that was deleted");
         }
     }
@@ -316,48 +320,54 @@ async fn dead_letter_subjects(nats: &Nats, manifest: &Manifest) -> Vec<String> {
     subjects
 }
 
-/// Makes a stream, or adds to an existing one what it lacks; an operator's other settings stay. Returns the
-/// configuration that the server echoes.
-async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
+/// Makes a stream, or adds to an existing one what it lacks and puts right what would have it lose what is ours; an
+/// operator's other settings stay. Returns the configuration that the server echoes, and what was put right.
+async fn ensure(nats: &Nats, kind: Kind, wanted: Config) -> Result<(Config, Vec<String>), StreamError> {
     let present = match nats.context.get_stream(&wanted.name).await {
         Ok(stream) => stream.get_info().await.map_err(|error| StreamError::NoAnswer(error.to_string()))?.config,
         Err(error) if is_not_found(&error) => {
             let name = wanted.name.clone();
             let made = nats.context.create_stream(wanted).await.map_err(|error| refused(&name, &error))?;
-            return Ok(made.cached_info().config.clone());
+            return Ok((made.cached_info().config.clone(), Vec::new()));
         }
         Err(error) if is_passing(&error) => return Err(StreamError::NoAnswer(error.to_string())),
         Err(error) => return Err(StreamError::Refused { stream: wanted.name, why: error.to_string() }),
     };
-    let subjects: BTreeSet<_> = present.subjects.iter().chain(&wanted.subjects).cloned().collect();
-    let merged = Config {
-        subjects: minimal(&subjects),
-        allow_message_schedules: present.allow_message_schedules || wanted.allow_message_schedules,
-        allow_message_ttl: present.allow_message_ttl || wanted.allow_message_ttl,
-        allow_atomic_publish: present.allow_atomic_publish || wanted.allow_atomic_publish,
-        max_age: longer_age(present.max_age, wanted.max_age),
-        ..present.clone()
-    };
-    let same_subjects = merged.subjects.iter().collect::<BTreeSet<_>>() == present.subjects.iter().collect();
-    if same_subjects
-        && merged.allow_message_schedules == present.allow_message_schedules
-        && merged.allow_message_ttl == present.allow_message_ttl
-        && merged.allow_atomic_publish == present.allow_atomic_publish
-        && merged.max_age == present.max_age
-    {
-        return Ok(present);
+    let (merged, said) = own::mended(kind, &present, &wanted);
+    if own::is_same(&merged, &present) {
+        return Ok((present, Vec::new()));
     }
-    let info = nats.context.update_stream(&merged).await.map_err(|error| refused(&merged.name, &error))?;
-    Ok(info.config)
+    let name = &merged.name;
+    let subject = format!("$JS.API.STREAM.UPDATE.{name}");
+    let since = Instant::now();
+    let info = tokio::select! {
+        updated = nats.context.update_stream(&merged) => updated.map_err(|error| refused(name, &error))?,
+        why = nats.link.until_denied(&subject, since) => {
+            let what = if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) };
+            let why = format!("the server denies changing it{what}: {why}; grant publish on {subject:?}");
+            return Err(StreamError::Refused { stream: name.clone(), why });
+        }
+    };
+    let said: Vec<_> = said.into_iter().map(|said| format!("stream {name:?} is put right: {said}")).collect();
+    said.iter().for_each(|said| tracing::warn!("{said}"));
+    Ok((info.config, said))
 }
 
-/// The maximal age that a stream gets: at least what is wanted, but no bound where there was none. Zero is none.
-fn longer_age(present: Duration, wanted: Duration) -> Duration {
-    if present.is_zero() { present } else { present.max(wanted) }
+/// Puts right what somebody has changed about our own streams, where they would lose what is in them. Returns what that
+/// was.
+///
+/// # Errors
+/// Where the server refuses or does not answer.
+pub async fn keep(nats: &Nats) -> Result<Vec<String>, StreamError> {
+    let mut all = Vec::new();
+    for (kind, config) in &nats.own.load_full().streams {
+        all.extend(ensure(nats, *kind, config.clone()).await?.1);
+    }
+    Ok(all)
 }
 
 /// The subjects without those that another one covers, which the server would refuse.
-fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
     let covered = |one: &String| subjects.iter().any(|other| other != one && subject::covers(other, one));
     subjects.iter().filter(|one| !covered(one)).cloned().collect()
 }
@@ -429,7 +439,7 @@ pub async fn provide(
         allow_atomic_publish: subjects.iter().any(is_published),
         ..Config::default()
     };
-    ensure(nats, wanted).await.map(|_| ())
+    ensure(nats, Kind::Users, wanted).await.map(|_| ())
 }
 
 /// The configuration of a stream; nothing where there is none.
