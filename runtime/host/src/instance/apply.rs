@@ -156,6 +156,7 @@ impl<I: Invoker + Clone> Site<I> {
             self.status.forget(name);
             applied.notes.extend(self.left_behind(name).await);
         }
+        self.manifest.send_replace(Arc::clone(&new.manifest));
         *current = new;
         if !(applied.added.is_empty() && applied.removed.is_empty()) {
             self.service = service::start(&self.nats, &self.status, &self.prefix, &self.stop.requested);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_nats::jetstream::stream::Info;
 use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::order;
 use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_subject};
@@ -10,13 +11,19 @@ use crate::broker::Source;
 use crate::broker::nats::consume::Spec;
 use crate::broker::nats::owner::Owner;
 use crate::broker::nats::streams::{self, InputStream};
+use crate::broker::nats::progress::Progress;
 use crate::broker::nats::{Nats, partitions};
-use crate::status::Status;
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.
 const INSTANCES_MAX: i64 = 64;
 /// The most retries that wait by being handed back, on servers without schedules.
 const HANDED_BACK_MAX: i64 = 100_000;
+
+/// The consumer of a handler's input, which it has where it is neither ordered by partitions nor for each instance alone.
+pub fn input_spec(nats: &Nats, handler: &Handler, manifest: &Manifest, stream: &Info) -> Spec {
+    let input = InputStream::new(nats, stream);
+    consumers_of(handler, &input, manifest, nats, ("", Arc::default())).swap_remove(0)
+}
 
 fn owner(handler: &Handler, input: &InputStream, prefix: &str) -> Owner {
     let mut subjects = handler.subjects.clone();
@@ -36,7 +43,7 @@ pub(super) fn consumers_of(
     input: &InputStream,
     manifest: &Manifest,
     nats: &Nats,
-    status: &Status,
+    (instance, progress): (&str, Arc<Progress>),
 ) -> Vec<Spec> {
     let broadcast = handler.mode == Mode::Broadcast;
     let prefix = &manifest.nats.prefix;
@@ -48,7 +55,7 @@ pub(super) fn consumers_of(
         stream_created_unix: input.created_unix,
         create_with: handler.create_stream.then(|| streams::created_with(manifest, &input.name)),
         repeats_within: repeats_within(handler),
-        name: if broadcast { format!("{}-{}", handler.durable, status.name) } else { handler.durable.clone() },
+        name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
         filters: handler.subjects.clone(),
         ack_wait: handler.ack_wait,
         max_ack_pending: match handler.window() {
@@ -63,7 +70,7 @@ pub(super) fn consumers_of(
         is_ordered: handler.key_order().is_some(),
         turns: handler.window().map(|_| Arc::default()),
         owner: Arc::new(owner(handler, input, prefix)),
-        progress: status.progress_of(&handler.name),
+        progress,
     };
     if !retries_through_stream(handler) {
         return vec![first];

@@ -63,7 +63,8 @@ pub(super) async fn consumers(
     let at_once = if makes_streams { 1 } else { ASKED_AT_ONCE };
     let of_handler = async |handler: &Handler| {
         let input = input_of(nats, handler, manifest, status).await?;
-        Ok::<_, StartError>((handler.name.clone(), specs::consumers_of(handler, &input, manifest, nats, status)))
+        let here = (status.name.as_str(), status.progress_of(&handler.name));
+        Ok::<_, StartError>((handler.name.clone(), specs::consumers_of(handler, &input, manifest, nats, here)))
     };
     let all: Vec<_> = handlers.iter().map(|handler| of_handler(handler)).collect();
     stream::iter(all).buffered(at_once).try_collect().await

@@ -119,7 +119,7 @@ fn fit(nats: &Nats, spec: &Spec, info: &Info) -> Result<(), ConsumerError> {
 }
 
 /// What of a consumer is not as it must be and cannot be changed, and what to do about it.
-pub(super) fn unfit(nats: &Nats, spec: &Spec, info: &Info) -> Option<String> {
+pub fn unfit(nats: &Nats, spec: &Spec, info: &Info) -> Option<String> {
     let unfit = owner::unfit(&info.config);
     if unfit.is_empty() {
         return None;

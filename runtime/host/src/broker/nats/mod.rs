@@ -31,7 +31,7 @@ pub mod batch;
 mod confirm;
 pub mod connect;
 pub mod consume;
-mod drift;
+pub(crate) mod drift;
 pub mod durable;
 pub mod keyvalue;
 pub mod lease;

@@ -493,12 +493,19 @@ pub async fn input(nats: &Nats, handler: &Handler, manifest: &Manifest) -> Resul
     let Some(info) = found else {
         return Err(StreamError::Unstored { handler: handler.name.clone(), subject: handler.subjects.join(",") });
     };
-    Ok(InputStream {
-        ack_pending_max: ack_pending_max(nats.own.load().ack_pending_max, &info.config),
-        replicas: info.config.num_replicas,
-        name: info.config.name,
-        created_unix: info.created.unix_timestamp(),
-    })
+    Ok(InputStream::new(nats, &info))
+}
+
+impl InputStream {
+    /// What matters to a handler of a stream.
+    pub fn new(nats: &Nats, info: &Info) -> InputStream {
+        InputStream {
+            ack_pending_max: ack_pending_max(nats.own.load().ack_pending_max, &info.config),
+            replicas: info.config.num_replicas,
+            name: info.config.name.clone(),
+            created_unix: info.created.unix_timestamp(),
+        }
+    }
 }
 
 /// The most messages of a handler's consumer that one instance has in flight.

@@ -123,6 +123,25 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
     Ok(findings)
 }
 
+/// Compares a manifest that runs once more with the streams that are there: what stands against it by now.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn look_again(nats: &Nats, manifest: &Manifest) -> Result<Vec<String>, StreamError> {
+    let mut findings = Findings::default();
+    for handler in manifest.handlers.values() {
+        match streams::look_up(nats, handler).await {
+            Ok(Some(info)) => streams_fit::input(handler, &info.config, &mut findings),
+            Err(error @ StreamError::NotInStream { .. }) => findings.conflict(error.to_string()),
+            Err(error @ StreamError::NoAnswer(_)) => return Err(error),
+            // Who pulls from it misses it.
+            _ => {}
+        }
+    }
+    own_streams(nats, manifest, None, &mut findings).await?;
+    Ok(findings.conflicts)
+}
+
 /// Looks whether there are the buckets that handlers are granted.
 async fn granted_buckets(nats: &Nats, manifest: &Manifest, findings: &mut Findings) {
     for (name, handler) in &manifest.handlers {
