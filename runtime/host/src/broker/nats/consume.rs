@@ -562,8 +562,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             Err(error) => return Err(error.to_string()),
         };
         if let Some(why) = self.seen.and_then(|before| drift::counts_anew(&self.spec, before, seen)) {
-            // Who pulls from the same stream for another handler says the same.
-            self.nats.link.troubles.begin(&drift::of_stream(&self.spec.stream), Effect::None, &why);
+            drift::say_of_stream(&self.nats.link.troubles, &self.spec.stream, &why);
             self.leases.renew();
         }
         self.seen = Some(seen);

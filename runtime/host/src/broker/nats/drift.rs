@@ -2,6 +2,7 @@
 //! deliver, and the server tells nobody. So it is looked at about once a minute.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Info, IntoConsumerConfig};
@@ -18,10 +19,13 @@ use super::{Nats, ask, durable, owner};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::gate::keeper::breaker_key;
-use crate::troubles::{Effect, Trouble};
+use crate::troubles::{Effect, Troubles};
 
 /// How often a consumer is looked at, at the least and at the most: instances must not all look at once.
 const PERIOD_MS: (u64, u64) = (45_000, 60_000);
+
+/// For how long something is shown that is over at once.
+const SHOWN: Duration = Duration::from_secs(15);
 
 /// A time between two looks.
 pub(crate) fn period() -> Duration {
@@ -39,9 +43,15 @@ pub(super) async fn watch(nats: &Nats, spec: Spec, stop: CancellationToken) {
     }
 }
 
-/// What is in trouble when a stream counts anew.
-pub(super) fn of_stream(stream: &str) -> String {
-    format!("stream {stream}")
+/// Says that a stream counts anew, and has it shown for a while. Who pulls from it for another handler says the same.
+pub(super) fn say_of_stream(troubles: &Arc<Troubles>, stream: &str, why: &str) {
+    let trouble = format!("sequences of stream {stream}");
+    troubles.begin(&trouble, Effect::None, why);
+    let troubles = Arc::clone(troubles);
+    tokio::spawn(async move {
+        sleep(SHOWN).await;
+        troubles.end(&trouble);
+    });
 }
 
 /// What is to be said of a stream that is not the one that was seen before.
@@ -69,7 +79,6 @@ impl Watch<'_> {
         // One that is gone is missed by who pulls.
         let Ok(Some(info)) = durable::info(self.nats, &self.spec).await else { return };
         self.look_at_settings(&info).await;
-        self.forgive_stream();
         self.look_at_pause(&info).await;
         self.look_at_progress(&info).await;
     }
@@ -109,15 +118,6 @@ impl Watch<'_> {
                 let _ = nats.link.troubles.note(&trouble, Effect::None, &notes.join("; "));
             }
             Err(error) => nats.link.troubles.begin(&trouble, Effect::None, &error.to_string()),
-        }
-    }
-
-    /// That a stream counts anew is shown for a while.
-    fn forgive_stream(&self) {
-        let trouble = of_stream(&self.spec.stream);
-        let is_old = |one: &Trouble| one.what == trouble && one.for_ms >= PERIOD_MS.0;
-        if self.nats.link.troubles.now().iter().any(is_old) {
-            self.nats.link.troubles.end(&trouble);
         }
     }
 

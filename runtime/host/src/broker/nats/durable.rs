@@ -9,8 +9,10 @@ use async_nats::jetstream::stream::ConsumerErrorKind;
 use thiserror::Error;
 
 use super::consume::Spec;
+use super::owner::Owner;
 use super::streams::UNAVAILABLE;
 use super::{Nats, owner, position, progress};
+use crate::broker::Source;
 
 /// Why a consumer cannot be had.
 #[derive(Debug, Error)]
@@ -55,6 +57,7 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<Vec<String>, ConsumerErr
     let is_new = present.is_none();
     let present = present.map(|info| info.config);
     notes.extend(present.as_ref().and_then(|present| edited(spec, present)));
+    notes.extend(present.as_ref().and_then(|present| replaced(spec, present)));
     for note in &notes {
         tracing::warn!(consumer = %spec.name, "{note}");
     }
@@ -158,6 +161,20 @@ fn edited(spec: &Spec, present: &Config) -> Option<String> {
     })
 }
 
+/// Whether the input stream is another one than when the consumer of the retries was set up: that one outlives it.
+fn replaced(spec: &Spec, present: &Config) -> Option<String> {
+    let before = Owner::read(&present.metadata).filter(|_| spec.source == Source::Retry)?;
+    let now = &spec.owner;
+    let is_other = before.is_same(now) && before.created_unix != 0 && before.created_unix != now.created_unix;
+    is_other.then(|| {
+        format!(
+            "stream {:?} was made anew or restored since it was last read: what is stored in it is handled, and events that were \
+             lost with it are not",
+            now.stream
+        )
+    })
+}
+
 /// The consumer as it is; nothing where there is no such consumer.
 ///
 /// # Errors
@@ -225,7 +242,6 @@ pub(super) fn differences(spec: &Spec, echoed: &Config) -> Vec<String> {
 mod tests {
 
     use super::*;
-    use crate::broker::Source;
 
     fn spec() -> Spec {
         Spec {
