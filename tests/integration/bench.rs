@@ -55,6 +55,8 @@ async fn bench() -> Real {
             source,
             is_ordered: false,
             turns: None,
+            owner: Arc::default(),
+            progress: Arc::default(),
         };
         durable::ensure(&nats, &spec).await.expect("a consumer");
         let sender = sender.clone();

@@ -19,6 +19,7 @@ mod latest;
 mod lookups;
 mod operator;
 mod order;
+mod positions;
 mod preflight;
 mod projects;
 mod refused;

@@ -175,6 +175,8 @@ impl World {
             source: tidemill::broker::Source::Input,
             is_ordered: false,
             turns: None,
+            owner: Arc::default(),
+            progress: Arc::default(),
         };
         durable::ensure(&nats, &spec).await.expect("a consumer");
         (nats, spec)

@@ -1,6 +1,6 @@
 //! Which streams a developer's server needs, so that the handlers of a manifest have something to consume and
-//! their outputs somewhere to go. [`plan_streams`] decides, [`create`] carries it out. Streams that exist are
-//! never changed.
+//! their outputs somewhere to go. [`plan_streams`] decides, [`create`] carries it out. Of streams that exist, only those
+//! are changed that a handler may make (`create_stream`): they are made wider.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,8 +67,14 @@ impl Planner {
 
     /// A handler that names its stream: all its subjects belong there.
     fn named(&mut self, handler: &Handler) {
-        let Some(name) = handler.stream.as_ref().filter(|name| !self.existing.contains_key(*name)) else { return };
-        for subject in &handler.subjects {
+        let Some(name) = &handler.stream else { return };
+        let stored = self.existing.get(name).cloned();
+        // One that is there is made wider where a handler may make it.
+        let stored = match stored {
+            Some(_) if !handler.create_stream => return,
+            stored => stored.unwrap_or_default(),
+        };
+        for subject in handler.subjects.iter().filter(|subject| !stored.iter().any(|one| covers(one, subject))) {
             self.add(name, subject);
         }
     }
@@ -272,6 +278,13 @@ mod tests {
         let two = "[handler.a]\nsubject = 'x.y'\nstream = 'S'\n[handler.b]\nsubject = 'x.>'\nstream = 'S'";
         check(&[], two, &["S: x.>"]);
         check(&[("S", "x.y")], two, &[]);
+    }
+
+    #[test]
+    fn a_stream_that_a_handler_may_make_is_made_wider() {
+        let one = "[handler.a]\nsubject = ['x.y', 'x.z']\nstream = 'S'\ncreate_stream = true";
+        check(&[("S", "x.y")], one, &["S: x.z"]);
+        check(&[("S", "x.>")], one, &[]);
     }
 
     #[test]

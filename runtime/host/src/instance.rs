@@ -9,7 +9,7 @@ use futures::future::join_all;
 use thiserror::Error;
 use tidemill_policy::in_flight;
 use tidemill_policy::manifest::Manifest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -29,11 +29,14 @@ use crate::version::{Part, Versions};
 
 mod active;
 mod apply;
+mod neighbours;
 mod specs;
 mod start;
 mod unit;
+mod vigil;
 
 pub use apply::{Applied, Refused};
+pub use specs::input_spec;
 use unit::Unit;
 
 /// How long to wait before a start that failed is tried again.
@@ -145,6 +148,8 @@ struct Site<I> {
     units: BTreeMap<String, Unit<I>>,
     /// Registers the instance as a service until it is dropped.
     service: DropGuard,
+    /// The manifest that runs.
+    manifest: watch::Sender<Arc<Manifest>>,
 }
 
 impl<I: Invoker + Clone> Instance<I> {
@@ -235,14 +240,18 @@ async fn start<I: Invoker + Clone>(
     let manifest = &generation.manifest;
     let nats = Arc::new(start::connect(target, manifest, status).await?);
     let handlers: Vec<_> = generation.handlers.values().map(|versions| &versions.newest().handler).collect();
-    let specs = start::consumers(&nats, &handlers, &manifest.nats, status).await?;
+    let specs = start::consumers(&nats, &handlers, manifest, status).await?;
+    neighbours::check(&nats, &specs, &manifest.nats.prefix, status).await?;
     let stop = Stop { requested: stop.child_token(), overdue: CancellationToken::new() };
     start::ensure_consumers(&nats, &specs, status, &stop.requested).await?;
     let count: usize = specs.iter().map(|(_, specs)| specs.len()).sum();
     let budget = Budget::new(division(&nats, manifest, count));
     status.account(&budget);
     let service = service::start(&nats, status, &manifest.nats.prefix, &stop.requested);
+    let (manifest_of, seen) = watch::channel(Arc::clone(manifest));
+    tokio::spawn(vigil::watch(Arc::clone(&nats), seen, stop.requested.clone()));
     let mut site = Site {
+        manifest: manifest_of,
         status: Arc::clone(status),
         prefix: manifest.nats.prefix.as_str().into(),
         instance: status.name.as_str().into(),

@@ -11,7 +11,10 @@ use tidemill_policy::history::millis;
 use tokio::time::Instant;
 
 use crate::broker::nats::connect::Link;
+use crate::broker::nats::consume::Spec;
 use crate::broker::nats::keyvalue::Buckets;
+use crate::broker::nats::owner::Owner;
+use crate::broker::nats::progress::Progress;
 use crate::clock::Clock;
 use crate::fate::{Counters, Counts, Fate};
 use crate::gate::{Gate, GateReport};
@@ -55,6 +58,10 @@ pub struct HandlerStatus {
     has_active: AtomicBool,
     /// Whether this instance is it.
     active: AtomicBool,
+    /// The stream that it reads, and what of it.
+    reads: Mutex<Option<Arc<Owner>>>,
+    /// How far it has come here, where each instance reads for itself.
+    progress: Mutex<Arc<Progress>>,
 }
 
 /// What runs.
@@ -130,6 +137,12 @@ pub struct InstanceReport {
 /// One handler in a [`StatusReport`].
 #[derive(Debug, Serialize)]
 pub struct HandlerReport {
+    /// The stream that it reads; nothing before that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+    /// The subjects that it handles; nothing before its stream is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subjects: Option<Vec<String>>,
     /// The digest of its component.
     pub component: String,
     /// The new version that is on trial.
@@ -223,9 +236,16 @@ impl Status {
         Arc::clone(handlers.entry(name.to_owned()).or_default())
     }
 
+    /// How far a handler has come here, where each instance reads for itself.
+    pub fn progress_of(&self, name: &str) -> Arc<Progress> {
+        self.read().get(name).map_or_else(Arc::default, |handler| Arc::clone(&lock(&handler.progress)))
+    }
+
     /// Tells no more about a handler.
     pub fn forget(&self, name: &str) {
-        self.handlers.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(handler) = self.handlers.write().unwrap_or_else(PoisonError::into_inner).remove(name) {
+            lock(&handler.progress).forget();
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<HandlerStatus>>> {
@@ -313,6 +333,12 @@ impl HandlerStatus {
         self.has_active.store(versions.steady.handler.window().is_some(), Ordering::Relaxed);
     }
 
+    /// Notes which stream it reads, and what of it, and how far it comes.
+    pub fn reads(&self, spec: &Spec) {
+        *lock(&self.reads) = Some(Arc::clone(&spec.owner));
+        *lock(&self.progress) = Arc::clone(&spec.progress);
+    }
+
     /// Notes the gate of the handler.
     pub fn watch(&self, gate: &Arc<Gate>) {
         *lock(&self.gate) = Some(Arc::clone(gate));
@@ -338,7 +364,10 @@ impl HandlerStatus {
     fn report(&self) -> HandlerReport {
         let running = lock(&self.running);
         let has_active = self.has_active.load(Ordering::Relaxed);
+        let reads = lock(&self.reads).clone();
         HandlerReport {
+            stream: reads.as_ref().map(|reads| reads.stream.clone()),
+            subjects: reads.map(|reads| reads.subjects.clone()),
             component: running.component.clone(),
             trial: running.trial.as_ref().map(OnTrial::report),
             in_flight: self.in_flight.load(Ordering::Relaxed),

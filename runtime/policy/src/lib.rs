@@ -31,6 +31,7 @@ pub mod reach;
 mod reads;
 pub mod reload;
 pub mod replay;
+pub mod resume;
 pub mod retry;
 pub mod schema;
 pub mod share;

@@ -150,6 +150,33 @@ pub fn common(a: &str, b: &str) -> Option<String> {
     Some(tokens.into_iter().map(any).collect::<Vec<_>>().join("."))
 }
 
+/// The pattern that `wanted` may be a slip of the pen for: the nearest of those that a stream stores, with its wildcards
+/// filled in from `wanted`. Nothing where none is near.
+pub fn nearest<'a>(wanted: &str, stored: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let candidates = stored.into_iter().filter_map(|one| filled(one, wanted));
+    let measured = candidates.map(|one| (strsim::osa_distance(wanted, &one), one));
+    let near = measured.filter(|(distance, one)| *distance > 0 && *distance <= one.chars().count().div_ceil(3));
+    near.min().map(|(_, one)| one)
+}
+
+/// `pattern` with what `wanted` has in the place of its wildcards; nothing where it has not as many tokens.
+fn filled(pattern: &str, wanted: &str) -> Option<String> {
+    let mut tokens = wanted.split('.');
+    let mut filled = Vec::new();
+    for token in pattern.split('.') {
+        match (token, tokens.next()) {
+            (REST, Some(first)) => {
+                filled.push(first);
+                filled.extend(tokens.by_ref());
+            }
+            (ONE, Some(token)) => filled.push(token),
+            (ONE | REST, None) => return None,
+            (token, _) => filled.push(token),
+        }
+    }
+    Some(filled.join("."))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -213,6 +240,24 @@ mod tests {
         assert!(!overlaps("a.>", "a"));
     }
 
+    #[test]
+    fn the_nearest_stored_subject_is_found_with_its_wildcards_filled_in() {
+        let rows: [(&str, &[&str], Option<&str>); 9] = [
+            ("stok.moved", &["stock.moved"], Some("stock.moved")),
+            ("stok.moved", &["stock.*", "order.>"], Some("stock.moved")),
+            ("stok.moved.eu", &["stock.>"], Some("stock.moved.eu")),
+            ("stok.*", &["stock.moved", "stock.*"], Some("stock.*")),
+            ("stock.mvoed", &["stock.moved", "stock.removed"], Some("stock.moved")),
+            ("stock", &["stock.*"], None),
+            ("payments.settled", &["stock.moved"], None),
+            ("lager.bewegt", &["läger.bewegt"], Some("läger.bewegt")),
+            ("a", &[], None),
+        ];
+        for (wanted, stored, expected) in rows {
+            assert_eq!(nearest(wanted, stored.iter().copied()).as_deref(), expected, "{wanted} {stored:?}");
+        }
+    }
+
     /// Few letters and short lists, so that patterns and subjects often meet.
     fn subject() -> impl Strategy<Value = String> {
         prop::collection::vec("[ab]", 1..5).prop_map(|tokens| tokens.join("."))
@@ -232,6 +277,14 @@ mod tests {
         fn generated_patterns_are_valid(p in pattern(), s in subject()) {
             prop_assert_eq!(check_pattern(&p), Ok(()));
             prop_assert_eq!(check_subject(&s), Ok(()));
+        }
+
+        #[test]
+        fn what_is_suggested_overlaps_with_what_is_stored(wanted in pattern(), stored in prop::collection::vec(pattern(), 0..4)) {
+            if let Some(near) = nearest(&wanted, stored.iter().map(String::as_str)) {
+                prop_assert_eq!(check_pattern(&near), Ok(()));
+                prop_assert!(stored.iter().any(|one| overlaps(one, &near)));
+            }
         }
 
         #[test]

@@ -17,6 +17,7 @@ mod publish;
 mod queues;
 mod reload;
 mod retry;
+mod rewind;
 mod run;
 mod schema;
 mod service;
@@ -127,6 +128,8 @@ enum Command {
     Retry(retry::Arguments),
     /// Show dead letters, replay them, discard them
     Dlq(dlq::Arguments),
+    /// Have a handler go on elsewhere in its stream: an earlier event, a time, the first one
+    Rewind(rewind::Arguments),
     /// Print the JSON schema of the manifest
     Schema(schema::SchemaArguments),
     /// Print a completion script for a shell
@@ -188,6 +191,7 @@ impl Cli {
             Command::Breaker(arguments) => breaker::run(global, &arguments).await,
             Command::Retry(arguments) => retry::run(global, &arguments).await,
             Command::Dlq(arguments) => dlq::run(global, &arguments).await,
+            Command::Rewind(arguments) => rewind::run(global, &arguments).await,
             Command::Schema(arguments) => {
                 schema::schema(global, &arguments);
                 Ok(())

@@ -125,14 +125,17 @@ impl<I: Invoker + Clone> Site<I> {
         let starting: Vec<_> = applied.added.iter().chain(&applied.restarted).collect();
         let handlers: Vec<&Arc<Handler>> =
             starting.iter().filter_map(|name| Some(&new.handlers.get(*name)?.newest().handler)).collect();
-        let consumers = start::consumers(&self.nats, &handlers, &new.manifest.nats, &self.status).await?;
+        let consumers = start::consumers(&self.nats, &handlers, &new.manifest, &self.status).await?;
         let ending = applied.removed.iter().chain(&applied.restarted).filter_map(|name| self.units.get(name));
         join_all(ending.map(|unit| unit.end(new.manifest.runtime.drain))).await;
         let requested = self.stop.requested.clone();
         let made = start::ensure_consumers(&self.nats, &consumers, &self.status, &requested).await;
-        if let Err(error) = made {
-            self.put_back(current, &applied).await;
-            return Err(error.into());
+        match made {
+            Ok(notes) => applied.notes.extend(notes),
+            Err(error) => {
+                self.put_back(current, &applied).await;
+                return Err(error.into());
+            }
         }
         for name in &applied.removed {
             if let Some(unit) = self.units.remove(name) {
@@ -153,6 +156,7 @@ impl<I: Invoker + Clone> Site<I> {
             self.status.forget(name);
             applied.notes.extend(self.left_behind(name).await);
         }
+        self.manifest.send_replace(Arc::clone(&new.manifest));
         *current = new;
         if !(applied.added.is_empty() && applied.removed.is_empty()) {
             self.service = service::start(&self.nats, &self.status, &self.prefix, &self.stop.requested);
@@ -177,7 +181,7 @@ impl<I: Invoker + Clone> Site<I> {
         let handlers: Vec<&Arc<Handler>> =
             ended.iter().filter_map(|name| Some(&current.handlers.get(*name)?.newest().handler)).collect();
         let restored = async {
-            let consumers = start::consumers(&self.nats, &handlers, &current.manifest.nats, &self.status).await?;
+            let consumers = start::consumers(&self.nats, &handlers, &current.manifest, &self.status).await?;
             start::ensure_consumers(&self.nats, &consumers, &self.status, &self.stop.requested).await?;
             Ok::<_, StartError>(consumers)
         };

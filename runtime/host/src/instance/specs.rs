@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use tidemill_policy::manifest::{Handler, Mode, Nats as NatsTable};
+use async_nats::jetstream::stream::Info;
+use tidemill_policy::manifest::{Handler, Manifest, Mode};
 use tidemill_policy::order;
 use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_stream, retry_due_filters};
 
 use crate::broker::Source;
 use crate::broker::nats::consume::Spec;
+use crate::broker::nats::owner::Owner;
 use crate::broker::nats::streams::{self, InputStream};
+use crate::broker::nats::progress::Progress;
 use crate::broker::nats::{Nats, partitions};
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.
@@ -16,23 +19,41 @@ const INSTANCES_MAX: i64 = 64;
 /// The most retries that wait by being handed back, on servers without schedules.
 const HANDED_BACK_MAX: i64 = 100_000;
 
+/// The consumer of a handler's input, which it has where it is neither ordered by partitions nor for each instance alone.
+pub fn input_spec(nats: &Nats, handler: &Handler, manifest: &Manifest, stream: &Info) -> Spec {
+    let input = InputStream::new(nats, stream);
+    consumers_of(handler, &input, manifest, nats, ("", Arc::default())).swap_remove(0)
+}
+
+fn owner(handler: &Handler, input: &InputStream, prefix: &str) -> Owner {
+    let mut subjects = handler.subjects.clone();
+    subjects.sort();
+    Owner {
+        prefix: prefix.to_owned(),
+        handler: handler.name.clone(),
+        stream: input.name.clone(),
+        subjects,
+        created_unix: input.created_unix,
+    }
+}
+
 /// The consumers that a handler needs: one of its input or one of each partition, and one of its retries.
 pub(super) fn consumers_of(
     handler: &Handler,
     input: &InputStream,
-    table: &NatsTable,
+    manifest: &Manifest,
     nats: &Nats,
-    instance: &str,
+    (instance, progress): (&str, Arc<Progress>),
 ) -> Vec<Spec> {
     let broadcast = handler.mode == Mode::Broadcast;
-    let prefix = &table.prefix;
+    let prefix = &manifest.nats.prefix;
     let credit = streams::credit(handler);
     let share = i64::from(credit) * INSTANCES_MAX;
     let limited = |wanted: i64, limit: Option<i64>| limit.map_or(wanted, |limit| wanted.min(limit));
     let first = Spec {
         stream: input.name.clone(),
         stream_created_unix: input.created_unix,
-        create_with: handler.create_stream.then(|| handler.subjects.clone()),
+        create_with: handler.create_stream.then(|| streams::created_with(manifest, &input.name)),
         repeats_within: repeats_within(handler),
         name: if broadcast { format!("{}-{instance}", handler.durable) } else { handler.durable.clone() },
         filters: handler.subjects.clone(),
@@ -48,6 +69,8 @@ pub(super) fn consumers_of(
         source: Source::Input,
         is_ordered: handler.key_order().is_some(),
         turns: handler.window().map(|_| Arc::default()),
+        owner: Arc::new(owner(handler, input, prefix)),
+        progress,
     };
     if !retries_through_stream(handler) {
         return vec![first];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tidemill_policy::manifest::{Handler, Manifest, Nats as NatsTable};
+use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::publication::RetryClock;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -55,15 +55,16 @@ pub(super) async fn connect(target: &Target, manifest: &Manifest, status: &Statu
 pub(super) async fn consumers(
     nats: &Nats,
     handlers: &[&Arc<Handler>],
-    table: &NatsTable,
+    manifest: &Manifest,
     status: &Status,
 ) -> Result<Consumers, StartError> {
     // Handlers may share a stream that is yet to be made.
     let makes_streams = handlers.iter().any(|handler| handler.create_stream);
     let at_once = if makes_streams { 1 } else { ASKED_AT_ONCE };
     let of_handler = async |handler: &Handler| {
-        let input = input_of(nats, handler, table, status).await?;
-        Ok::<_, StartError>((handler.name.clone(), specs::consumers_of(handler, &input, table, nats, &status.name)))
+        let input = input_of(nats, handler, manifest, status).await?;
+        let here = (status.name.as_str(), status.progress_of(&handler.name));
+        Ok::<_, StartError>((handler.name.clone(), specs::consumers_of(handler, &input, manifest, nats, here)))
     };
     let all: Vec<_> = handlers.iter().map(|handler| of_handler(handler)).collect();
     stream::iter(all).buffered(at_once).try_collect().await
@@ -72,33 +73,35 @@ pub(super) async fn consumers(
 async fn input_of(
     nats: &Nats,
     handler: &Handler,
-    table: &NatsTable,
+    manifest: &Manifest,
     status: &Status,
 ) -> Result<InputStream, StartError> {
     let input = loop {
-        match streams::input(nats, handler).await {
+        match streams::input(nats, handler, manifest).await {
             Ok(input) => break input,
             Err(error) => wait_for_answer(status, error).await?,
         }
     };
-    while let Err(error) = partitions::provide(nats, handler, table, &input.name).await {
+    while let Err(error) = partitions::provide(nats, handler, &manifest.nats, &input.name).await {
         wait_for_answer(status, error).await?;
     }
     Ok(input)
 }
 
-/// Makes consumers, and goes on trying while the server does not answer, until `stop`.
+/// Makes consumers, and goes on trying while the server does not answer, until `stop`. Returns what an operator should
+/// know of that.
 pub(super) async fn ensure_consumers(
     nats: &Nats,
     consumers: &Consumers,
     status: &Status,
     stop: &CancellationToken,
-) -> Result<(), StartError> {
+) -> Result<Vec<String>, StartError> {
     let mut made = Vec::new();
     for (handler, specs) in consumers {
         made.extend(specs.iter().map(|spec| ensure_consumer(nats, spec, handler, status, stop)));
     }
-    stream::iter(made).buffer_unordered(ASKED_AT_ONCE).try_collect().await
+    let notes: Vec<Vec<String>> = stream::iter(made).buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
+    Ok(notes.concat())
 }
 
 async fn ensure_consumer(
@@ -107,18 +110,21 @@ async fn ensure_consumer(
     handler: &str,
     status: &Status,
     stop: &CancellationToken,
-) -> Result<(), StartError> {
-    while let Err(source) = durable::ensure(nats, spec).await {
+) -> Result<Vec<String>, StartError> {
+    loop {
+        let source = match durable::ensure(nats, spec).await {
+            Ok(notes) => return Ok(notes.into_iter().map(|note| format!("handler.{handler}: {note}")).collect()),
+            Err(source) => source,
+        };
         if !source.is_unanswered {
             return Err(StartError::Consumer { handler: handler.to_owned(), source });
         }
         status.troubles.begin(START, Effect::Intake, &format!("{source}; trying again until it works"));
         tokio::select! {
             () = sleep(NO_ANSWER_DELAY) => {}
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return Ok(Vec::new()),
         }
     }
-    Ok(())
 }
 
 /// Waits where the server did not answer, which may pass; other errors do not.

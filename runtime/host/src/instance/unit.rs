@@ -45,6 +45,9 @@ impl<I: Invoker + Clone> Unit<I> {
         let gate = Gate::new(Arc::clone(&handler), Clock::System);
         let status = site.status.handler(&handler.name);
         status.watch(&gate);
+        if let Some(first) = specs.first() {
+            status.reads(first);
+        }
         let of_handler = crew::Site {
             broker: Arc::clone(&site.nats),
             prefix: Arc::clone(&site.prefix),

@@ -10,6 +10,7 @@ pub mod letters;
 pub mod overview;
 pub mod reloads;
 pub mod retries;
+pub mod rewind;
 
 use thiserror::Error;
 use tidemill_policy::replay::Unreplayable;

@@ -172,6 +172,19 @@ fn dedup(handler: &Handler, layers: &Layers, report: &mut Report) {
         let span = layers.find("dedup.window").map_or_else(|| layers.span("dedup"), |leaf| leaf.span);
         report.error(span, Complaint::new(message).hint("raise \"dedup.window\" or lower \"ack_wait\""));
     }
+    let (kept, window) = (handler.dead_letter.max_age, dedup.window);
+    if kept < window && layers.sound(&["dedup", "dedup.window", "dead_letter", "dead_letter.max_age"]) {
+        let message = format!(
+            "\"dead_letter.max_age\" ({}) is shorter than \"dedup.window\" ({}): an event that was given up on is remembered \
+             when its dead letter is gone",
+            show_duration(kept),
+            show_duration(window),
+        );
+        let given = ["dead_letter.max_age", "dedup.window"].into_iter().find_map(|path| layers.find(path));
+        let span = given.map_or_else(|| layers.span("dedup"), |leaf| leaf.span);
+        let hint = "raise \"dead_letter.max_age\" or lower \"dedup.window\"";
+        report.warning(span, Complaint::new(message).hint(hint));
+    }
 }
 
 /// Checks that events have attributes where one is named.

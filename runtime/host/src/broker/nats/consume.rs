@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
 use futures::{FutureExt, StreamExt};
 use tidemill_policy::arrival::{Message, Position};
-use time::OffsetDateTime;
+use tidemill_policy::resume::Seen;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 use super::connect::acknowledgements;
 use super::lease::{Lease, Leases, Room};
 use super::open::{Open, Request};
+use super::owner::Owner;
 use super::place::Place;
-use super::{Nats, durable, headers_from, quarantine, streams, surety};
+use super::progress::Progress;
+use super::{Nats, drift, durable, headers_from, quarantine, streams, surety};
 use crate::broker::{Delivery, Source};
 use crate::in_flight::{Claim, Purse, Reserved};
 use crate::troubles::Effect;
@@ -93,6 +95,10 @@ pub struct Spec {
     /// Keeps the events of one key in order, where several are in flight: what is redelivered late must not be
     /// overtaken by what was delivered later.
     pub turns: Option<Arc<Turns>>,
+    /// Whose it is.
+    pub owner: Arc<Owner>,
+    /// How far a `broadcast` handler has come here.
+    pub progress: Arc<Progress>,
 }
 
 /// Pulls and hands over until `stop`; whatever fails is tried again. Deliveries in flight are kept alive until
@@ -113,10 +119,11 @@ pub async fn run(
     let hand_over = &hand_over;
     let credit = Arc::new(Semaphore::new(spec.credit as usize));
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
+    let drift = drift::watch(&nats, spec.clone(), stop.clone());
     let last = AtomicU64::new(0);
     let consumer =
-        Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, created: None, stop, last };
-    let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety) };
+        Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, seen: None, stop, last };
+    let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety, drift) };
     tokio::select! {
         () = restrain(&credit, intake) => {}
         _ = pull => {}
@@ -152,8 +159,8 @@ struct Consumer<'a, H> {
     hand_over: &'a H,
     /// What is in trouble while nothing can be pulled.
     trouble: String,
-    /// When the stream was created; nothing before it was first looked at.
-    created: Option<OffsetDateTime>,
+    /// The stream as it was last seen; nothing before it was first looked at.
+    seen: Option<Seen>,
     stop: CancellationToken,
     /// The number of the latest delivery.
     last: AtomicU64,
@@ -432,6 +439,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         if self.is_gap(place.number) {
             self.hold();
         }
+        if self.spec.broadcast {
+            self.spec.progress.note(place.sequence, place.stored_ns);
+        }
         let position = place.position(self.spec.stream_created_unix);
         let Some(lease) = self.leases.take(position.sequence, reply, room) else { return };
         let headers = headers_from(headers.as_ref());
@@ -500,7 +510,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let probe = format!("$JS.ACK.{stream}.{name}.1.0.0.0.0");
         let _ = self.nats.client.publish(probe, "+WPI".into()).await;
         // Its answer comes after the denial, but by another way.
-        let _ = durable::present(self.nats, &self.spec).await;
+        let _ = durable::info(self.nats, &self.spec).await;
         match timeout(DENIAL_DELAY_MAX, self.nats.link.until_denied(&acks, since)).await {
             Ok(why) => Err(Interruption::Unacknowledged(grant("acknowledging", &acks, &why))),
             Err(_) => Ok(()),
@@ -510,8 +520,12 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     async fn look(&mut self) -> Result<(), String> {
         let nats = self.nats;
         self.find_stream().await?;
-        match durable::present(nats, &self.spec).await {
-            Ok(Some(_)) => {
+        match durable::info(nats, &self.spec).await {
+            Ok(Some(info)) => {
+                // One that waits for sequences that a stream which was set back has yet to give.
+                if self.seen.is_some_and(|seen| info.delivered.stream_sequence > seen.last) {
+                    durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
+                }
                 for sequence in quarantine::candidates(nats, &self.spec, self.leases).await {
                     if let Some((message, position, reply)) = quarantine::unreadable(nats, &self.spec, sequence).await {
                         self.receive_damaged(message, position, reply).await;
@@ -542,22 +556,22 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     /// Looks at the stream, makes it if it is gone and ours, and notes whether it is a new one: the ids of
     /// events and the leases depend on that.
     async fn find_stream(&mut self) -> Result<(), String> {
-        let created = match streams::created(self.nats, &self.spec.stream).await {
-            Ok(Some(created)) => created,
+        let seen = match streams::seen(self.nats, &self.spec.stream).await {
+            Ok(Some(seen)) => seen,
             Ok(None) => self.make_stream().await?,
             Err(error) => return Err(error.to_string()),
         };
-        if self.created.is_some_and(|before| before != created) {
-            tracing::warn!(stream = %self.spec.stream, "the stream was made anew: what was in flight is void");
+        if let Some(why) = self.seen.and_then(|before| drift::counts_anew(&self.spec, before, seen)) {
+            drift::say_of_stream(&self.nats.link.troubles, &self.spec.stream, &why);
             self.leases.renew();
         }
-        self.created = Some(created);
-        self.spec.stream_created_unix = created.unix_timestamp();
+        self.seen = Some(seen);
+        self.spec.stream_created_unix = i64::try_from(seen.created_ns.div_euclid(1_000_000_000)).unwrap_or_default();
         self.leases.resume();
         Ok(())
     }
 
-    async fn make_stream(&self) -> Result<OffsetDateTime, String> {
+    async fn make_stream(&self) -> Result<Seen, String> {
         let Spec { stream, filters, .. } = &self.spec;
         let result = match (&self.spec.source, &self.spec.create_with) {
             (Source::Retry, _) => streams::restore(self.nats, Some(stream)).await,
@@ -580,8 +594,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             }
         };
         result.map_err(|error| error.to_string())?;
-        let created = streams::created(self.nats, stream).await.map_err(|error| error.to_string())?;
-        created.ok_or_else(|| format!("stream {stream:?} was made anew and is gone again"))
+        let seen = streams::seen(self.nats, stream).await.map_err(|error| error.to_string())?;
+        seen.ok_or_else(|| format!("stream {stream:?} was made anew and is gone again"))
     }
 }
 

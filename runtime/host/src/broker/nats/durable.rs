@@ -3,14 +3,16 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, FromConsumer, IntoConsumerConfig, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, FromConsumer, Info, IntoConsumerConfig, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use thiserror::Error;
 
-use super::Nats;
 use super::consume::Spec;
+use super::owner::Owner;
 use super::streams::UNAVAILABLE;
+use super::{Nats, owner, position, progress};
+use crate::broker::Source;
 
 /// Why a consumer cannot be had.
 #[derive(Debug, Error)]
@@ -26,21 +28,54 @@ pub struct ConsumerError {
     pub is_unanswered: bool,
 }
 
-/// Makes the consumer, or brings an existing one up to date.
+/// Makes the consumer, or brings an existing one up to date. Returns what an operator should know of that, each of
+/// which is logged too.
 ///
 /// # Errors
 /// What the server says against it, or makes of it, and what to do about it.
-pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
-    let fail = |why: String, is_unanswered: bool| failed(spec, why, is_unanswered);
-    let present = present(nats, spec).await?;
-    if present.as_ref().is_some_and(|config| config.deliver_subject.is_some()) {
-        return Err(fail("it exists as a push consumer; choose another name with durable".into(), false));
+pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<Vec<String>, ConsumerError> {
+    let mut present = info(nats, spec).await?;
+    if let Some(info) = &present {
+        fit(nats, spec, info)?;
     }
-    let wanted = config(spec, present.as_ref());
+    let mut notes = Vec::new();
+    if let Some(info) = &present
+        && let Some(step) = position::due(nats, spec, info).await?
+    {
+        notes.push(position::take(nats, spec, step).await?);
+        present = self::info(nats, spec).await?;
+    }
+    let start = match &present {
+        Some(_) => None,
+        None if spec.broadcast => {
+            let (start, note) = progress::start(nats, spec).await?;
+            notes.extend(note);
+            Some(start)
+        }
+        None => position::kept(nats, spec).await?.map(|start_sequence| DeliverPolicy::ByStartSequence { start_sequence }),
+    };
+    let is_new = present.is_none();
+    let present = present.map(|info| info.config);
+    notes.extend(present.as_ref().and_then(|present| edited(spec, present)));
+    notes.extend(present.as_ref().and_then(|present| replaced(spec, present)));
+    for note in &notes {
+        tracing::warn!(consumer = %spec.name, "{note}");
+    }
+    let wanted = config(spec, present.as_ref(), start);
     // Most often it is there as it should be, and nothing need be written.
     if present.is_some_and(|present| present == wanted.clone().into_consumer_config()) {
-        return Ok(());
+        return Ok(notes);
     }
+    create(nats, spec, wanted).await?;
+    if is_new && start.is_some() && !spec.broadcast {
+        position::forget(nats, spec).await;
+    }
+    Ok(notes)
+}
+
+/// Makes the consumer, or changes it, and looks at what the server makes of it.
+pub(super) async fn create(nats: &Nats, spec: &Spec, wanted: pull::Config) -> Result<(), ConsumerError> {
+    let fail = |why: String, is_unanswered: bool| failed(spec, why, is_unanswered);
     let made = nats.context.create_consumer_on_stream(wanted, &spec.stream).await.map_err(|error| {
         let hint = match error.kind() {
             ConsumerErrorKind::JetStream(ref error) if error.error_code().0 == 10100 => {
@@ -60,8 +95,8 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
         return Ok(());
     }
     // A server that was started anew answers the first change of a consumer with what that was before.
-    let now = self::present(nats, spec).await?;
-    let differences = now.map_or_else(|| vec!["it was deleted".to_owned()], |now| differences(spec, &now));
+    let now = info(nats, spec).await?;
+    let differences = now.map_or_else(|| vec!["it was deleted".to_owned()], |now| differences(spec, &now.config));
     if differences.is_empty() {
         return Ok(());
     }
@@ -70,20 +105,86 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<(), ConsumerError> {
     Err(fail(format!("{}; {remedy}", differences.join("; ")), false))
 }
 
-fn failed(spec: &Spec, why: String, is_unanswered: bool) -> ConsumerError {
+pub(super) fn failed(spec: &Spec, why: String, is_unanswered: bool) -> ConsumerError {
     ConsumerError { name: spec.name.clone(), stream: spec.stream.clone(), why, is_unanswered }
 }
 
-/// The consumer's configuration; nothing where there is no such consumer.
+/// Refuses a consumer that no change makes fit.
+fn fit(nats: &Nats, spec: &Spec, info: &Info) -> Result<(), ConsumerError> {
+    if info.config.deliver_subject.is_some() {
+        let why = "it exists as a push consumer; choose another name with durable";
+        return Err(failed(spec, why.to_owned(), false));
+    }
+    match unfit(nats, spec, info) {
+        Some(why) => Err(failed(spec, why, false)),
+        None => Ok(()),
+    }
+}
+
+/// What of a consumer is not as it must be and cannot be changed, and what to do about it.
+pub fn unfit(nats: &Nats, spec: &Spec, info: &Info) -> Option<String> {
+    let unfit = owner::unfit(&info.config);
+    if unfit.is_empty() {
+        return None;
+    }
+    let anew = match position::rewind(spec, position::floor(info, nats.features.api_level) + 1) {
+        Some(command) => format!("make it anew where it stands: {command}, or from the beginning"),
+        None => "delete it for us to make it".to_owned(),
+    };
+    let Spec { stream, name, .. } = spec;
+    Some(format!("it has {}, which no server can change; {anew}: nats consumer rm {stream} {name}", unfit.join("; ")))
+}
+
+/// What somebody has changed about a consumer since it was set up. Where nobody has written down how that was, only
+/// what no manifest asks for.
+fn edited(spec: &Spec, present: &Config) -> Option<String> {
+    let got = owner::settings(present);
+    let edits = match owner::recorded(&present.metadata) {
+        Some(recorded) => {
+            let lines = got.iter().map(|(name, value)| (name, format!("{name} = {value}")));
+            lines.filter(|(_, line)| !recorded.contains(line)).map(|(_, line)| line).collect::<Vec<_>>()
+        }
+        None => {
+            let varies = ["ack_wait", "max_ack_pending", "filter", owner::INACTIVE_THRESHOLD];
+            let wanted = owner::settings(&config(spec, None, None).into_consumer_config());
+            let changed = wanted.iter().zip(&got).filter(|(wanted, got)| wanted != got && !varies.contains(&got.0));
+            changed.map(|(_, (name, value))| format!("{name} = {value}")).collect()
+        }
+    };
+    (!edits.is_empty()).then(|| {
+        format!(
+            "somebody has changed consumer {:?} on stream {:?} ({}); it is put right: set what you want in the manifest",
+            spec.name,
+            spec.stream,
+            edits.join("; ")
+        )
+    })
+}
+
+/// Whether the input stream is another one than when the consumer of the retries was set up: that one outlives it.
+fn replaced(spec: &Spec, present: &Config) -> Option<String> {
+    let before = Owner::read(&present.metadata).filter(|_| spec.source == Source::Retry)?;
+    let now = &spec.owner;
+    let is_other = before.is_same(now) && before.created_unix != 0 && before.created_unix != now.created_unix;
+    is_other.then(|| {
+        format!(
+            "stream {:?} was made anew or restored since it was last read: what is stored in it is handled, and events that were \
+             lost with it are not",
+            now.stream
+        )
+    })
+}
+
+/// The consumer as it is; nothing where there is no such consumer.
 ///
 /// # Errors
 /// Where the server does not answer, or there is no such stream.
-pub async fn present(nats: &Nats, spec: &Spec) -> Result<Option<Config>, ConsumerError> {
+pub async fn info(nats: &Nats, spec: &Spec) -> Result<Option<Info>, ConsumerError> {
     use ConsumerInfoErrorKind::{JetStream, NoResponders, NotFound, Offline, Request, TimedOut};
     let fail = |why: String, is_unanswered: bool| failed(spec, why, is_unanswered);
     let stream = nats.context.get_stream_no_info(&spec.stream).await.map_err(|error| fail(error.to_string(), false))?;
     match stream.consumer_info(&spec.name).await {
-        Ok(info) => Ok(Some(info.config)),
+        Ok(info) => Ok(Some(info)),
         Err(error) => match error.kind() {
             NotFound => Ok(None),
             TimedOut | Request | NoResponders | Offline => Err(fail(error.to_string(), true)),
@@ -94,12 +195,12 @@ pub async fn present(nats: &Nats, spec: &Spec) -> Result<Option<Config>, Consume
 }
 
 /// The consumer's configuration. Where to start cannot be changed, so an existing consumer keeps that.
-fn config(spec: &Spec, present: Option<&Config>) -> pull::Config {
-    let start = if spec.broadcast { DeliverPolicy::New } else { DeliverPolicy::All };
-    pull::Config {
+pub(super) fn config(spec: &Spec, present: Option<&Config>, start: Option<DeliverPolicy>) -> pull::Config {
+    let of_present = present.and_then(|config| pull::Config::try_from_consumer_config(config.clone()).ok());
+    let mut wanted = pull::Config {
         durable_name: (!spec.broadcast).then(|| spec.name.clone()),
         name: Some(spec.name.clone()),
-        deliver_policy: present.map_or(start, |config| config.deliver_policy),
+        deliver_policy: present.map(|config| config.deliver_policy).or(start).unwrap_or(DeliverPolicy::All),
         filter_subject: if let [only] = spec.filters.as_slice() { only.clone() } else { String::new() },
         filter_subjects: if spec.filters.len() > 1 { spec.filters.clone() } else { Vec::new() },
         ack_policy: AckPolicy::Explicit,
@@ -109,30 +210,31 @@ fn config(spec: &Spec, present: Option<&Config>) -> pull::Config {
         max_ack_pending: spec.max_ack_pending,
         num_replicas: spec.replicas,
         inactive_threshold: if spec.broadcast { Duration::from_mins(1) } else { Duration::ZERO },
-        ..present.and_then(|config| pull::Config::try_from_consumer_config(config.clone()).ok()).unwrap_or_default()
-    }
+        backoff: Vec::new(),
+        headers_only: false,
+        max_batch: 0,
+        max_bytes: 0,
+        max_expires: Duration::ZERO,
+        priority_policy: async_nats::jetstream::consumer::PriorityPolicy::None,
+        priority_groups: Vec::new(),
+        priority_timeout: Duration::ZERO,
+        ..of_present.unwrap_or_default()
+    };
+    let settings = owner::settings(&wanted.clone().into_consumer_config());
+    owner::write(&mut wanted.metadata, &spec.owner, &settings);
+    wanted
 }
 
 /// In what the server's consumer is not the one that was asked for, so that deliveries would not be what
 /// policy expects.
-fn differences(spec: &Spec, echoed: &Config) -> Vec<String> {
-    let mut differences = Vec::new();
-    let mut compare = |what: &str, wanted: String, got: String| {
-        if wanted != got {
-            differences.push(format!("the server keeps {what} = {got}, where {wanted} was asked for"));
-        }
-    };
-    compare("ack_policy", format!("{:?}", AckPolicy::Explicit), format!("{:?}", echoed.ack_policy));
-    compare("ack_wait", format!("{:?}", spec.ack_wait), format!("{:?}", echoed.ack_wait));
-    compare("max_ack_pending", spec.max_ack_pending.to_string(), echoed.max_ack_pending.to_string());
-    compare("max_deliver", "-1".to_owned(), echoed.max_deliver.to_string());
-    compare("backoff", "[]".to_owned(), format!("{:?}", echoed.backoff));
-    let one = (!echoed.filter_subject.is_empty()).then(|| echoed.filter_subject.clone());
-    let mut filters: Vec<_> = one.into_iter().chain(echoed.filter_subjects.iter().cloned()).collect();
-    let mut wanted = spec.filters.clone();
-    filters.sort();
-    wanted.sort();
-    compare("filter", wanted.join(" "), filters.join(" "));
+pub(super) fn differences(spec: &Spec, echoed: &Config) -> Vec<String> {
+    let wanted = owner::settings(&config(spec, None, None).into_consumer_config());
+    let mut differences: Vec<_> =
+        owner::unfit(echoed).into_iter().map(|unfit| format!("the server keeps {unfit}")).collect();
+    let of_ours = |pair: &(&'static str, String)| pair.0 != owner::INACTIVE_THRESHOLD;
+    let pick = |list: Vec<(&'static str, String)>| list.into_iter().filter(of_ours).collect::<Vec<_>>();
+    let changed = owner::changed(&pick(wanted), &pick(owner::settings(echoed)));
+    differences.extend(changed.into_iter().map(|one| format!("the server keeps {one}")));
     differences
 }
 
@@ -140,11 +242,9 @@ fn differences(spec: &Spec, echoed: &Config) -> Vec<String> {
 mod tests {
 
     use super::*;
-    use crate::broker::Source;
 
-    #[test]
-    fn what_the_server_makes_of_a_consumer_is_compared() {
-        let spec = Spec {
+    fn spec() -> Spec {
+        Spec {
             stream: "S".into(),
             stream_created_unix: 0,
             create_with: None,
@@ -159,8 +259,15 @@ mod tests {
             source: Source::Input,
             is_ordered: false,
             turns: None,
-        };
-        let same = config(&spec, None).into_consumer_config();
+            owner: owner::Owner { prefix: "tidemill".into(), handler: "h".into(), ..owner::Owner::default() }.into(),
+            progress: std::sync::Arc::default(),
+        }
+    }
+
+    #[test]
+    fn what_the_server_makes_of_a_consumer_is_compared() {
+        let spec = spec();
+        let same = config(&spec, None, None).into_consumer_config();
         assert!(differences(&spec, &same).is_empty());
         let other = Config {
             ack_wait: Duration::from_secs(1),
@@ -174,5 +281,24 @@ mod tests {
             "the server keeps filter = a, where a b was asked for",
         ];
         assert_eq!(differences(&spec, &other), expected);
+    }
+
+    #[test]
+    fn what_somebody_has_edited_is_told_from_what_another_manifest_asks_for() {
+        let spec = spec();
+        let ours = config(&spec, None, None).into_consumer_config();
+        assert_eq!(edited(&spec, &ours), None);
+        let slower = Spec { ack_wait: Duration::from_mins(1), ..self::spec() };
+        assert_eq!(edited(&slower, &ours), None, "as the manifest before wanted it");
+        let by_hand = Config { max_deliver: 1, headers_only: true, ..ours.clone() };
+        let told = edited(&slower, &by_hand).expect("an edit");
+        assert!(told.contains("(max_deliver = 1; headers_only = true)"), "{told}");
+        // Made before anything was written down, or without.
+        let unknown = Config { metadata: std::collections::HashMap::new(), ..by_hand };
+        assert_eq!(edited(&slower, &unknown), Some(told));
+        // The next one puts all of it right.
+        let mended = config(&slower, Some(&unknown), None).into_consumer_config();
+        assert_eq!(edited(&slower, &mended), None);
+        assert!(differences(&slower, &mended).is_empty());
     }
 }

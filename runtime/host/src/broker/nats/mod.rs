@@ -5,6 +5,10 @@
 //! - [`connect`]: options, credentials, and what the connection's events mean.
 //! - [`streams`]: our own streams and the users' input streams.
 //! - [`durable`]: making a consumer, and comparing it with what was asked for.
+//! - `own`: how our own streams must be kept.
+//! - [`owner`]: whose a consumer is, and how it was set up.
+//! - [`position`], [`progress`]: where consumers go on whose stream or subjects are not what they were.
+//! - `drift`: what becomes of a consumer while it is pulled from.
 //! - [`consume`]: pulling from one consumer as far as there is credit, and its recovery.
 //! - `open`: what was asked for and has not arrived.
 //! - `outbox`: what is on its way to the client.
@@ -30,6 +34,7 @@ mod carriers;
 mod confirm;
 pub mod connect;
 pub mod consume;
+pub(crate) mod drift;
 pub mod durable;
 mod grants;
 pub mod keyvalue;
@@ -39,10 +44,14 @@ pub mod markers;
 pub mod objects;
 mod open;
 mod outbox;
+mod own;
+pub mod owner;
 pub mod partitions;
 pub mod pause;
 mod place;
+pub mod position;
 pub mod preflight;
+pub mod progress;
 pub mod publish;
 pub mod quarantine;
 pub mod routes;

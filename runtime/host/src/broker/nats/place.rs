@@ -15,11 +15,11 @@ pub(super) struct Place<'a> {
     /// How often the message has been delivered, this time included.
     delivered: u64,
     /// The message's sequence in the stream.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// The number of the delivery, among all of its consumer.
     pub(super) number: u64,
     /// When the message was stored, in nanoseconds since the Unix epoch.
-    stored_ns: u64,
+    pub(super) stored_ns: u64,
 }
 
 impl<'a> Place<'a> {

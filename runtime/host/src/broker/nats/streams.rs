@@ -15,9 +15,11 @@ use thiserror::Error;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::marker;
 use tidemill_policy::publication::{RetryClock, provided_window, repeats_within};
+use tidemill_policy::resume::Seen;
 use tidemill_policy::subject;
-use time::OffsetDateTime;
+use tokio::time::Instant;
 
+use super::own::{self, Kind};
 use super::routes::{self, Answer};
 use super::{Features, Nats, markers};
 use crate::clock::Clock;
@@ -76,7 +78,8 @@ pub enum StreamError {
     },
     /// The handler's stream does not store its subject.
     #[error(
-        "handler.{handler}: stream {stream:?} stores {stored}, but not subject {subject:?}; correct stream or subject"
+        "handler.{handler}: stream {stream:?} stores {stored}, but not subject {subject:?}; {hint}correct stream or \
+         subject, or have the stream store it too: nats stream edit {stream} --subjects {all:?}"
     )]
     NotInStream {
         /// The handler.
@@ -87,6 +90,10 @@ pub enum StreamError {
         stored: String,
         /// The subject.
         subject: String,
+        /// What may have been meant.
+        hint: String,
+        /// What the stream would store with it.
+        all: String,
     },
     /// A stream could not be made or changed.
     #[error("cannot create or update stream {stream:?}: {why}")]
@@ -115,7 +122,7 @@ pub struct InputStream {
 #[derive(Debug, Default)]
 pub struct Own {
     /// Our streams as they were made.
-    streams: Vec<Config>,
+    streams: Vec<(Kind, Config)>,
     /// The subjects whose streams store outputs together.
     pub together: Vec<String>,
     /// The subjects of retries and dead letters: without them, nothing can be done but to hold the events.
@@ -249,25 +256,27 @@ async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own,
         allow_message_schedules: schedules,
         ..own(retry_stream(prefix), vec![format!("{prefix}.retry.at.>"), format!("{prefix}.retry.due.>")])
     };
-    let echoed = ensure(nats, retry.clone()).await?;
+    let echoed = ensure(nats, Kind::Retries, retry.clone()).await?.0;
     let dead_letter = own(dead_letter_stream(prefix), dead_letter_subjects(nats, manifest).await);
-    let echoed_dead_letter = ensure(nats, dead_letter.clone()).await?;
+    let echoed_dead_letter = ensure(nats, Kind::DeadLetters, dead_letter.clone()).await?.0;
     if !echoed_dead_letter.allow_message_ttl {
         tracing::warn!(
             "the server cannot expire single messages (2.11 and later can): dead_letter.max_age has no effect, \
              dead letters are kept until somebody removes them"
         );
     }
+    let lifetime = marker::lifetime_max(manifest.handlers.values());
+    let of_markers = Kind::Markers(lifetime);
     let markers = Config {
         max_messages_per_subject: 1,
         deny_delete: true,
         allow_rollup: true,
         discard: DiscardPolicy::New,
-        max_age: if message_ttl { Duration::ZERO } else { marker::lifetime_max(manifest.handlers.values()) },
+        max_age: if message_ttl { Duration::ZERO } else { lifetime },
         ..own(markers::stream(prefix), vec![markers::subject(&markers::bucket(prefix), ">")])
     };
     let offered = Offered {
-        replicated_bucket: ensure(nats, markers.clone()).await?.num_replicas > 1,
+        replicated_bucket: ensure(nats, of_markers, markers.clone()).await?.0.num_replicas > 1,
         features: Features {
             api_level: api.level,
             retry_clock: if echoed.allow_message_schedules { RetryClock::Schedules } else { RetryClock::NotBefore },
@@ -277,7 +286,7 @@ async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own,
     let mut subjects = vec![format!("{prefix}.retry.>")];
     subjects.extend(manifest.handlers.values().map(|handler| handler.dead_letter.subject.clone()));
     let own = Own {
-        streams: vec![retry, dead_letter, markers],
+        streams: vec![(Kind::Retries, retry), (Kind::DeadLetters, dead_letter), (of_markers, markers)],
         subjects,
         together: manifest.stored_together(),
         ack_pending_max: api.ack_pending_max,
@@ -292,9 +301,9 @@ async fn provide_own(nats: &Nats, manifest: &Manifest, api: Api) -> Result<(Own,
 /// Where the server refuses or does not answer.
 pub async fn restore(nats: &Nats, name: Option<&str>) -> Result<(), StreamError> {
     let own = nats.own.load_full();
-    for config in own.streams.iter().filter(|config| name.is_none_or(|name| config.name == name)) {
+    for (kind, config) in own.streams.iter().filter(|(_, config)| name.is_none_or(|name| config.name == name)) {
         if matches!(nats.context.get_stream(&config.name).await, Err(error) if is_not_found(&error)) {
-            ensure(nats, config.clone()).await?;
+            ensure(nats, *kind, config.clone()).await?;
             tracing::warn!(stream = %config.name, "made a stream anew that was deleted");
         }
     }
@@ -315,48 +324,54 @@ async fn dead_letter_subjects(nats: &Nats, manifest: &Manifest) -> Vec<String> {
     subjects
 }
 
-/// Makes a stream, or adds to an existing one what it lacks; an operator's other settings stay. Returns the
-/// configuration that the server echoes.
-async fn ensure(nats: &Nats, wanted: Config) -> Result<Config, StreamError> {
+/// Makes a stream, or adds to an existing one what it lacks and puts right what would have it lose what is ours; an
+/// operator's other settings stay. Returns the configuration that the server echoes, and what was put right.
+async fn ensure(nats: &Nats, kind: Kind, wanted: Config) -> Result<(Config, Vec<String>), StreamError> {
     let present = match nats.context.get_stream(&wanted.name).await {
         Ok(stream) => stream.get_info().await.map_err(|error| StreamError::NoAnswer(error.to_string()))?.config,
         Err(error) if is_not_found(&error) => {
             let name = wanted.name.clone();
             let made = nats.context.create_stream(wanted).await.map_err(|error| refused(&name, &error))?;
-            return Ok(made.cached_info().config.clone());
+            return Ok((made.cached_info().config.clone(), Vec::new()));
         }
         Err(error) if is_passing(&error) => return Err(StreamError::NoAnswer(error.to_string())),
         Err(error) => return Err(StreamError::Refused { stream: wanted.name, why: error.to_string() }),
     };
-    let subjects: BTreeSet<_> = present.subjects.iter().chain(&wanted.subjects).cloned().collect();
-    let merged = Config {
-        subjects: minimal(&subjects),
-        allow_message_schedules: present.allow_message_schedules || wanted.allow_message_schedules,
-        allow_message_ttl: present.allow_message_ttl || wanted.allow_message_ttl,
-        allow_atomic_publish: present.allow_atomic_publish || wanted.allow_atomic_publish,
-        max_age: longer_age(present.max_age, wanted.max_age),
-        ..present.clone()
-    };
-    let same_subjects = merged.subjects.iter().collect::<BTreeSet<_>>() == present.subjects.iter().collect();
-    if same_subjects
-        && merged.allow_message_schedules == present.allow_message_schedules
-        && merged.allow_message_ttl == present.allow_message_ttl
-        && merged.allow_atomic_publish == present.allow_atomic_publish
-        && merged.max_age == present.max_age
-    {
-        return Ok(present);
+    let (merged, said) = own::mended(kind, &present, &wanted);
+    if own::is_same(&merged, &present) {
+        return Ok((present, Vec::new()));
     }
-    let info = nats.context.update_stream(&merged).await.map_err(|error| refused(&merged.name, &error))?;
-    Ok(info.config)
+    let name = &merged.name;
+    let subject = format!("$JS.API.STREAM.UPDATE.{name}");
+    let since = Instant::now();
+    let info = tokio::select! {
+        updated = nats.context.update_stream(&merged) => updated.map_err(|error| refused(name, &error))?,
+        why = nats.link.until_denied(&subject, since) => {
+            let what = if said.is_empty() { String::new() } else { format!(" ({})", said.join("; ")) };
+            let why = format!("the server denies changing it{what}: {why}; grant publish on {subject:?}");
+            return Err(StreamError::Refused { stream: name.clone(), why });
+        }
+    };
+    let said: Vec<_> = said.into_iter().map(|said| format!("stream {name:?} is put right: {said}")).collect();
+    said.iter().for_each(|said| tracing::warn!("{said}"));
+    Ok((info.config, said))
 }
 
-/// The maximal age that a stream gets: at least what is wanted, but no bound where there was none. Zero is none.
-fn longer_age(present: Duration, wanted: Duration) -> Duration {
-    if present.is_zero() { present } else { present.max(wanted) }
+/// Puts right what somebody has changed about our own streams, where they would lose what is in them. Returns what that
+/// was.
+///
+/// # Errors
+/// Where the server refuses or does not answer.
+pub async fn keep(nats: &Nats) -> Result<Vec<String>, StreamError> {
+    let mut all = Vec::new();
+    for (kind, config) in &nats.own.load_full().streams {
+        all.extend(ensure(nats, *kind, config.clone()).await?.1);
+    }
+    Ok(all)
 }
 
 /// The subjects without those that another one covers, which the server would refuse.
-fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn minimal(subjects: &BTreeSet<String>) -> Vec<String> {
     let covered = |one: &String| subjects.iter().any(|other| other != one && subject::covers(other, one));
     subjects.iter().filter(|one| !covered(one)).cloned().collect()
 }
@@ -389,13 +404,16 @@ fn is_not_found(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// When a stream was created; nothing where there is none.
+/// How far a stream is; nothing where there is none.
 ///
 /// # Errors
 /// Where the server does not answer.
-pub async fn created(nats: &Nats, name: &str) -> Result<Option<OffsetDateTime>, StreamError> {
+pub async fn seen(nats: &Nats, name: &str) -> Result<Option<Seen>, StreamError> {
     match nats.context.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().created)),
+        Ok(stream) => {
+            let info = stream.cached_info();
+            Ok(Some(Seen { created_ns: info.created.unix_timestamp_nanos(), last: info.state.last_sequence }))
+        }
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(StreamError::NoAnswer(error.to_string())),
     }
@@ -425,7 +443,7 @@ pub async fn provide(
         allow_atomic_publish: subjects.iter().any(is_published),
         ..Config::default()
     };
-    ensure(nats, wanted).await.map(|_| ())
+    ensure(nats, Kind::Users, wanted).await.map(|_| ())
 }
 
 /// The configuration of a stream; nothing where there is none.
@@ -458,23 +476,40 @@ pub async fn list(nats: &Nats) -> Result<BTreeMap<String, Vec<String>>, StreamEr
     Ok(configs.into_iter().map(|config| (config.name, config.subjects)).collect())
 }
 
-/// Finds the stream that a handler consumes, and makes it if the handler says so.
+/// What the missing stream called `name` is made for: the subjects of all handlers that say so.
+pub fn created_with(manifest: &Manifest, name: &str) -> Vec<String> {
+    let makers = manifest.handlers.values().filter(|one| one.create_stream && one.stream.as_deref() == Some(name));
+    minimal(&makers.flat_map(|handler| handler.subjects.iter().cloned()).collect())
+}
+
+/// Finds the stream that a handler consumes, and makes it where it is missing and the handler says so. One that is there
+/// is never changed: a slip of the pen would have it store what nobody publishes, and the handler wait for that.
 ///
 /// # Errors
 /// Where there is no such stream, more than one, or one that does not store the handler's subjects.
-pub async fn input(nats: &Nats, handler: &Handler) -> Result<InputStream, StreamError> {
-    if let (true, Some(name)) = (handler.create_stream, &handler.stream) {
-        provide(nats, name, &handler.subjects, repeats_within(handler), &nats.own.load_full().together).await?;
+pub async fn input(nats: &Nats, handler: &Handler, manifest: &Manifest) -> Result<InputStream, StreamError> {
+    let mut found = look_up(nats, handler).await?;
+    if let (None, true, Some(name)) = (&found, handler.create_stream, &handler.stream) {
+        let subjects = created_with(manifest, name);
+        provide(nats, name, &subjects, repeats_within(handler), &nats.own.load_full().together).await?;
+        found = look_up(nats, handler).await?;
     }
-    let Some(info) = look_up(nats, handler).await? else {
+    let Some(info) = found else {
         return Err(StreamError::Unstored { handler: handler.name.clone(), subject: handler.subjects.join(",") });
     };
-    Ok(InputStream {
-        ack_pending_max: ack_pending_max(nats.own.load().ack_pending_max, &info.config),
-        replicas: info.config.num_replicas,
-        name: info.config.name,
-        created_unix: info.created.unix_timestamp(),
-    })
+    Ok(InputStream::new(nats, &info))
+}
+
+impl InputStream {
+    /// What matters to a handler of a stream.
+    pub fn new(nats: &Nats, info: &Info) -> InputStream {
+        InputStream {
+            ack_pending_max: ack_pending_max(nats.own.load().ack_pending_max, &info.config),
+            replicas: info.config.num_replicas,
+            name: info.config.name.clone(),
+            created_unix: info.created.unix_timestamp(),
+        }
+    }
 }
 
 /// The most messages of a handler's consumer that one instance has in flight.
@@ -507,20 +542,29 @@ pub async fn look_up(nats: &Nats, handler: &Handler) -> Result<Option<Info>, Str
         Err(error) => return Err(StreamError::NoAnswer(error.to_string())),
     };
     let info = stream.cached_info();
-    let stored = &info.config.subjects;
-    // A stream that is filled from other streams says nothing about its subjects, and we add what ours lacks.
-    let is_settled = info.config.mirror.is_none() && info.config.sources.is_none() && !handler.create_stream;
-    for wanted in handler.subjects.iter().filter(|_| is_settled) {
-        if !stored.iter().any(|one| subject::overlaps(one, wanted)) {
-            return Err(StreamError::NotInStream {
-                handler: handler.name.clone(),
-                stream: name,
-                stored: shorten(stored),
-                subject: wanted.clone(),
-            });
-        }
+    if let Some(error) = not_in_stream(handler, &info.config) {
+        return Err(error);
     }
     Ok(Some(info.clone()))
+}
+
+/// The first subject of a handler of which its stream stores nothing. A stream that is filled from other streams says
+/// nothing about its subjects.
+fn not_in_stream(handler: &Handler, stream: &Config) -> Option<StreamError> {
+    let stored = &stream.subjects;
+    let is_settled = stream.mirror.is_none() && stream.sources.is_none();
+    let is_stored = |wanted: &&String| stored.iter().any(|one| subject::overlaps(one, wanted));
+    let wanted = handler.subjects.iter().filter(|_| is_settled).find(|wanted| !is_stored(wanted))?;
+    let near = subject::nearest(wanted, stored.iter().map(String::as_str));
+    let lacking = handler.subjects.iter().filter(|wanted| !is_stored(wanted));
+    Some(StreamError::NotInStream {
+        handler: handler.name.clone(),
+        stream: stream.name.clone(),
+        stored: if stored.is_empty() { "no subject".to_owned() } else { shorten(stored) },
+        subject: wanted.clone(),
+        hint: near.map_or_else(String::new, |near| format!("did you mean {near:?}? ")),
+        all: stored.iter().chain(lacking).map(String::as_str).collect::<Vec<_>>().join(","),
+    })
 }
 
 /// The one stream that stores a handler's subjects.

@@ -14,10 +14,12 @@ use serde_json::Value;
 use thiserror::Error;
 use tidemill_policy::in_flight;
 use tidemill_policy::manifest::{Handler, Manifest, Outputs};
+use tidemill_policy::marker;
 use tidemill_policy::reach::keyvalue::buckets;
 use tidemill_policy::subject;
 
 use super::ask::{self, AskError};
+use super::own::Kind;
 use super::routes::{LIST_SUBJECT, NAMES_SUBJECT};
 use super::streams::{self, Api, MESSAGE_TTL_API_LEVEL, StreamError};
 use super::{ASKED_AT_ONCE, Nats, markers, partitions};
@@ -114,11 +116,30 @@ pub async fn check(nats: &Nats, manifest: &Manifest) -> Result<Findings, StreamE
             permissions::check(user, &permissions::of_input(handler, &input.name), &mut findings);
         }
     }
-    own_streams(nats, manifest, user.as_ref(), &mut findings).await?;
     let can_expire = api.level >= MESSAGE_TTL_API_LEVEL;
+    own_streams(nats, manifest, user.as_ref(), &mut findings).await?;
     stored(nats, manifest, user.as_ref(), can_expire, &mut findings).await?;
     granted_buckets(nats, manifest, &mut findings).await;
     Ok(findings)
+}
+
+/// Compares a manifest that runs once more with the streams that are there: what stands against it by now.
+///
+/// # Errors
+/// Where the server does not answer.
+pub async fn look_again(nats: &Nats, manifest: &Manifest) -> Result<Vec<String>, StreamError> {
+    let mut findings = Findings::default();
+    for handler in manifest.handlers.values() {
+        match streams::look_up(nats, handler).await {
+            Ok(Some(info)) => streams_fit::input(handler, &info.config, &mut findings),
+            Err(error @ StreamError::NotInStream { .. }) => findings.conflict(error.to_string()),
+            Err(error @ StreamError::NoAnswer(_)) => return Err(error),
+            // Who pulls from it misses it.
+            _ => {}
+        }
+    }
+    own_streams(nats, manifest, None, &mut findings).await?;
+    Ok(findings.conflicts)
 }
 
 /// Looks whether there are the buckets that handlers are granted.
@@ -243,7 +264,9 @@ async fn own_streams(
         }
         if let Some(config) = present {
             streams_fit::replicas(&manifest.nats, &config, findings);
-            own_stream(manifest, &config, findings);
+            let update = format!("$JS.API.STREAM.UPDATE.{name}");
+            let can_update = user.is_none_or(|user| user.may_publish(&update));
+            own_stream(manifest, &config, can_update, findings);
         } else if let Some(user) = user {
             let need =
                 permissions::Need::publish(format!("$JS.API.STREAM.CREATE.{name}"), "we need to make that stream");
@@ -254,10 +277,19 @@ async fn own_streams(
 }
 
 /// Looks at one of our own streams.
-fn own_stream(manifest: &Manifest, config: &Config, findings: &mut Findings) {
+fn own_stream(
+    manifest: &Manifest,
+    config: &Config,
+    can_update: bool,
+    findings: &mut Findings,
+) {
     let prefix = &manifest.nats.prefix;
-    if config.name == streams::retry_stream(prefix) {
+    if config.name == markers::stream(prefix) {
+        streams_fit::markers(config, findings);
+        streams_fit::ours(Kind::Markers(marker::lifetime_max(manifest.handlers.values())), config, can_update, findings);
+    } else if config.name == streams::retry_stream(prefix) {
         streams_fit::retry(manifest, config, findings);
+        streams_fit::ours(Kind::Retries, config, can_update, findings);
     } else if config.name == streams::dead_letter_stream(prefix) {
         let ours =
             |handler: &&Handler| config.subjects.iter().any(|one| subject::covers(one, &handler.dead_letter.subject));
@@ -265,7 +297,6 @@ fn own_stream(manifest: &Manifest, config: &Config, findings: &mut Findings) {
             streams_fit::dead_letters(handler, config, findings);
         }
     }
-    // The bucket is adapted when we start.
 }
 
 /// Looks at the streams that store what handlers publish, as far as we may list them.

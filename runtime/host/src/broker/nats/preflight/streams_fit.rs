@@ -8,6 +8,7 @@ use tidemill_policy::publication::{repeats_within, retries_through_stream};
 use tidemill_policy::{retry, subject};
 
 use super::Findings;
+use crate::broker::nats::own::{self, Kind};
 
 /// Checks a handler's input stream.
 pub(super) fn input(handler: &Handler, stream: &Config, findings: &mut Findings) {
@@ -57,7 +58,9 @@ pub(super) fn retry(manifest: &Manifest, stream: &Config, findings: &mut Finding
             retention(stream),
         ));
     }
-    for handler in manifest.handlers.values().filter(|handler| retries_through_stream(handler)) {
+    // Else it is put right ([`ours`]).
+    let stays = stream.retention != RetentionPolicy::WorkQueue;
+    for handler in manifest.handlers.values().filter(|handler| stays && retries_through_stream(handler)) {
         let longest = retry::longest_delay(&handler.retry);
         if !stream.max_age.is_zero() && stream.max_age <= longest {
             findings.conflict(format!(
@@ -70,11 +73,39 @@ pub(super) fn retry(manifest: &Manifest, stream: &Config, findings: &mut Finding
             ));
         }
     }
-    if let Some(limit) = forgets(stream) {
+    if let Some(limit) = forgets(stream).filter(|_| stays) {
         findings.conflict(format!(
             "stream {name:?} drops its oldest messages when there is no room ({limit}, discard = old), which are events \
              that wait for their retry; remove that limit"
         ));
+    }
+}
+
+/// Checks the bucket of markers for what nobody can change.
+pub(super) fn markers(stream: &Config, findings: &mut Findings) {
+    let name = &stream.name;
+    if stream.retention != RetentionPolicy::Limits {
+        findings.conflict(format!(
+            "stream {name:?} has retention = {}, but what is remembered of events must stay in it (retention = limits); delete \
+             it, we make it anew, and what was remembered is lost: nats stream rm {name}",
+            retention(stream),
+        ));
+    }
+}
+
+/// Checks what is put right about one of our own streams when an instance starts.
+pub(super) fn ours(kind: Kind, stream: &Config, can_update: bool, findings: &mut Findings) {
+    let name = &stream.name;
+    let (_, said) = own::mended(kind, stream, &Config::default());
+    for said in said {
+        if can_update {
+            findings.warn(format!("stream {name:?} is not kept as it must be, and is put right at the start: {said}"));
+        } else {
+            findings.conflict(format!(
+                "stream {name:?} is not kept as it must be: {said}; correct it (nats stream edit {name}), or grant publish on \
+                 \"$JS.API.STREAM.UPDATE.{name}\" for us to do so"
+            ));
+        }
     }
 }
 
