@@ -263,7 +263,7 @@ pub(crate) async fn what_carries_an_event_is_found<B: Bench>(mut bench: B) {
     for odd in [format!("{name}0"), "IN:999@5".into(), "NOWHERE:1@5".into(), String::new()] {
         assert!(!carries(&event.token, &Carrier::Message(odd.clone())).await, "{odd}");
     }
-    let letter = publication::dead_letter(case, &error, None, bench.broker().message_ttl());
+    let letter = publication::dead_letter(case, &error, None, bench.broker().message_ttl(), usize::MAX).expect("fits");
     let stored = bench.broker().publish(&[letter]).await.expect("stored").last;
     assert!(carries(&event.token, &Carrier::Letter(stored.clone())).await);
     assert!(!carries(&other, &Carrier::Letter(stored.clone())).await, "it is another event's");
@@ -271,8 +271,8 @@ pub(crate) async fn what_carries_an_event_is_found<B: Bench>(mut bench: B) {
     assert!(!carries(&event.token, &Carrier::Letter(next)).await);
     assert!(!carries(&event.token, &Carrier::Retry).await);
     for delay in [Duration::from_hours(1), Duration::ZERO] {
-        let retry =
-            publication::retry(case, "tidemill", bench.broker().retry_clock(), &error, bench.now_ms(), delay);
+        let (clock, now_ms) = (bench.broker().retry_clock(), bench.now_ms());
+        let retry = publication::retry(case, "tidemill", clock, &error, now_ms, delay, usize::MAX).expect("fits");
         bench.broker().publish(&[retry]).await.expect("stored");
         assert!(carries(&event.token, &Carrier::Retry).await);
         assert!(!carries(&other, &Carrier::Retry).await);
