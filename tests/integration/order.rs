@@ -287,7 +287,7 @@ async fn a_partitioned_event_is_the_one_that_was_published() {
     let created = world.context.get_stream("IN").await.expect("the stream").cached_info().created.unix_timestamp();
     for (nth, key) in [(1, "a"), (2, "b"), (3, "k17")] {
         let event = events.iter().find(|event| event.subject == format!("in.{key}")).expect("the event");
-        assert_eq!(event.id, format!("IN@{created}:{nth}"));
+        assert_eq!(event.id, format!("IN@{}:{nth}", created * 1000));
         assert_eq!(event.headers, [("X-Own".to_owned(), key.to_owned())]);
         assert_eq!(event.attempt.get(), 1);
     }

@@ -151,7 +151,7 @@ async fn limits_on_consumers_are_kept_or_refused() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_the_server_keeps_otherwise_is_refused() {
+async fn a_consumer_that_the_server_keeps_otherwise_is_put_right() {
     let world = world(vec![stream("IN", "in.>"), stream("OUT", "out.>")]).await;
     let present = pull::Config {
         durable_name: Some("tidemill-h".into()),
@@ -159,10 +159,11 @@ async fn a_consumer_that_the_server_keeps_otherwise_is_refused() {
         ..pull::Config::default()
     };
     world.context.create_consumer_on_stream(present, "IN").await.expect("a consumer");
-    let error = world.run(MANIFEST, |_| completed(&[])).end().await.expect_err("refused").to_string();
-    let expected = "handler.h: consumer \"tidemill-h\" on stream \"IN\": the server keeps ack_wait = 1s, where 30s was \
-                    asked for";
-    assert!(error.starts_with(expected) && error.contains("nats consumer rm IN tidemill-h"), "{error}");
+    let running = world.run(MANIFEST, |_| completed(&[])).ready().await;
+    let stream = world.context.get_stream_no_info("IN").await.expect("the stream");
+    let now = stream.consumer_info("tidemill-h").await.expect("the consumer").config;
+    assert_eq!((now.backoff.len(), now.ack_wait), (0, Duration::from_secs(30)));
+    running.drain().await.expect("drains");
 }
 
 #[tokio::test]

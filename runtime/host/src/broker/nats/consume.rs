@@ -120,9 +120,9 @@ pub async fn run(
     let credit = Arc::new(Semaphore::new(spec.credit as usize));
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
     let drift = drift::watch(&nats, spec.clone(), stop.clone());
-    let last = AtomicU64::new(0);
+    let (last, top) = (AtomicU64::new(0), AtomicU64::new(0));
     let consumer =
-        Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, seen: None, stop, last };
+        Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, seen: None, stop, last, top };
     let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety, drift) };
     tokio::select! {
         () = restrain(&credit, intake) => {}
@@ -164,6 +164,8 @@ struct Consumer<'a, H> {
     stop: CancellationToken,
     /// The number of the latest delivery.
     last: AtomicU64,
+    /// The highest sequence that was delivered.
+    top: AtomicU64,
 }
 
 /// How pulling ended.
@@ -439,6 +441,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         if self.is_gap(place.number) {
             self.hold();
         }
+        self.top.fetch_max(place.sequence, Ordering::Relaxed);
         if self.spec.broadcast {
             self.spec.progress.note(place.sequence, place.stored_ns);
         }
@@ -561,7 +564,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             Ok(None) => self.make_stream().await?,
             Err(error) => return Err(error.to_string()),
         };
-        if let Some(why) = self.seen.and_then(|before| drift::counts_anew(&self.spec, before, seen)) {
+        let top = self.top.swap(0, Ordering::Relaxed);
+        let before = self.seen.map(|before| Seen { last: before.last.max(top), ..before });
+        if let Some(why) = before.and_then(|before| drift::counts_anew(&self.spec, before, seen)) {
             drift::say_of_stream(&self.nats.link.troubles, &self.spec.stream, &why);
             self.leases.renew();
         }

@@ -18,7 +18,7 @@ use tidemill_policy::subject;
 use super::ask::{AskError, ask, found, message};
 use super::consume::Spec;
 use super::durable::{self, ConsumerError};
-use super::Nats;
+use super::{Nats, markers};
 use crate::broker::{Broker, Source};
 
 /// The API level from which a consumer can be set back in place (2.14).
@@ -243,8 +243,14 @@ pub(super) async fn forget(nats: &Nats, spec: &Spec) {
     }
 }
 
+/// Whether there is a bucket of markers, also if that cannot be told. Before an instance was ever started there is none.
+async fn has_bucket(nats: &Nats) -> bool {
+    let path = format!("STREAM.INFO.{}", markers::stream_of(&nats.bucket));
+    !nats.bucket.is_empty() && !matches!(found(ask::<StreamInfo>(nats, &path, &Value::Null).await), Ok(None))
+}
+
 async fn write(nats: &Nats, spec: &Spec, kept: &Kept, lifetime: Duration) -> Result<(), String> {
-    if nats.bucket.is_empty() {
+    if !has_bucket(nats).await {
         return Ok(());
     }
     let value = serde_json::to_vec(kept).map_err(|error| error.to_string())?;
@@ -255,7 +261,7 @@ async fn write(nats: &Nats, spec: &Spec, kept: &Kept, lifetime: Duration) -> Res
 
 /// Where a durable goes on that somebody was about to make anew; nothing where nobody was.
 pub(super) async fn kept(nats: &Nats, spec: &Spec) -> Result<Option<u64>, ConsumerError> {
-    if nats.bucket.is_empty() {
+    if !has_bucket(nats).await {
         return Ok(None);
     }
     let stored = nats.read_record(&key(spec)).await;

@@ -108,6 +108,16 @@ impl Subjects {
     }
 }
 
+/// What tells whether something still has an event of which another message has arrived. Without it, that is taken for
+/// granted, which is worth a warning.
+fn of_carriers(handler: &Handler, prefix: &str) -> Vec<Need> {
+    let why = format!("handler.{} needs it to tell repeats from events that have ended in nothing", handler.name);
+    let own = [retry_stream(prefix), dead_letter_stream(prefix)];
+    let streams = handler.stream.iter().cloned().chain(own);
+    let subjects = streams.map(|stream| format!("$JS.API.STREAM.MSG.GET.{stream}"));
+    subjects.map(|subject| Need { subject, why: why.clone(), least: Share::Nothing }).collect()
+}
+
 /// Asks who we are; nothing where the server does not tell.
 pub(super) async fn ask(nats: &Nats, findings: &mut Findings) -> Option<User> {
     let since = Instant::now();
@@ -232,6 +242,9 @@ pub(super) fn needs(manifest: &Manifest) -> Vec<Need> {
         for pattern in &handler.allow.publish {
             let why = format!("handler.{name} is allowed to by allow.publish");
             needs.push(Need { subject: pattern.clone(), why, least: Share::Part });
+        }
+        if handler.dedup.is_some() {
+            needs.extend(of_carriers(handler, prefix));
         }
         if marker::keeps(handler) {
             let (stream, keys) = (markers::stream(prefix), markers::subject(&markers::bucket(prefix), ">"));
