@@ -169,8 +169,7 @@ async fn a_corrected_subject_skips_nothing_if_the_server_was_killed_meanwhile() 
 }
 
 fn spec(filters: &[&str]) -> Spec {
-    let owner =
-        Owner { prefix: "tidemill".into(), handler: "h".into(), stream: "IN".into(), ..Owner::default() };
+    let owner = Owner { prefix: "tidemill".into(), handler: "h".into(), stream: "IN".into(), ..Owner::default() };
     Spec {
         stream: "IN".into(),
         stream_created_unix: 0,
@@ -215,7 +214,9 @@ async fn a_change_of_subjects_is_told_with_the_command_to_go_back() {
     publish(&world, "in.b", 2).await;
     let notes = durable::ensure(&nats, &spec(&["in.a", "in.b"])).await.expect("changed");
     let [note] = &notes[..] else { panic!("{notes:?}") };
-    for part in ["had subject in.a, and now has in.a, in.b", "goes on with sequence 6", "tidemill rewind h --to 1 --yes"] {
+    for part in
+        ["had subject in.a, and now has in.a, in.b", "goes on with sequence 6", "tidemill rewind h --to 1 --yes"]
+    {
         assert!(note.contains(part), "{part:?} is not in {note}");
     }
     assert_eq!(take(&world, 5, 1).await, [6, 7], "what is new since");
@@ -448,7 +449,8 @@ async fn a_deployment_that_reads_something_else_under_the_same_name_is_refused()
             assert!(error.to_string().contains(part), "{part:?} is not in {error}");
         }
     }
-    let elsewhere = world.run(&format!("[nats]\nprefix = 'other'\n{}", of("b.>", "B")), |_| completed(&[])).ready().await;
+    let elsewhere =
+        world.run(&format!("[nats]\nprefix = 'other'\n{}", of("b.>", "B")), |_| completed(&[])).ready().await;
     elsewhere.drain().await.expect("drains");
     let shared = format!("[nats]\nprefix = 'other'\n{}durable = 'tidemill-h'\n", of("a.>", "A"));
     let error = world.run(&shared, |_| completed(&[])).end().await.expect_err("refused");
@@ -481,7 +483,9 @@ async fn the_bucket_of_markers_keeps_them_for_as_long_as_they_are_needed() {
     let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\ndedup = { key = 'id', window = '30d' }\n";
     let found = preflight::check(&connected(&world).await, &parse(manifest)).await.expect("an answer");
     assert_eq!(found.conflicts, [""; 0]);
-    let told = |part: &str| found.warnings.iter().any(|warning| warning.contains("KV_tidemill_done") && warning.contains(part));
+    let told = |part: &str| {
+        found.warnings.iter().any(|warning| warning.contains("KV_tidemill_done") && warning.contains(part))
+    };
     assert!(told("max_age was 1d 1h, less than the 30d") && told("discard was old"), "{:#?}", found.warnings);
     let running = world.run(manifest, |_| completed(&[])).ready().await;
     let now = world.context.get_stream("KV_tidemill_done").await.expect("the bucket").cached_info().config.clone();

@@ -434,10 +434,7 @@ fn count(server: &Server, payload: &str) -> usize {
 
 /// The histories of an event's dead letters, each with the number of errors that were dropped.
 fn letters<'a>(server: &'a Server, event: &'a str) -> impl Iterator<Item = (Vec<AttemptError>, usize)> + 'a {
-    let of_event = server
-        .dead_letters
-        .iter()
-        .filter(move |letter| name_of(&letter.headers) == event);
+    let of_event = server.dead_letters.iter().filter(move |letter| name_of(&letter.headers) == event);
     of_event.map(|letter| {
         let json = headers::get(&letter.headers, headers::ERRORS).unwrap_or_default();
         let dropped = headers::get(&letter.headers, headers::ERRORS_DROPPED).and_then(|text| text.parse().ok());

@@ -113,7 +113,8 @@ pub(crate) struct Faults {
 impl Faults {
     /// Whether nothing goes wrong but what handlers do.
     pub(crate) fn are_none(&self) -> bool {
-        let Faults { request_lost, answer_lost, death, death_in_handler, slow: _, event, amnesia, full, restore } = self;
+        let Faults { request_lost, answer_lost, death, death_in_handler, slow: _, event, amnesia, full, restore } =
+            self;
         request_lost + answer_lost + death + death_in_handler + event + amnesia + full + restore == 0
     }
 }
@@ -280,8 +281,7 @@ fn script(rng: &mut Rng, index: u64, dedup: bool, atomic: bool, spread_ms: u64, 
         Failure::Memory,
         Failure::NoStream,
     ];
-    const LASTS: &[Last] =
-        &[
+    const LASTS: &[Last] = &[
         Last::Success,
         Last::Success,
         Last::Success,

@@ -231,7 +231,8 @@ impl Server {
 
     /// Whether one of these still has an event.
     pub(crate) fn carries(&self, handler: &str, token: &Token, carriers: &[Carrier]) -> bool {
-        let is_due = |queued: &Queued| queued.subject == publication::retry_due_subject("tidemill", handler, Some(token));
+        let is_due =
+            |queued: &Queued| queued.subject == publication::retry_due_subject("tidemill", handler, Some(token));
         carriers.iter().any(|carrier| match carrier {
             // Also what was settled is still in the input.
             Carrier::Message(name) => place_of(name).is_some_and(|place| match place.stream.as_str() {

@@ -6,15 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill::broker::{
-    Broker, Delivery, MarkerError, PublishError, Published, Recalled, Settlement, Source, Stored,
-};
+use tidemill::broker::{Broker, Delivery, MarkerError, PublishError, Published, Recalled, Settlement, Source, Stored};
 use tidemill::clock::Clock;
 use tidemill::invoker::{Invoker, Report};
 use tidemill_policy::budget::Usage;
 use tidemill_policy::event::Event;
-use tidemill_policy::latest::Seen;
 use tidemill_policy::id::Token;
+use tidemill_policy::latest::Seen;
 use tidemill_policy::manifest::{AckMode, Handler};
 use tidemill_policy::marker::{self, Carrier, Marker};
 use tidemill_policy::outcome::{HandlerError, Interruption, Outcome};

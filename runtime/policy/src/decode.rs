@@ -151,11 +151,7 @@ impl TryFrom<CloudEvent> for Decoded {
 }
 
 /// Who the event is: where its id comes from, the id, and what its other ids are derived from.
-fn identify(
-    arrival: &Arrival,
-    handler: &Handler,
-    content: &Decoded,
-) -> Result<(IdKind, String, Token), Undecodable> {
+fn identify(arrival: &Arrival, handler: &Handler, content: &Decoded) -> Result<(IdKind, String, Token), Undecodable> {
     let own = || match &content.id {
         Some(id) => (IdKind::Given, headers::clean_id(id)),
         None => arrival.own_id(),
@@ -163,7 +159,9 @@ fn identify(
     let key = handler.dedup.as_ref().map(|dedup| &dedup.key).filter(|key| **key != DedupKey::Id);
     let mut of_key = Scope::Whole;
     let (kind, id) = match (&arrival.carried, key) {
-        (Some(carried), _) => (carried.kind.unwrap_or_else(|| kind_before(arrival, key, &carried.id)), carried.id.clone()),
+        (Some(carried), _) => {
+            (carried.kind.unwrap_or_else(|| kind_before(arrival, key, &carried.id)), carried.id.clone())
+        }
         (None, Some(key)) => {
             let found = dedup_id(key, arrival, content)?;
             of_key = Scope::Key(format!("{key} {}", found.kind));
@@ -210,7 +208,7 @@ fn dedup_id(key: &DedupKey, arrival: &Arrival, content: &Decoded) -> Result<KeyV
     let found = match key {
         DedupKey::Id => None,
         DedupKey::Header(name) => {
-            cloud_event::header(&arrival.headers, &content.attributes, name).and_then(|value| text(&value))
+            cloud_event::header(&arrival.headers, &content.attributes, name).and_then(text)
         }
         DedupKey::Attribute(name) => content.attributes.get(name).and_then(|value| text(value)),
         DedupKey::Json(pointer) => {

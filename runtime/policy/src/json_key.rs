@@ -130,24 +130,21 @@ fn scan<'a>(document: &'a [u8], tokens: &[String]) -> Result<Option<Scalar<'a>>,
     let mut reached = Some(0);
     loop {
         reader.blanks();
-        match reader.peek() {
-            Some(bracket @ (b'{' | b'[')) => {
-                reader.at += 1;
-                open.brackets.push(bracket);
-                if reached.is_some_and(|reached| reached < tokens.len()) {
-                    open.path.push(0);
-                }
-                reader.blanks();
-                if reader.peek() != Some(closing(bracket)) {
-                    reached = member(&mut reader, &mut open, tokens, &mut found)?;
-                    continue;
-                }
+        if let Some(bracket @ (b'{' | b'[')) = reader.peek() {
+            reader.at += 1;
+            open.brackets.push(bracket);
+            if reached.is_some_and(|reached| reached < tokens.len()) {
+                open.path.push(0);
             }
-            _ => {
-                let scalar = reader.scalar()?;
-                if reached == Some(tokens.len()) {
-                    found = Some(scalar);
-                }
+            reader.blanks();
+            if reader.peek() != Some(closing(bracket)) {
+                reached = member(&mut reader, &mut open, tokens, &mut found)?;
+                continue;
+            }
+        } else {
+            let scalar = reader.scalar()?;
+            if reached == Some(tokens.len()) {
+                found = Some(scalar);
             }
         }
         if !close(&mut reader, &mut open)? {

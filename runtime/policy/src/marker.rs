@@ -301,11 +301,10 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, a
         Some(Marker::Claimed { .. }) => Standing::Claimed,
         Some(Marker::Done { epoch } | Marker::Dead { epoch, .. }) if epoch < arrival.epoch => Standing::Due,
         Some(Marker::Open(progress)) if progress.epoch < arrival.epoch => Standing::Due,
-        Some(Marker::Done { .. }) => Standing::Superseded,
         Some(Marker::Dead { letter: Some(letter), .. }) if arrival.source != Source::Retry => {
             Standing::Elsewhere(vec![Carrier::Letter(letter), Carrier::Retry])
         }
-        Some(Marker::Dead { .. }) => Standing::Superseded,
+        Some(Marker::Done { .. } | Marker::Dead { .. }) => Standing::Superseded,
         Some(Marker::Open(progress)) => stand_open(handler, arrival, progress, asker),
     }
 }

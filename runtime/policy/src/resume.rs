@@ -106,7 +106,8 @@ mod tests {
     }
 
     fn first(stream: &[u8], above: u64, subjects: &BTreeSet<u8>) -> Option<u64> {
-        let sequences = (1u64..).zip(stream).filter(|(sequence, subject)| *sequence > above && subjects.contains(subject));
+        let sequences =
+            (1u64..).zip(stream).filter(|(sequence, subject)| *sequence > above && subjects.contains(subject));
         sequences.map(|(sequence, _)| sequence).next()
     }
 

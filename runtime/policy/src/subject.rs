@@ -169,7 +169,7 @@ fn filled(pattern: &str, wanted: &str) -> Option<String> {
                 filled.push(first);
                 filled.extend(tokens.by_ref());
             }
-            (ONE, Some(token)) => filled.push(token),
+            (ONE, Some(wanted)) => filled.push(wanted),
             (ONE | REST, None) => return None,
             (token, _) => filled.push(token),
         }

@@ -19,12 +19,7 @@ use crate::status::Status;
 ///
 /// # Errors
 /// The first handler whose names another deployment uses.
-pub(super) async fn check(
-    nats: &Nats,
-    consumers: &Consumers,
-    prefix: &str,
-    status: &Status,
-) -> Result<(), StartError> {
+pub(super) async fn check(nats: &Nats, consumers: &Consumers, prefix: &str, status: &Status) -> Result<(), StartError> {
     let each: Vec<_> = consumers.iter().flat_map(|(_, specs)| specs).map(|spec| trace(nats, spec)).collect();
     let traces: Vec<_> = stream::iter(each).buffered(ASKED_AT_ONCE).filter_map(async |trace| trace).collect().await;
     let leaves_none = |spec: &Spec| spec.broadcast;

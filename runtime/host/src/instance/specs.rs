@@ -10,8 +10,8 @@ use tidemill_policy::publication::{RetryClock, repeats_within, retries_through_s
 use crate::broker::Source;
 use crate::broker::nats::consume::Spec;
 use crate::broker::nats::owner::Owner;
-use crate::broker::nats::streams::{self, InputStream};
 use crate::broker::nats::progress::Progress;
+use crate::broker::nats::streams::{self, InputStream};
 use crate::broker::nats::{Nats, partitions};
 
 /// The most messages in flight over all instances, as a multiple of one instance's share.

@@ -8,11 +8,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::instances;
+use crate::broker::nats::Nats;
 use crate::broker::nats::ask::{self, AskError};
 use crate::broker::nats::durable::{self, ConsumerError};
 use crate::broker::nats::position::{self, RESET_API_LEVEL};
 use crate::broker::nats::streams::{self, StreamError};
-use crate::broker::nats::Nats;
 use crate::instance::input_spec;
 
 /// Where to go on.
@@ -46,9 +46,7 @@ pub enum RewindError {
     #[error("{0}")]
     Unfit(String),
     /// Instances are at work, and would not go along.
-    #[error(
-        "instances of handler {handler} run ({who}), and {why}: stop them, and start them again afterwards"
-    )]
+    #[error("instances of handler {handler} run ({who}), and {why}: stop them, and start them again afterwards")]
     AtWork {
         /// The handler.
         handler: String,
@@ -76,7 +74,8 @@ pub enum RewindError {
 pub async fn rewind(nats: &Nats, manifest: &Manifest, handler: &Handler, to: To) -> Result<Rewound, RewindError> {
     let name = &handler.name;
     if handler.mode == Mode::Broadcast {
-        let why = format!("handler {name} has mode = \"broadcast\": each instance begins with what arrives when it starts");
+        let why =
+            format!("handler {name} has mode = \"broadcast\": each instance begins with what arrives when it starts");
         return Err(RewindError::Unfit(why));
     }
     if handler.partitions().is_some() {

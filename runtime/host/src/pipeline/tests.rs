@@ -493,7 +493,8 @@ async fn what_has_ended_in_nothing_is_no_duplicate() {
         let again = Pipeline { recent: Arc::default(), ..scene.pipeline };
         let again = Scene { pipeline: again };
         let before = again.told().len();
-        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 8, stored_ms: 9, delivered: 1 };
+        let position =
+            Position { stream: "IN".into(), stream_created_unix: 1, sequence: 8, stored_ms: 9, delivered: 1 };
         let headers = vec![(headers::MSG_ID.to_owned(), "e1".to_owned())];
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
         let taken = again.pipeline.take(Delivery { message, position, source: Source::Input, receipt: () });

@@ -136,7 +136,7 @@ proptest! {
         for arrival in [first(message.clone(), position.clone()), retried(message.clone(), position)] {
             prop_assert!(arrival.headers.iter().all(|(name, _)| !headers::is_reserved(name)));
             prop_assert_eq!(&arrival.payload, &message.payload);
-            prop_assert_eq!(headers::clean_id(&arrival.id()), arrival.id());
+            prop_assert_eq!(headers::clean_id(arrival.id()), arrival.id());
         }
     }
 }

@@ -16,9 +16,11 @@ fn token_of(prefix: &str, handler: &str, kind: IdKind, scope: &Scope, id: &str, 
 fn every_part_of_an_identity_changes_all_ids() {
     use IdKind::{Given, Key, Position};
     let texts = ["", "a", "b"].map(str::to_owned);
-    let scopes = [Scope::Whole].into_iter().chain(texts.iter().flat_map(|text| {
-        [Scope::Source(text.clone()), Scope::Queue(text.clone()), Scope::Key(text.clone())]
-    }));
+    let scopes = [Scope::Whole].into_iter().chain(
+        texts
+            .iter()
+            .flat_map(|text| [Scope::Source(text.clone()), Scope::Queue(text.clone()), Scope::Key(text.clone())]),
+    );
     let places = [None, Some(place(1)), Some(place(2)), Some(Place { stored_ms: 6, ..place(1) })];
     let mut ids = BTreeSet::new();
     let mut count = 0;

@@ -134,7 +134,10 @@ fn a_retry_waits_at_the_server_where_that_can_be_had() {
     let (publication, token) = (retry_of(&arrival, &event, RetryClock::Schedules), event.token.as_str());
     assert_eq!(publication.subject, format!("tidemill.retry.at.mail.{token}"));
     assert_eq!(header(&publication, headers::SCHEDULE), Some("@at 2027-01-15T08:00:02.000Z"));
-    assert_eq!(header(&publication, headers::SCHEDULE_TARGET), Some(format!("tidemill.retry.due.mail.{token}").as_str()));
+    assert_eq!(
+        header(&publication, headers::SCHEDULE_TARGET),
+        Some(format!("tidemill.retry.due.mail.{token}").as_str())
+    );
     assert_eq!(header(&publication, headers::NOT_BEFORE), None);
     assert_eq!((header(&publication, "Nats-TTL"), header(&publication, "X-A")), (None, Some("1")));
 }

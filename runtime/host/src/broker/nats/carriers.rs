@@ -52,10 +52,8 @@ async fn is_there(nats: &Nats, handler: &str, token: &Token, carrier: &Carrier) 
         }
         Carrier::Retry => {
             let prefix = nats.prefix();
-            let subjects = [
-                retry_schedule_subject(prefix, handler, token),
-                retry_due_subject(prefix, handler, Some(token)),
-            ];
+            let subjects =
+                [retry_schedule_subject(prefix, handler, token), retry_due_subject(prefix, handler, Some(token))];
             let stream = streams::retry_stream(prefix);
             for subject in subjects {
                 if found(ask::message(nats, &stream, &json!({ "last_by_subj": subject })).await)?.is_some() {

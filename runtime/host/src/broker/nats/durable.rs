@@ -52,7 +52,9 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<Vec<String>, ConsumerErr
             notes.extend(note);
             Some(start)
         }
-        None => position::kept(nats, spec).await?.map(|start_sequence| DeliverPolicy::ByStartSequence { start_sequence }),
+        None => {
+            position::kept(nats, spec).await?.map(|start_sequence| DeliverPolicy::ByStartSequence { start_sequence })
+        }
     };
     let is_new = present.is_none();
     let present = present.map(|info| info.config);

@@ -72,7 +72,10 @@ fn markers((needed, present): (Duration, Duration), wanted: &Config, merged: &mu
         merged.max_age = if wanted.max_age.is_zero() { needed.max(LEFT_AGE) } else { needed };
     }
     if merged.max_messages_per_subject != 1 {
-        said.push(format!("max_msgs_per_subject was {}: only the latest marker of an event counts", merged.max_messages_per_subject));
+        said.push(format!(
+            "max_msgs_per_subject was {}: only the latest marker of an event counts",
+            merged.max_messages_per_subject
+        ));
         merged.max_messages_per_subject = 1;
     }
     refuse_when_full(merged, said, keeps);
@@ -89,7 +92,8 @@ fn refuse_when_full(merged: &mut Config, said: &mut Vec<String>, keeps: &str) {
 /// Whether both ask for the same, as far as we change it.
 pub(super) fn is_same(one: &Config, other: &Config) -> bool {
     let of = |config: &Config| {
-        let flags = (config.allow_message_schedules, config.allow_message_ttl, config.allow_atomic_publish, config.deny_delete);
+        let flags =
+            (config.allow_message_schedules, config.allow_message_ttl, config.allow_atomic_publish, config.deny_delete);
         let limits = (config.max_age, config.max_messages_per_subject, config.discard);
         (config.subjects.iter().cloned().collect::<BTreeSet<_>>(), flags, limits)
     };
@@ -168,6 +172,9 @@ mod tests {
         let present = Config { subjects: vec!["a".into()], max_age: Duration::from_secs(9), ..Config::default() };
         let wanted = Config { subjects: vec!["b".into()], ..Config::default() };
         let (merged, said) = mended(Kind::Users, &present, &wanted);
-        assert_eq!((merged.subjects, merged.max_age, said.len()), (vec!["a".into(), "b".into()], Duration::from_secs(9), 0));
+        assert_eq!(
+            (merged.subjects, merged.max_age, said.len()),
+            (vec!["a".into(), "b".into()], Duration::from_secs(9), 0)
+        );
     }
 }

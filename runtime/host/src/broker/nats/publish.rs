@@ -5,8 +5,8 @@
 //! take effect although the second one cannot be stored.
 
 use async_nats::jetstream::ErrorCode;
-use tidemill_policy::{headers, marker};
 use tidemill_policy::publication::Publication;
+use tidemill_policy::{headers, marker};
 
 use super::confirm::{self, Confirmation, Stored, Unconfirmed};
 use super::routes::{self, Answer};

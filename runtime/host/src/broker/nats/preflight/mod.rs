@@ -277,16 +277,16 @@ async fn own_streams(
 }
 
 /// Looks at one of our own streams.
-fn own_stream(
-    manifest: &Manifest,
-    config: &Config,
-    can_update: bool,
-    findings: &mut Findings,
-) {
+fn own_stream(manifest: &Manifest, config: &Config, can_update: bool, findings: &mut Findings) {
     let prefix = &manifest.nats.prefix;
     if config.name == markers::stream(prefix) {
         streams_fit::markers(config, findings);
-        streams_fit::ours(Kind::Markers(marker::lifetime_max(manifest.handlers.values())), config, can_update, findings);
+        streams_fit::ours(
+            Kind::Markers(marker::lifetime_max(manifest.handlers.values())),
+            config,
+            can_update,
+            findings,
+        );
     } else if config.name == streams::retry_stream(prefix) {
         streams_fit::retry(manifest, config, findings);
         streams_fit::ours(Kind::Retries, config, can_update, findings);
