@@ -17,7 +17,8 @@
 //! - [`batch`]: publishing several messages at one moment.
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`routes`]: which subjects the server's streams store.
-//! - [`quarantine`]: messages that the client library cannot parse.
+//! - [`quarantine`]: messages that the client library cannot read.
+//! - [`wire`]: the connection that takes them.
 //! - [`objects`]: objects in a bucket of the object store.
 //! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
@@ -46,6 +47,7 @@ pub mod server;
 pub mod shelf;
 pub mod streams;
 mod surety;
+pub mod wire;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -69,6 +71,7 @@ use lease::Lease;
 use outbox::{Item, Outbox};
 use routes::Routes;
 use streams::Own;
+use wire::Wire;
 
 /// How long the server may take to confirm a publication or to answer a question.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -89,6 +92,8 @@ pub struct Nats {
     pub features: Features,
     /// Which subjects are stored by some stream.
     routes: Routes,
+    /// The connection for what others have stored, made when it is needed for the first time.
+    wire: OnceLock<Arc<Wire>>,
     confirmations: OnceCell<confirm::Confirmations>,
     outbox: OnceLock<Outbox>,
     /// How many deliveries are in hand.
@@ -134,6 +139,7 @@ impl Nats {
             link,
             features,
             routes: Routes::default(),
+            wire: OnceLock::new(),
             confirmations: OnceCell::new(),
             lookups: OnceCell::new(),
             outbox: OnceLock::new(),
@@ -144,6 +150,11 @@ impl Nats {
             is_hidden: false,
             own: ArcSwap::default(),
         }
+    }
+
+    /// The connection over which events come in, and whatever else others have stored.
+    pub fn wire(&self) -> &Arc<Wire> {
+        self.wire.get_or_init(|| Arc::new(Wire::start(self.link.origin.clone(), &self.link)))
     }
 
     fn outbox(&self) -> &Outbox {
