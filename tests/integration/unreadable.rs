@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::kv;
 use data_encoding::HEXLOWER;
 use futures::StreamExt;
 use tidemill::broker::nats::connect::{self, Target};
+use tidemill::broker::nats::keyvalue::Buckets;
 use tidemill::broker::nats::{Nats, quarantine};
 use tidemill_policy::event::Event;
 use tidemill_policy::headers;
@@ -15,7 +17,7 @@ use tidemill_policy::outcome::Outcome;
 use tokio::time::timeout;
 
 use crate::raw::{Raw, messages};
-use crate::support::{Running, Stored, World, completed, eventually, output};
+use crate::support::{DEADLINE, Running, Stored, World, completed, eventually, output};
 
 const DEAD_LETTERS: &str = "TIDEMILL_DEADLETTER";
 
@@ -232,13 +234,16 @@ async fn the_rules_are_those_of_the_client() {
     let nats = Nats::new(client, link);
     let mut delivered = nats.wire().subscribe("p.>".to_owned()).await;
     let mut raw = Raw::connect(&world.server.url).await;
-    eventually("we listen", || async {
-        let mut probe = Raw::connect(&world.server.url).await;
-        probe.publish(b"p.end", None, b"end").await;
-        probe.flush().await;
-        delivered.present()
-    })
-    .await;
+    let listen = async {
+        loop {
+            raw.publish(b"p.end", None, b"end").await;
+            raw.flush().await;
+            if timeout(Duration::from_millis(50), delivered.next()).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(DEADLINE, listen).await.expect("we listen");
     let mut counts = (0, 0);
     for (token, headers) in messages(250, 2) {
         let subject = [b"p.", &token[..]].concat();
@@ -342,4 +347,96 @@ async fn handlers_with_an_order_go_on() {
         running.drain().await.expect("drains");
         assert_eq!(world.messages(DEAD_LETTERS).await.len() as u64, unreadable, "{form}");
     }
+}
+
+/// A value that anybody may have written: the client library would stumble over it when it is read.
+#[tokio::test]
+async fn values_in_buckets_are_read_whatever_their_headers_are() {
+    let world = world().await;
+    let config = kv::Config { bucket: "shared".into(), history: 1, ..kv::Config::default() };
+    let store = world.context.create_key_value(config).await.expect("a bucket");
+    store.put("good", "value".into()).await.expect("put");
+    store.put("gone", "value".into()).await.expect("put");
+    store.delete("gone").await.expect("deleted");
+    let (nats, _) = world.consumer(Duration::from_secs(30)).await;
+    let buckets = Buckets::default();
+    buckets.connect_to(&nats);
+    let mut raw = Raw::connect(&world.server.url).await;
+    for (nth, headers) in
+        [&b"NATS/1.0\r\nA: \xe9\r\n\r\n"[..], b"NATS/1.0\r\nA: b\rc\r\n\r\n", b"NATS/1.0\r\n x\r\n\r\n"]
+            .iter()
+            .enumerate()
+    {
+        raw.publish(format!("$KV.shared.bad{nth}").as_bytes(), Some(headers), b"bad").await;
+    }
+    raw.publish(b"$KV.shared.\xff", None, b"bad").await;
+    raw.flush().await;
+    let before = connections(&world);
+    for key in ["bad0", "bad1", "bad2"] {
+        let read =
+            eventually("it is stored", || async { buckets.get("shared", key).await.expect("an answer").value }).await;
+        assert_eq!(read, "bad");
+    }
+    assert_eq!(buckets.get("shared", "good").await.expect("an answer").value.as_deref(), Some(&b"value"[..]));
+    for key in ["gone", "never"] {
+        assert_eq!(buckets.get("shared", key).await.expect("an answer").value, None, "{key}");
+    }
+    assert_eq!(buckets.keys("shared").await.expect("an answer"), ["bad0", "bad1", "bad2", "good"]);
+    assert_eq!(buckets.keys("shared").await.expect("an answer").len(), 4, "the connection is still there");
+    assert_eq!(connections(&world), before, "nobody has lost a connection");
+}
+
+/// A marker that somebody has written by hand.
+#[tokio::test]
+async fn markers_are_looked_up_whatever_their_headers_are() {
+    let world = world().await;
+    let manifest = MANIFEST.replace("stream = \"IN\"", "stream = \"IN\"\ndedup = { key = 'id', window = '1h' }");
+    let running = world.run(&manifest, seen_as).ready().await;
+    let bucket = world.context.get_stream("KV_tidemill_done").await.expect("the bucket");
+    world.publish("in.a", &[(headers::MSG_ID, "e1")], "1").await;
+    let key = eventually("there is a marker", || async {
+        let mut subjects = bucket.info_with_subjects("$KV.tidemill_done.>").await.ok()?;
+        Some(subjects.next().await?.ok()?.0)
+    })
+    .await;
+    world.wait_until_settled("IN", "tidemill-h").await;
+    let mut raw = Raw::connect(&world.server.url).await;
+    let before = connections(&world);
+    for headers in [&b"NATS/1.0\r\nA: \xe9\r\n\r\n"[..], b"NATS/1.0\r\nA: b\rc\r\n\r\n"] {
+        raw.publish(key.as_bytes(), Some(headers), b"{").await;
+        raw.flush().await;
+        world.publish("in.a", &[(headers::MSG_ID, "e1")], "again").await;
+        world.publish("in.b", &[], "other").await;
+        world.wait_until_settled("IN", "tidemill-h").await;
+    }
+    assert_eq!(connections(&world), before, "nobody has lost a connection");
+    running.drain().await.expect("drains");
+}
+
+/// Anybody may ask for the service, and the client library ends at what this one asks with.
+#[tokio::test]
+async fn a_request_to_the_service_cuts_nothing_and_the_service_comes_back() {
+    let world = world().await;
+    let running = world.run(MANIFEST, seen_as).ready().await;
+    hold_other(&world, &running).await;
+    let found = || async {
+        let answer = world.client.request("tidemill.service.status", "".into());
+        timeout(Duration::from_secs(1), answer).await.ok()?.ok()
+    };
+    eventually("it is found", found).await;
+    let mut raw = Raw::connect(&world.server.url).await;
+    for headers in [&b"NATS/1.0\r\nA: \xe9\r\n\r\n"[..], b"NATS/1.0\r\nA: b\rc\r\n\r\n"] {
+        let before = connections(&world);
+        raw.publish(b"$SRV.PING", Some(headers), b"").await;
+        raw.flush().await;
+        eventually("the connection of the service is made anew", || async {
+            (connections(&world) > before).then_some(())
+        })
+        .await;
+        eventually("it is found again", found).await;
+    }
+    running.open_gate();
+    world.wait_until_settled("OTHER", "tidemill-other").await;
+    assert_eq!(running.seen().len(), 1, "what was in hand was neither cut nor begun again");
+    running.drain().await.expect("drains");
 }

@@ -281,7 +281,7 @@ pub async fn connect(
     name: &str,
     troubles: Arc<Troubles>,
 ) -> Result<(Client, Arc<Link>), ConnectError> {
-    let origin = Origin { target: target.clone(), name: format!("{name} events") };
+    let origin = Origin { target: target.clone(), name: name.to_owned() };
     let link = Arc::new(Link { origin, ..Link::new(troubles) });
     let observer = Ended(Arc::clone(&link));
     let options = authenticate(ConnectOptions::new(), target)?
@@ -298,6 +298,17 @@ pub async fn connect(
         .await
         .map_err(|source| ConnectError::Unreachable { urls: without_credentials(&target.urls), source })?;
     link.up.send_replace(true);
+    Ok((client, link))
+}
+
+/// Connects once more to where a connection leads, for a purpose of its own. Its loss is told of by that one.
+///
+/// # Errors
+/// Where a secret cannot be read, or no server can be reached.
+pub async fn connect_beside(link: &Link, purpose: &str) -> Result<(Client, Arc<Link>), ConnectError> {
+    let Origin { target, name } = &link.origin;
+    let (client, link) = connect(target, &format!("{name} {purpose}"), Arc::default()).await?;
+    link.expect_end();
     Ok((client, link))
 }
 

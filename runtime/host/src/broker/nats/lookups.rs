@@ -359,7 +359,7 @@ impl Answer {
 }
 
 /// What a message says that is kept under its key.
-fn stored(message: &Message) -> Result<Stored, Fault> {
+pub(super) fn stored(message: &Message) -> Result<Stored, Fault> {
     match message.status {
         None | Some(StatusCode::OK) => {}
         Some(StatusCode::NOT_FOUND) => return Ok(Stored::default()),
@@ -371,9 +371,13 @@ fn stored(message: &Message) -> Result<Stored, Fault> {
     }
     let revision = number(message, "Nats-Sequence");
     let revision = revision.ok_or_else(|| Fault::Unavailable("an answer without a sequence".into()))?;
-    // A key that somebody deleted by hand has a message that says so.
-    let is_there = text(message, "KV-Operation").is_none();
-    Ok(Stored { value: is_there.then(|| message.payload.clone()), revision })
+    Ok(Stored { value: has_value(message).then(|| message.payload.clone()), revision })
+}
+
+/// Whether a message of a bucket holds a value: a key that was deleted, or has expired, has one that says so.
+pub(super) fn has_value(message: &Message) -> bool {
+    text(message, "KV-Operation").is_none_or(|operation| operation == "PUT")
+        && text(message, "Nats-Marker-Reason").is_none()
 }
 
 fn text<'a>(message: &'a Message, header: &str) -> Option<&'a str> {

@@ -129,7 +129,7 @@ async fn connect(origin: &Origin, address: &ServerAddr) -> Result<Connected, Fai
         user_jwt: None,
         nkey: None,
         signature: None,
-        name: Some(name.clone()),
+        name: Some(format!("{name} events")),
         echo: true,
         lang: "rust".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -14,10 +14,12 @@ mod run;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::ServerInfo;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use frame::Arrived;
@@ -110,8 +112,23 @@ impl Wire {
         subscription
     }
 
-    /// Publishes. Without a connection it waits for the next one.
+    /// Asks, to be answered at `inbox`; nothing where no answer comes in time.
+    pub async fn request(&self, inbox: String, subject: String, payload: Bytes, patience: Duration) -> Option<Arrived> {
+        let mut answers = self.subscribe(inbox.clone()).await;
+        self.publish(subject, inbox, payload).await;
+        timeout(patience, answers.next()).await.ok().flatten()
+    }
+
+    /// Publishes. Without a connection it waits for the next one. What is no subject is not sent: the server would take a
+    /// part of it for something else.
     pub async fn publish(&self, subject: String, reply: String, payload: Bytes) {
+        if [&subject, &reply]
+            .iter()
+            .any(|text| text.contains(|c: char| c.is_ascii_whitespace() || c.is_ascii_control()))
+        {
+            tracing::error!(subject, reply, "this is no subject, and nothing is sent");
+            return;
+        }
         self.shared.put(Command::Publish { subject, reply, payload }).await;
     }
 }
