@@ -274,6 +274,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     ) -> Interruption {
         let link = &self.wire.link;
         let mut reconnects = link.reconnects.subscribe();
+        let mut client_reconnects = self.nats.link.reconnects.subscribe();
         let mut denied = pin!(self.until_denied(inbox, Instant::now()));
         let refill = (self.spec.credit / 4).max(1);
         let mut heard = Instant::now();
@@ -336,14 +337,17 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                     }
                     continue;
                 }
-                _ = reconnects.changed() => return usual("the connection was made anew"),
+                _ = reconnects.changed() => return usual("the connection for events was made anew"),
+                _ = client_reconnects.changed() => return usual("the connection was made anew"),
                 end = &mut denied => return end,
                 () = self.stop.cancelled() => return usual("the process stops"),
             };
             if open.places() == 0 {
                 heard = Instant::now();
             }
-            self.request(inbox, places, bytes, bytes_max, asked, open).await;
+            if let Err(error) = self.request(inbox, places, bytes, bytes_max, asked, open).await {
+                return Interruption::Usual(error);
+            }
             asked = true;
         }
     }
@@ -355,6 +359,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let wildcard = format!("{inbox}.*");
         tokio::select! {
             why = link.until_denied(&next, since) => Interruption::Trouble(grant("pulling", &next, &why)),
+            why = self.nats.link.until_denied(&next, since) => Interruption::Trouble(grant("pulling", &next, &why)),
             why = self.nats.link.until_denied(&acks, since) => Interruption::Unacknowledged(grant("acknowledging", &acks, &why)),
             why = link.until_denied(&wildcard, since) => {
                 Interruption::Trouble(format!("the server denies receiving ({why}); grant subscribe on \"_INBOX.>\""))
@@ -367,6 +372,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     }
 
     /// Asks for as many messages as there are places, with `bytes` together, or `bytes_max` where that is more.
+    ///
+    /// The first request goes over the connection for events, behind its subscription, and its answer shows that the server
+    /// knows where we listen. All others go over the client, behind the acknowledgements of what was in these places:
+    /// else the server would have more in flight than may be in hand.
     async fn request(
         &self,
         inbox: &str,
@@ -375,7 +384,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         bytes_max: Option<u64>,
         asked: bool,
         open: &mut Open,
-    ) {
+    ) -> Result<(), String> {
         let expires = match asked {
             false => FIRST_PULL_EXPIRES,
             true if bytes.count() > self.purse.share() => LARGE_PULL_EXPIRES,
@@ -391,8 +400,15 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             body["idle_heartbeat"] = u64::try_from(PULL_HEARTBEAT.as_nanos()).unwrap_or(u64::MAX).into();
         }
         let reply = format!("{inbox}.{}", open.next());
-        self.wire.publish(self.next_subject(), reply, body.to_string().into()).await;
+        let (subject, body) = (self.next_subject(), body.to_string().into());
+        if asked {
+            let sent = self.nats.client.publish_with_reply(subject, reply, body).await;
+            sent.map_err(|error| error.to_string())?;
+        } else {
+            self.wire.publish(subject, reply, body).await;
+        }
         open.add(Request { places, bytes, bytes_max, until: Instant::now() + expires + SILENCE_MAX });
+        Ok(())
     }
 
     /// Takes in a message, and of those that have arrived behind it so many that they are `at_once`.
