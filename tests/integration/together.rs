@@ -220,12 +220,14 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("nats://{}", listener.local_addr().expect("bound"));
         let server = server.trim_start_matches("nats://").to_owned();
-        let (cuts, may_return) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(1)));
+        let (cuts, may_return) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let (told, gate) = (Arc::clone(&cuts), Arc::clone(&may_return));
         tokio::spawn(async move {
             let armed = Arc::new(Mutex::new(Some(cut)));
             while let Ok((client, _)) = listener.accept().await {
-                gate.acquire().await.expect("never closed").forget();
+                if armed.lock().await.is_none() {
+                    gate.acquire().await.expect("never closed").forget();
+                }
                 let server = TcpStream::connect(&server).await.expect("the server");
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
                 let up = pass(from_client, to_server, Arc::clone(&armed), "Nats-Batch-Sequence: ");

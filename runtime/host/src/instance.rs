@@ -11,7 +11,7 @@ use tidemill_policy::in_flight;
 use tidemill_policy::manifest::Manifest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::nats::Nats;
 use crate::broker::nats::connect::{ConnectError, Target};
@@ -147,7 +147,7 @@ struct Site<I> {
     budget: Arc<Budget>,
     units: BTreeMap<String, Unit<I>>,
     /// Registers the instance as a service until it is dropped.
-    service: DropGuard,
+    service: service::Registered,
     /// The manifest that runs.
     manifest: watch::Sender<Arc<Manifest>>,
 }
@@ -301,7 +301,7 @@ impl<I: Invoker + Clone> Site<I> {
         let is_lost = self.nats.link.lost.is_cancelled();
         join_all(self.units.values().map(Unit::close)).await;
         join_all(self.units.values().map(|unit| unit.delete_consumers(&self.nats))).await;
-        drop(self.service);
+        self.service.end().await;
         // Settlements are buffered. Where the connection is gone, the server delivers those events again.
         if !is_lost && timeout(Duration::from_secs(5), self.nats.client.flush()).await.is_err() {
             tracing::warn!("could not send the last settlements; their events are delivered again");

@@ -5,17 +5,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::service::endpoint::Endpoint;
 use async_nats::service::{Request, Service, ServiceExt};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{BoxStream, SelectAll};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::broker::nats::Nats;
+use crate::broker::nats::connect::{self, Link};
 use crate::reload::{Ask, Report};
 use crate::status::{Status, VERSION};
 
@@ -25,6 +29,11 @@ pub const INSTANCE_ENDPOINT: &str = "status";
 pub const HANDLER_ENDPOINT: &str = "handler-";
 /// The key of the metadata that tells the instance's name.
 pub const INSTANCE_KEY: &str = "instance";
+
+/// How long to wait before the connection of the service is made anew: from the first to the second.
+const DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the server may take to be told that the instance is not there any more.
+const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// The name of the service; with a prefix of one's own, that follows.
 const NAME: &str = "tidemill";
@@ -44,42 +53,78 @@ pub fn stats_subject(prefix: &str) -> String {
     format!("$SRV.STATS.{}", name(prefix))
 }
 
-/// Registers the instance in the background, until the process is asked to stop or the result is dropped. Where the
-/// server does not let us, that is said once, and nothing else depends on it.
-pub fn start(nats: &Nats, status: &Arc<Status>, prefix: &str, stop: &CancellationToken) -> DropGuard {
-    let stop = stop.child_token();
-    if !nats.is_hidden {
-        tokio::spawn(serve(
-            nats.client.clone(),
-            Arc::clone(&nats.link),
-            Arc::clone(status),
-            prefix.to_owned(),
-            stop.clone(),
-        ));
-    }
-    stop.drop_guard()
+/// An instance that is registered, or will be as soon as it can.
+pub struct Registered {
+    /// Where the server hides it, nothing runs.
+    task: Option<JoinHandle<()>>,
+    stop: DropGuard,
 }
 
-/// Answers until `stop`, the end of the client, or a denial.
-async fn serve(
-    client: async_nats::Client,
-    link: Arc<crate::broker::nats::connect::Link>,
-    status: Arc<Status>,
-    prefix: String,
-    stop: CancellationToken,
-) {
-    let since = Instant::now();
-    let (service, mut requests) = match register(&client, &status, &prefix).await {
-        Ok(registered) => registered,
-        Err(error) => {
-            tracing::warn!(%error, "the instance is not registered as a service: tidemill status does not find it");
+impl Registered {
+    /// Takes the instance off the list of those that can be found.
+    pub async fn end(self) {
+        drop(self.stop);
+        if let Some(task) = self.task {
+            // Where the server does not answer, nobody finds it there either.
+            let _ = timeout(STOP_MAX, task).await;
+        }
+    }
+}
+
+/// Registers the instance in the background, until the process is asked to stop or the result is dropped. Where the
+/// server does not let us, that is said once, and nothing else depends on it.
+pub fn start(nats: &Nats, status: &Arc<Status>, prefix: &str, stop: &CancellationToken) -> Registered {
+    let stop = stop.child_token();
+    let serve = serve(Arc::clone(&nats.link), Arc::clone(status), prefix.to_owned(), stop.clone());
+    let task = (!nats.is_hidden).then(|| tokio::spawn(serve));
+    Registered { task, stop: stop.drop_guard() }
+}
+
+/// Answers until `stop` or a denial. Anybody may ask, and with headers that the client library stumbles over: so the
+/// service has a connection of its own, which is made anew where the library has ended for good.
+async fn serve(main: Arc<Link>, status: Arc<Status>, prefix: String, stop: CancellationToken) {
+    let mut delay = DELAYS.0;
+    loop {
+        let connected = stop.run_until_cancelled(connect::connect_beside(&main, "service")).await;
+        let Some(connected) = connected else { return };
+        match connected {
+            Ok((client, link)) => {
+                delay = DELAYS.0;
+                if let End::ForGood = answer(&client, &link, &status, &prefix, &stop).await {
+                    // What was said last is on its way when the connection is closed.
+                    let _ = timeout(STOP_MAX, client.flush()).await;
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot connect to be found as a service"),
+        }
+        if stop.run_until_cancelled(sleep(delay)).await.is_none() {
             return;
         }
+        delay = (delay * 2).min(DELAYS.1);
+    }
+}
+
+/// Whether it is over, or the connection is.
+enum End {
+    ForGood,
+    Lost,
+}
+
+async fn answer(client: &Client, link: &Link, status: &Arc<Status>, prefix: &str, stop: &CancellationToken) -> End {
+    let since = Instant::now();
+    let (service, mut requests) = match register(client, status, prefix).await {
+        Ok(registered) => registered,
+        Err(_) if link.lost.is_cancelled() => return End::Lost,
+        Err(error) => {
+            tracing::warn!(%error, "the instance is not registered as a service: tidemill status does not find it");
+            return End::ForGood;
+        }
     };
-    let (counts, own) = (stats_subject(&prefix), format!("{}.{INSTANCE_ENDPOINT}", space(&prefix)));
+    let (counts, own) = (stats_subject(prefix), format!("{}.{INSTANCE_ENDPOINT}", space(prefix)));
     let answer = async {
         while let Some((endpoint, request)) = requests.next().await {
-            let status = Arc::clone(&status);
+            let status = Arc::clone(status);
             let answer = async move {
                 let answer = endpoint.answer(&status, &request.message.payload).await;
                 if let Err(error) = request.respond(Ok(answer)).await {
@@ -90,9 +135,10 @@ async fn serve(
             tokio::spawn(answer);
         }
     };
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = answer => {}
+    let end = tokio::select! {
+        () = stop.cancelled() => End::ForGood,
+        () = answer => End::Lost,
+        () = link.lost.cancelled() => End::Lost,
         why = async {
             tokio::select! {
                 why = link.until_denied(&counts, since) => why,
@@ -103,12 +149,14 @@ async fn serve(
                 why,
                 "the instance is not registered as a service, so that tidemill status and nats micro do not find it; grant \
                  subscribe on \"$SRV.>\" and \"{}.>\"",
-                space(&prefix)
+                space(prefix)
             );
+            End::ForGood
         }
-    }
+    };
     // It fails never: it tells its tasks to end.
     let _ = service.stop().await;
+    end
 }
 
 type Requests = SelectAll<BoxStream<'static, (Answers, Request)>>;

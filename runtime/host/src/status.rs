@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use async_nats::jetstream::Context;
 use serde::Serialize;
 use tidemill_policy::decide::rfc3339;
 use tidemill_policy::history::millis;
 use tokio::time::Instant;
 
+use crate::broker::nats::Nats;
 use crate::broker::nats::connect::Link;
 use crate::broker::nats::consume::Spec;
 use crate::broker::nats::keyvalue::Buckets;
@@ -216,9 +216,9 @@ impl Status {
     }
 
     /// Tells the handlers' buckets of a connection.
-    pub fn reaches(&self, context: &Context) {
+    pub fn reaches(&self, nats: &Nats) {
         if let Some(buckets) = self.buckets.get() {
-            buckets.connect(context);
+            buckets.connect_to(nats);
         }
     }
 

@@ -218,6 +218,8 @@ impl Mirror {
 
     async fn sync_known(&self, known: &mut KnownState) -> Result<Synced, SyncError> {
         let KnownState { nats, listed, files, warned, .. } = known;
+        // One that the client library has ended does not come back by itself.
+        *nats = nats.take().filter(|nats| !nats.link.lost.is_cancelled());
         let nats = match nats {
             Some(nats) if !nats.link.is_up() => return Err(SyncError::Lost),
             Some(nats) => nats,

@@ -41,7 +41,7 @@ pub(super) async fn connect(target: &Target, manifest: &Manifest, status: &Statu
     }
     nats.is_hidden = findings.is_hidden;
     findings.into_result()?;
-    status.reaches(&nats.context);
+    status.reaches(&nats);
     while let Err(error) = streams::prepare(&mut nats, manifest).await {
         wait_for_answer(status, error).await?;
     }

@@ -41,6 +41,15 @@ pub struct Link {
     pub lost: CancellationToken,
     /// How often the connection was made anew.
     pub reconnects: watch::Sender<u64>,
+    /// How another one like it is made.
+    pub(super) origin: Origin,
+}
+
+/// Where a connection leads, and under which name.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Origin {
+    pub(super) target: Target,
+    pub(super) name: String,
 }
 
 impl Default for Link {
@@ -61,6 +70,7 @@ impl Link {
             closing: AtomicBool::new(false),
             lost: CancellationToken::new(),
             reconnects: watch::Sender::new(0),
+            origin: Origin::default(),
         }
     }
 
@@ -127,10 +137,23 @@ impl Link {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the client library has ended: a message with a carriage return in a header makes it panic.
+    /// Notes that the client library has ended: it panics at some of what a server may send.
     pub fn lose(&self) {
         self.up.send_replace(false);
         self.lost.cancel();
+    }
+
+    /// Notes that the connection was made, whose loss is told of by another one.
+    pub(super) fn rise(&self) {
+        // Permissions may have changed with the connection.
+        self.denials.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.reconnects.send_modify(|count| *count += 1);
+        self.up.send_replace(true);
+    }
+
+    /// Notes that it was lost.
+    pub(super) fn fall(&self) {
+        self.up.send_replace(false);
     }
 
     fn on_event(&self, event: Event) {
@@ -162,7 +185,7 @@ impl Link {
 
     /// The server says that it denies a publication or a subscription beside it, in the form
     /// `Permissions Violation for Publish to "subject"`. Whoever waits for an answer makes a trouble of it.
-    fn on_server_error(&self, text: &str) {
+    pub(super) fn on_server_error(&self, text: &str) {
         let lower = text.to_ascii_lowercase();
         let subject = text.split('"').nth(1).filter(|_| lower.contains("permissions violation for"));
         let Some(subject) = subject else {
@@ -200,6 +223,15 @@ fn acknowledgements_like(subject: &str) -> Option<String> {
     }
 }
 
+/// Says of the connection that it is lost for good when the client library drops what it tells events to: its task is gone.
+struct Ended(Arc<Link>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.lose();
+    }
+}
+
 /// Where to connect and as whom.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -211,6 +243,13 @@ pub struct Target {
     pub tls: Option<Tls>,
     /// What relative paths are relative to.
     pub base: PathBuf,
+}
+
+impl Default for Target {
+    /// Nowhere.
+    fn default() -> Target {
+        Target { urls: Vec::new(), auth: Auth::None, tls: None, base: PathBuf::new() }
+    }
 }
 
 /// Why a connection cannot even be tried, or failed.
@@ -251,14 +290,15 @@ pub async fn connect(
     name: &str,
     troubles: Arc<Troubles>,
 ) -> Result<(Client, Arc<Link>), ConnectError> {
-    let link = Arc::new(Link::new(troubles));
-    let observer = Arc::clone(&link);
+    let origin = Origin { target: target.clone(), name: name.to_owned() };
+    let link = Arc::new(Link { origin, ..Link::new(troubles) });
+    let observer = Ended(Arc::clone(&link));
     let options = authenticate(ConnectOptions::new(), target)?
         .name(name)
         .connection_timeout(Duration::from_secs(5))
         .ping_interval(Duration::from_secs(10))
         .event_callback(move |event| {
-            observer.on_event(event);
+            observer.0.on_event(event);
             std::future::ready(())
         });
     let options = encrypt(options, target);
@@ -267,6 +307,17 @@ pub async fn connect(
         .await
         .map_err(|source| ConnectError::Unreachable { urls: without_credentials(&target.urls), source })?;
     link.up.send_replace(true);
+    Ok((client, link))
+}
+
+/// Connects once more to where a connection leads, for a purpose of its own. Its loss is told of by that one.
+///
+/// # Errors
+/// Where a secret cannot be read, or no server can be reached.
+pub async fn connect_beside(link: &Link, purpose: &str) -> Result<(Client, Arc<Link>), ConnectError> {
+    let Origin { target, name } = &link.origin;
+    let (client, link) = connect(target, &format!("{name} {purpose}"), Arc::default()).await?;
+    link.expect_end();
     Ok((client, link))
 }
 
@@ -315,7 +366,7 @@ fn authenticate(options: ConnectOptions, target: &Target) -> Result<ConnectOptio
 
 /// The user and password, or the token alone, in a URL such as `nats://user:password@host`. The client
 /// library reads neither; what is said so close to the server's name goes before the manifest.
-fn credentials_in(url: &str) -> Option<(String, Option<String>)> {
+pub(super) fn credentials_in(url: &str) -> Option<(String, Option<String>)> {
     let address: async_nats::ServerAddr = url.parse().ok()?;
     Some((address.username()?.to_owned(), address.password().map(str::to_owned)))
 }

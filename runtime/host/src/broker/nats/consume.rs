@@ -11,21 +11,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::{Message as NatsMessage, StatusCode, Subject, Subscriber};
-use futures::{FutureExt, StreamExt};
-use tidemill_policy::arrival::{Message, Position};
+use async_nats::{StatusCode, Subject};
 use tidemill_policy::resume::Seen;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::acknowledgements;
-use super::lease::{Lease, Leases, Room};
+use super::lease::{Lease, Leases};
 use super::open::{Open, Request};
 use super::owner::Owner;
 use super::place::Place;
 use super::progress::Progress;
-use super::{Nats, drift, durable, headers_from, quarantine, streams, surety};
+use super::quarantine::{self, Block};
+use super::wire::{Arrived, Subscription, Wire};
+use super::{Nats, drift, durable, streams, surety};
 use crate::broker::{Delivery, Source};
 use crate::in_flight::{Claim, Purse, Reserved};
 use crate::troubles::Effect;
@@ -121,8 +121,9 @@ pub async fn run(
     let surety = surety::watch(&nats, &spec, &leases, stop.clone());
     let drift = drift::watch(&nats, spec.clone(), stop.clone());
     let (last, top) = (AtomicU64::new(0), AtomicU64::new(0));
+    let wire = nats.wire();
     let consumer =
-        Consumer { nats: &nats, spec, purse, leases: &leases, hand_over, trouble, seen: None, stop, last, top };
+        Consumer { nats: &nats, wire, spec, purse, leases: &leases, hand_over, trouble, seen: None, stop, last, top };
     let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety, drift) };
     tokio::select! {
         () = restrain(&credit, intake) => {}
@@ -153,6 +154,8 @@ async fn restrain(credit: &Arc<Semaphore>, mut intake: watch::Receiver<u32>) {
 
 struct Consumer<'a, H> {
     nats: &'a Nats,
+    /// Over which events come in.
+    wire: &'a Wire,
     spec: Spec,
     purse: Purse,
     leases: &'a Arc<Leases>,
@@ -185,16 +188,16 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let mut unacknowledged = false;
         let mut server = None;
         loop {
-            if stop.run_until_cancelled(self.nats.link.until_up()).await.is_none() {
+            let both_up = async { tokio::join!(self.nats.link.until_up(), self.wire.link.until_up()) };
+            if stop.run_until_cancelled(both_up).await.is_none() {
                 return;
             }
-            let present = self.nats.client.server_info().server_id;
+            let present = self.wire.server_info().server_id;
             // One that was started anew may have forgotten what it has delivered, and deliver it to others.
             if self.spec.is_ordered && server.replace(present.clone()).is_some_and(|before| before != present) {
                 self.leases.renew();
             }
             let since = Instant::now();
-            // What an earlier connection or process stumbled over must not be pulled again.
             let end = match stop.run_until_cancelled(self.recover(unacknowledged)).await {
                 None => return,
                 Some(Ok(())) => self.pull(credit).await,
@@ -206,7 +209,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             unacknowledged = matches!(end, Interruption::Unacknowledged(_));
             match end {
                 Interruption::Usual(why) => tracing::debug!(consumer = %self.spec.name, why, "pulling was interrupted"),
-                Interruption::Trouble(why) | Interruption::Unacknowledged(why) if self.nats.link.is_up() => {
+                Interruption::Trouble(why) | Interruption::Unacknowledged(why) if self.is_connected() => {
                     self.nats.link.troubles.begin(&self.trouble, Effect::Intake, &why);
                 }
                 _ => {}
@@ -218,37 +221,36 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         }
     }
 
+    fn is_connected(&self) -> bool {
+        self.nats.link.is_up() && self.wire.link.is_up()
+    }
+
     /// Pulls until something goes wrong, and says what.
     async fn pull(&self, credit: &Arc<Semaphore>) -> Interruption {
-        let inbox = Subject::from(self.nats.client.new_inbox());
-        let mut messages = match self.nats.client.subscribe(format!("{inbox}.*")).await {
-            Ok(messages) => messages,
-            Err(error) => {
-                self.nats.link.lose();
-                return Interruption::Usual(error.to_string());
-            }
-        };
+        let inbox = self.nats.client.new_inbox();
+        let mut messages = self.wire.subscribe(format!("{inbox}.*")).await;
         // What was on its way when pulling was interrupted comes later, after what is pulled now.
         self.hold();
         // What was asked for and has not arrived. Freed as a whole when this function returns.
         let Ok(nothing) = Arc::clone(credit).acquire_many_owned(0).await else { return usual("closed") };
         let mut open = Open::new(nothing, self.purse.nothing());
         let end = self.pull_into(&inbox, &mut messages, credit, &mut open).await;
-        let late = self.linger(&mut messages, open.places()).await;
+        let late = self.linger(&mut messages, &inbox, open.places()).await;
         // What the server has sent by now would otherwise wait for its redelivery; so would what is handed back and
         // sent once more on a request that is still open.
-        if self.nats.link.is_up() && messages.drain().await.is_ok() {
+        if self.wire.link.is_up() {
+            messages.drain().await;
             for message in late.into_iter().take(open.places()) {
                 self.receive(message, &mut open);
             }
             let rest = async {
                 while let Some(message) = messages.next().await {
-                    if message.status.is_none() && open.places() > 0 {
+                    if !is_answer(&message, &inbox) && open.places() > 0 {
                         self.receive(message, &mut open);
                     }
                 }
             };
-            // The client ends the subscription when the server has confirmed; if not, the rest comes again.
+            // The subscription ends when the server has confirmed; if not, the rest comes again.
             let _ = timeout(DRAIN_MAX, rest).await;
         }
         end
@@ -257,14 +259,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     /// What the server sends on requests that are open when the process stops. In a cluster, the one that sends learns
     /// only later that we do not listen any more, and what it has sent by then would count as attempts that were lost. It
     /// is not handed back before we have ended to listen: it would come here again.
-    async fn linger(&self, messages: &mut Subscriber, open: usize) -> Vec<NatsMessage> {
+    async fn linger(&self, messages: &mut Subscription, inbox: &str, open: usize) -> Vec<Arrived> {
         let mut late = Vec::new();
-        if self.stop.is_cancelled() && self.nats.client.server_info().cluster.is_some() {
+        if self.stop.is_cancelled() && self.wire.server_info().cluster.is_some() {
             let wait = async {
                 while late.len() < open
                     && let Ok(Some(message)) = timeout(LINGER_QUIET, messages.next()).await
                 {
-                    late.extend(Some(message).filter(|message| message.status.is_none()));
+                    late.extend(Some(message).filter(|message| !is_answer(message, inbox)));
                 }
             };
             let _ = timeout(LINGER_MAX, wait).await;
@@ -274,13 +276,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
 
     async fn pull_into(
         &self,
-        inbox: &Subject,
-        messages: &mut Subscriber,
+        inbox: &str,
+        messages: &mut Subscription,
         credit: &Arc<Semaphore>,
         open: &mut Open,
     ) -> Interruption {
-        let link = &self.nats.link;
+        let link = &self.wire.link;
         let mut reconnects = link.reconnects.subscribe();
+        let mut client_reconnects = self.nats.link.reconnects.subscribe();
         let mut denied = pin!(self.until_denied(inbox, Instant::now()));
         let refill = (self.spec.credit / 4).max(1);
         let mut heard = Instant::now();
@@ -295,12 +298,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             let (places, bytes, bytes_max) = tokio::select! {
                 message = messages.next() => {
                     heard = Instant::now();
-                    let Some(message) = message else {
-                        link.lose();
-                        return usual("the client ended");
-                    };
+                    let Some(message) = message else { return usual("the subscription has ended") };
                     let at_once = if works { TAKEN_AT_ONCE } else { 1 };
-                    if let Err(why) = self.take_in(message, messages, open, at_once) {
+                    if let Err(why) = self.take_in(message, inbox, messages, open, at_once) {
                         return if works { Interruption::Usual(why) } else { Interruption::Trouble(why) };
                     }
                     if !works {
@@ -346,7 +346,8 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
                     }
                     continue;
                 }
-                _ = reconnects.changed() => return usual("the connection was made anew"),
+                _ = reconnects.changed() => return usual("the connection for events was made anew"),
+                _ = client_reconnects.changed() => return usual("the connection was made anew"),
                 end = &mut denied => return end,
                 () = self.stop.cancelled() => return usual("the process stops"),
             };
@@ -361,13 +362,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     }
 
     /// Waits until the server denies what pulling needs.
-    async fn until_denied(&self, inbox: &Subject, since: Instant) -> Interruption {
-        let link = &self.nats.link;
+    async fn until_denied(&self, inbox: &str, since: Instant) -> Interruption {
+        let link = &self.wire.link;
         let (next, acks) = (self.next_subject(), acknowledgements(&self.spec.stream, &self.spec.name));
         let wildcard = format!("{inbox}.*");
         tokio::select! {
             why = link.until_denied(&next, since) => Interruption::Trouble(grant("pulling", &next, &why)),
-            why = link.until_denied(&acks, since) => Interruption::Unacknowledged(grant("acknowledging", &acks, &why)),
+            why = self.nats.link.until_denied(&next, since) => Interruption::Trouble(grant("pulling", &next, &why)),
+            why = self.nats.link.until_denied(&acks, since) => Interruption::Unacknowledged(grant("acknowledging", &acks, &why)),
             why = link.until_denied(&wildcard, since) => {
                 Interruption::Trouble(format!("the server denies receiving ({why}); grant subscribe on \"_INBOX.>\""))
             }
@@ -379,9 +381,13 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     }
 
     /// Asks for as many messages as there are places, with `bytes` together, or `bytes_max` where that is more.
+    ///
+    /// The first request goes over the connection for events, behind its subscription, and its answer shows that the server
+    /// knows where we listen. All others go over the client, behind the acknowledgements of what was in these places:
+    /// else the server would have more in flight than may be in hand.
     async fn request(
         &self,
-        inbox: &Subject,
+        inbox: &str,
         places: OwnedSemaphorePermit,
         bytes: Reserved,
         bytes_max: Option<u64>,
@@ -402,9 +408,14 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         if expires > PULL_HEARTBEAT * 2 {
             body["idle_heartbeat"] = u64::try_from(PULL_HEARTBEAT.as_nanos()).unwrap_or(u64::MAX).into();
         }
-        let reply = Subject::from(format!("{inbox}.{}", open.next()));
-        let request = self.nats.client.publish_with_reply(self.next_subject(), reply, body.to_string().into());
-        request.await.map_err(|error| error.to_string())?;
+        let reply = format!("{inbox}.{}", open.next());
+        let (subject, body) = (self.next_subject(), body.to_string().into());
+        if asked {
+            let sent = self.nats.client.publish_with_reply(subject, reply, body).await;
+            sent.map_err(|error| error.to_string())?;
+        } else {
+            self.wire.publish(subject, reply, body).await;
+        }
         open.add(Request { places, bytes, bytes_max, until: Instant::now() + expires + SILENCE_MAX });
         Ok(())
     }
@@ -412,28 +423,29 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
     /// Takes in a message, and of those that have arrived behind it so many that they are `at_once`.
     fn take_in(
         &self,
-        first: NatsMessage,
-        messages: &mut Subscriber,
+        first: Arrived,
+        inbox: &str,
+        messages: &mut Subscription,
         open: &mut Open,
         at_once: usize,
     ) -> Result<(), String> {
         let (mut next, mut taken) = (Some(first), 0);
         while let Some(message) = next {
-            match message.status {
-                None => self.receive(message, open),
-                Some(status) => self.answer(status, &message, open)?,
+            if is_answer(&message, inbox) {
+                self.answer(&message, open)?;
+            } else {
+                self.receive(message, open);
             }
             taken += 1;
-            next = if taken < at_once { messages.next().now_or_never().flatten() } else { None };
+            next = if taken < at_once { messages.present() } else { None };
         }
         Ok(())
     }
 
-    /// Takes the lease for a message and hands it over.
-    fn receive(&self, message: NatsMessage, open: &mut Open) {
-        let room = open.arrived(message.length as u64);
-        let NatsMessage { subject, reply, payload, headers, .. } = message;
-        let reply = reply.unwrap_or_else(|| Subject::from_static(""));
+    /// Takes the lease for a message and hands it over. One that clients cannot read is handed over as damaged.
+    fn receive(&self, arrived: Arrived, open: &mut Open) {
+        let room = open.arrived(arrived.length() as u64);
+        let reply = Subject::from_utf8(arrived.reply.clone()).unwrap_or_else(|_| Subject::from_static(""));
         let Some(place) = Place::read(&reply) else {
             tracing::warn!(consumer = %self.spec.name, "a message without a place in the stream");
             return;
@@ -447,8 +459,11 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         }
         let position = place.position(self.spec.stream_created_unix);
         let Some(lease) = self.leases.take(position.sequence, reply, room) else { return };
-        let headers = headers_from(headers.as_ref());
-        let message = Message { subject: subject.into_string(), headers, payload, damage: None };
+        let message = quarantine::message(&arrived.subject, &arrived.headers, arrived.payload);
+        if let Some(damage) = &message.damage {
+            let Spec { stream, name, .. } = &self.spec;
+            tracing::warn!(stream, consumer = name, sequence = position.sequence, damage, "a message cannot be read");
+        }
         (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
     }
 
@@ -465,19 +480,23 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         last != 0 && last + 1 != number
     }
 
-    /// Deals with a status in place of a message: gives back the credit of a pull request that has ended.
-    fn answer(&self, status: StatusCode, message: &NatsMessage, open: &mut Open) -> Result<(), String> {
+    /// Deals with an answer to a pull request: gives back the credit of one that has ended.
+    fn answer(&self, message: &Arrived, open: &mut Open) -> Result<(), String> {
+        let unclear = || "the answer to a pull request is not understood".to_owned();
+        let block = quarantine::read(&message.headers).map_err(str::to_owned)?;
+        let status = block.status.ok_or_else(unclear)?;
         if status == StatusCode::IDLE_HEARTBEAT {
             return Ok(());
         }
-        let description = message.description.as_deref().unwrap_or_default();
+        let description = block.description.as_str();
         if description.eq_ignore_ascii_case("consumer deleted") {
             // Perhaps with its stream: then what is in flight must not be settled.
             self.leases.suspend();
         }
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+        let number =
+            std::str::from_utf8(&message.subject).ok().and_then(|subject| subject.rsplit('.').next()?.parse().ok());
         let (Some(number), Some(places), Some(bytes)) =
-            (number, unused(message, "Nats-Pending-Messages"), unused(message, "Nats-Pending-Bytes"))
+            (number, unused(&block, "Nats-Pending-Messages"), unused(&block, "Nats-Pending-Bytes"))
         else {
             return Err(format!("the server answers a pull request with status {status} {description}"));
         };
@@ -492,8 +511,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         Ok(())
     }
 
-    /// Makes the consumer again if it is gone, and its stream where that is ours to do; takes out of the way
-    /// what the client cannot parse.
+    /// Makes the consumer again if it is gone, and its stream where that is ours to do.
     async fn recover(&mut self, unacknowledged: bool) -> Result<(), Interruption> {
         let since = Instant::now();
         if unacknowledged {
@@ -524,17 +542,11 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let nats = self.nats;
         self.find_stream().await?;
         match durable::info(nats, &self.spec).await {
-            Ok(Some(info)) => {
-                // One that waits for sequences that a stream which was set back has yet to give.
-                if self.seen.is_some_and(|seen| info.delivered.stream_sequence > seen.last) {
-                    durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
-                }
-                for sequence in quarantine::candidates(nats, &self.spec, self.leases).await {
-                    if let Some((message, position, reply)) = quarantine::unreadable(nats, &self.spec, sequence).await {
-                        self.receive_damaged(message, position, reply).await;
-                    }
-                }
+            // One that waits for sequences that a stream which was set back has yet to give.
+            Ok(Some(info)) if self.seen.is_some_and(|seen| info.delivered.stream_sequence > seen.last) => {
+                durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
             }
+            Ok(Some(_)) => {}
             Ok(None) => {
                 durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
                 tracing::warn!(consumer = %self.spec.name, "made a consumer anew that was deleted");
@@ -542,18 +554,6 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             Err(error) => return Err(format!("the server does not tell about the consumer: {error}")),
         }
         Ok(())
-    }
-
-    /// Hands over what nobody has asked for. It waits a little for bytes, and comes without where there are none.
-    async fn receive_damaged(&self, message: Message, position: Position, reply: Subject) {
-        let bytes = (message.payload.len() + message.subject.len() + reply.len()) as u64;
-        let mut claim = self.purse.claim(bytes, bytes);
-        let granted = timeout(BYTES_PATIENCE, claim.granted()).await.ok().flatten();
-        let bytes = granted.unwrap_or_else(|| self.purse.nothing()).arrived(bytes);
-        let room = Room { place: None, bytes: Some(bytes) };
-        if let Some(lease) = self.leases.take(position.sequence, reply, room) {
-            (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
-        }
     }
 
     /// Looks at the stream, makes it if it is gone and ours, and notes whether it is a new one: the ids of
@@ -626,9 +626,15 @@ async fn granted(claim: &mut Option<Claim>, turns: Option<&Turns>) -> Option<Res
     }
 }
 
+/// Whether it is an answer of the server itself, which comes to where we asked to be answered. An event comes on the
+/// subject that it was stored on, whatever its headers look like.
+fn is_answer(message: &Arrived, inbox: &str) -> bool {
+    message.subject.starts_with(inbox.as_bytes())
+}
+
 /// What the server says is left of a pull request.
-fn unused(message: &NatsMessage, header: &str) -> Option<u64> {
-    message.headers.as_ref()?.get(header)?.as_str().parse().ok()
+fn unused(block: &Block, header: &str) -> Option<u64> {
+    block.headers.iter().find(|(name, _)| name == header)?.1.parse().ok()
 }
 
 fn usual(why: &str) -> Interruption {

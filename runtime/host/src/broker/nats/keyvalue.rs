@@ -2,6 +2,8 @@
 //!
 //! Reads may be answered by a replica that is behind. Whoever must not be wrong writes by compare-and-set.
 
+mod reads;
+
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,6 +14,9 @@ use async_nats::jetstream::kv::{Config, Operation, Store, UpdateErrorKind};
 use bytes::Bytes;
 use futures::StreamExt;
 use thiserror::Error;
+
+use super::Nats;
+use reads::Reads;
 
 /// The most keys of a bucket that are looked through for a list of them.
 const KEYS_MAX: usize = 100_000;
@@ -51,6 +56,8 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Buckets {
     context: ArcSwapOption<Context>,
+    /// Over what is read; nothing where only the context is known.
+    reads: ArcSwapOption<Reads>,
     /// Those that were opened on it.
     open: RwLock<HashMap<String, Store>>,
 }
@@ -60,6 +67,12 @@ impl Buckets {
     pub fn connect(&self, context: &Context) {
         self.context.store(Some(Arc::new(context.clone())));
         self.open.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Uses the connection of an instance from now on.
+    pub fn connect_to(&self, nats: &Nats) {
+        self.reads.store(Some(Arc::new(Reads::new(nats))));
+        self.connect(&nats.context);
     }
 
     /// Looks for a bucket, unless it was found before.
@@ -84,7 +97,12 @@ impl Buckets {
     /// # Errors
     /// Where the bucket cannot be used.
     pub async fn get(&self, bucket: &str, key: &str) -> Result<Entry, KeyError> {
-        let entry = self.open(bucket).await?.entry(key).await.map_err(|error| unavailable(bucket, &error))?;
+        let store = self.open(bucket).await?;
+        if let Some(reads) = self.reads.load_full().filter(|_| store.stream.cached_info().config.allow_direct) {
+            return reads.get(&store, key).await.map_err(|why| unavailable(bucket, &why));
+        }
+        // The answer is JSON, which nobody can make the client stumble over.
+        let entry = store.entry(key).await.map_err(|error| unavailable(bucket, &error))?;
         Ok(entry.map_or_else(Entry::default, |entry| Entry {
             value: (entry.operation == Operation::Put).then_some(entry.value),
             revision: entry.revision,
@@ -126,7 +144,14 @@ impl Buckets {
     /// # Errors
     /// Where the bucket cannot be used, or has too many keys.
     pub async fn keys(&self, bucket: &str) -> Result<Vec<String>, KeyError> {
-        let mut found = self.open(bucket).await?.keys().await.map_err(|error| unavailable(bucket, &error))?;
+        let store = self.open(bucket).await?;
+        if let Some(reads) = self.reads.load_full() {
+            let mut keys = reads.keys(&store).await.map_err(|why| unavailable(bucket, &why))?;
+            keys.sort_unstable();
+            keys.dedup();
+            return Ok(keys);
+        }
+        let mut found = store.keys().await.map_err(|error| unavailable(bucket, &error))?;
         let mut keys = Vec::new();
         while let Some(key) = found.next().await {
             keys.push(key.map_err(|error| unavailable(bucket, &error))?);

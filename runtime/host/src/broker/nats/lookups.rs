@@ -1,6 +1,6 @@
 //! Looking markers up, where any server that has the bucket may answer.
 //!
-//! One task asks for all of this connection, and reads the answers from one subscription. A key that comes alone is asked
+//! One task asks for all of this process, over [`super::wire`], and reads the answers from one subscription. A key that comes alone is asked
 //! for at once. What comes while the server is being asked already gathers, and is asked for together, which costs the
 //! server and us a fraction for each key (`multi_last` of direct gets, ADR-31).
 //!
@@ -12,22 +12,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, Message, StatusCode, Subscriber};
+use async_nats::{Message, StatusCode};
 use bytes::Bytes;
-use futures::StreamExt;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::Link;
 use super::markers::{self, Fault};
-use super::{CONFIRM_TIMEOUT, Nats, once};
+use super::wire::{Subscription, Wire};
+use super::{CONFIRM_TIMEOUT, Nats, once, quarantine};
 use crate::broker::Stored;
 
 /// The first server that was found to leave nothing out: its version.
-const WHOLE_SINCE: (i64, i64, i64) = (2, 14, 6);
+const WHOLE_SINCE: (u64, u64, u64) = (2, 14, 6);
 /// How long keys gather while a question waits for its answer, as they do without where the server is near.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// How many questions wait for their answers, at most, where keys gather.
@@ -79,20 +78,20 @@ pub(super) async fn look_up(nats: &Nats, key: &str) -> Result<Stored, Fault> {
 impl Lookups {
     async fn start(nats: &Nats) -> Result<Lookups, Fault> {
         let inbox = format!("{}.", nats.client.new_inbox());
-        let answers = nats.client.subscribe(format!("{inbox}*")).await;
-        let answers = answers.map_err(|error| Fault::Unavailable(error.to_string()))?;
+        let wire = Arc::clone(nats.wire());
+        let answers = wire.subscribe(format!("{inbox}*")).await;
         let (wanted, gathered) = mpsc::channel(GATHERED_MAX);
+        let reconnects = *wire.link.reconnects.borrow();
         let asker = Asker {
-            client: nats.client.clone(),
-            link: Arc::clone(&nats.link),
             bucket: nats.bucket.clone(),
             subject: format!("$JS.API.DIRECT.GET.{}", markers::stream_of(&nats.bucket)),
             inbox,
             asked: BTreeMap::new(),
             next: 0,
             latest: Instant::now(),
-            reconnects: *nats.link.reconnects.borrow(),
-            gathers: is_whole(&nats.client),
+            reconnects,
+            gathers: is_whole(&wire),
+            wire,
         };
         let asker = tokio::spawn(asker.run(gathered, answers));
         Ok(Lookups { wanted, _asker: AbortOnDropHandle::new(asker) })
@@ -101,10 +100,15 @@ impl Lookups {
 
 /// Whether the server leaves out nothing of what is asked for together. In a cluster another server may answer, of which we
 /// do not know the version.
-fn is_whole(client: &Client) -> bool {
-    let info = client.server_info();
-    let (major, minor, patch) = WHOLE_SINCE;
-    info.jetstream && info.cluster.is_none() && client.is_server_compatible(major, minor, patch)
+fn is_whole(wire: &Wire) -> bool {
+    let info = wire.server_info();
+    info.jetstream && info.cluster.is_none() && version(&info.version).is_some_and(|version| version >= WHOLE_SINCE)
+}
+
+/// The three numbers of a version, whatever stands behind them.
+fn version(text: &str) -> Option<(u64, u64, u64)> {
+    let mut numbers = text.split(['.', '-', '+']).map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?, numbers.next()?))
 }
 
 /// A question for several keys.
@@ -117,8 +121,7 @@ struct Together {
 
 /// Asks, and tells the answers.
 struct Asker {
-    client: Client,
-    link: Arc<Link>,
+    wire: Arc<Wire>,
     bucket: String,
     /// Where is asked for several keys; with a key's subject behind it for that alone.
     subject: String,
@@ -143,20 +146,22 @@ struct Question {
 }
 
 impl Asker {
-    /// Runs until the client or whoever looks up has ended.
-    async fn run(mut self, mut gathered: mpsc::Receiver<Wanted>, answers: Subscriber) {
-        let link = Arc::clone(&self.link);
-        let mut answers = answers.ready_chunks(READ_AT_ONCE);
+    /// Runs until the connection or whoever looks up has ended.
+    async fn run(mut self, mut gathered: mpsc::Receiver<Wanted>, mut answers: Subscription) {
+        let link = Arc::clone(&self.wire.link);
+        let mut chunk = Vec::with_capacity(READ_AT_ONCE);
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut wanted = Vec::new();
         loop {
             let may_ask = self.may_ask();
             tokio::select! {
-                chunk = answers.next() => {
-                    let Some(chunk) = chunk else { return };
-                    for message in chunk {
-                        self.hear(&message).await;
+                count = answers.next_many(&mut chunk, READ_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for arrived in chunk.drain(..) {
+                        self.hear(&quarantine::answer(arrived)).await;
                     }
                 }
                 count = gathered.recv_many(&mut wanted, KEYS_MAX), if may_ask => {
@@ -191,15 +196,15 @@ impl Asker {
 
     /// Another server may be another version, and may grant other permissions.
     fn look_who_answers(&mut self) {
-        let reconnects = *self.link.reconnects.borrow();
+        let reconnects = *self.wire.link.reconnects.borrow();
         if reconnects != self.reconnects {
-            (self.reconnects, self.gathers) = (reconnects, is_whole(&self.client));
+            (self.reconnects, self.gathers) = (reconnects, is_whole(&self.wire));
         }
     }
 
     async fn ask(&mut self, mut wanted: Vec<Wanted>) {
         wanted.retain(|one| !one.told.is_closed());
-        if wanted.len() < 2 || !self.gathers || self.link.denied(&self.subject).is_some() {
+        if wanted.len() < 2 || !self.gathers || self.wire.link.denied(&self.subject).is_some() {
             return self.ask_alone(wanted).await;
         }
         let multi_last = wanted.iter().map(|one| markers::subject(&self.bucket, &one.key)).collect();
@@ -213,7 +218,7 @@ impl Asker {
     async fn ask_alone(&mut self, wanted: Vec<Wanted>) {
         for one in wanted {
             let subject = format!("{}.{}", self.subject, markers::subject(&self.bucket, &one.key));
-            match self.link.denied(&subject) {
+            match self.wire.link.denied(&subject) {
                 Some(why) => one.tell(Err(Fault::Unavailable(why))),
                 None => self.send(subject, Bytes::new(), vec![one]).await,
             }
@@ -225,13 +230,8 @@ impl Asker {
         self.next += 1;
         let since = Instant::now();
         self.latest = since;
-        match self.client.publish_with_reply(subject.clone(), reply, question).await {
-            Ok(()) => {
-                let answer = Answer::default();
-                self.asked.insert(number, Question { subject, since, wanted, answer });
-            }
-            Err(error) => tell_all(wanted, &Err(Fault::Unavailable(error.to_string()))),
-        }
+        self.wire.publish(subject.clone(), reply, question).await;
+        self.asked.insert(number, Question { subject, since, wanted, answer: Answer::default() });
     }
 
     /// Tells what an answer says, once all of it is there.
@@ -249,7 +249,7 @@ impl Asker {
         let may_gather = match end {
             End::Same(result) => return tell_all(wanted, &result),
             // The question may have waited for a connection to another server than was expected.
-            End::Whole if is_whole(&self.client) => return answer.tell(&self.bucket, wanted),
+            End::Whole if is_whole(&self.wire) => return answer.tell(&self.bucket, wanted),
             End::Whole => true,
             End::Unclear { may_gather } => may_gather,
         };
@@ -259,7 +259,7 @@ impl Asker {
 
     /// Tells those whose question was denied. Where keys may not be asked for together, each is asked for alone.
     async fn look_what_is_denied(&mut self) {
-        let denial = |question: &Question| self.link.denied_after(&question.subject, question.since);
+        let denial = |question: &Question| self.wire.link.denied_after(&question.subject, question.since);
         let denied: Vec<_> =
             self.asked.iter().filter_map(|(number, question)| Some((*number, denial(question)?))).collect();
         for (number, why) in denied {
@@ -359,7 +359,7 @@ impl Answer {
 }
 
 /// What a message says that is kept under its key.
-fn stored(message: &Message) -> Result<Stored, Fault> {
+pub(super) fn stored(message: &Message) -> Result<Stored, Fault> {
     match message.status {
         None | Some(StatusCode::OK) => {}
         Some(StatusCode::NOT_FOUND) => return Ok(Stored::default()),
@@ -371,9 +371,13 @@ fn stored(message: &Message) -> Result<Stored, Fault> {
     }
     let revision = number(message, "Nats-Sequence");
     let revision = revision.ok_or_else(|| Fault::Unavailable("an answer without a sequence".into()))?;
-    // A key that somebody deleted by hand has a message that says so.
-    let is_there = text(message, "KV-Operation").is_none();
-    Ok(Stored { value: is_there.then(|| message.payload.clone()), revision })
+    Ok(Stored { value: has_value(message).then(|| message.payload.clone()), revision })
+}
+
+/// Whether a message of a bucket holds a value: a key that was deleted, or has expired, has one that says so.
+pub(super) fn has_value(message: &Message) -> bool {
+    text(message, "KV-Operation").is_none_or(|operation| operation == "PUT")
+        && text(message, "Nats-Marker-Reason").is_none()
 }
 
 fn text<'a>(message: &'a Message, header: &str) -> Option<&'a str> {
@@ -432,6 +436,13 @@ mod tests {
             End::Unclear { .. } => return None,
         }
         Some(told.into_iter().map(|mut told| told.try_recv().expect("told")).collect())
+    }
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert_eq!(version("2.14.6"), Some((2, 14, 6)));
+        assert!(version("2.15.0-RC.1+x") > Some(WHOLE_SINCE) && version("2.9.25") < Some(WHOLE_SINCE));
+        assert_eq!((version(""), version("2.x.1")), (None, None));
     }
 
     #[test]

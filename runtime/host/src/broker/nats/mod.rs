@@ -23,7 +23,8 @@
 //! - [`publish`]: publishing with confirmation, and what a refusal means.
 //! - [`routes`]: which subjects the server's streams store, and how large messages may be.
 //! - `grants`: what we may publish on.
-//! - [`quarantine`]: messages that the client library cannot parse.
+//! - [`quarantine`]: messages that the client library cannot read.
+//! - [`wire`]: the connection that takes them.
 //! - [`objects`]: objects in a bucket of the object store.
 //! - [`ask`], [`shelf`]: what operators ask: questions, and messages where they are kept.
 //! - [`server`]: a private `nats-server` for `tidemill dev`.
@@ -59,6 +60,7 @@ pub mod server;
 pub mod shelf;
 pub mod streams;
 mod surety;
+pub mod wire;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -85,6 +87,7 @@ use lease::Lease;
 use outbox::{Item, Outbox};
 use routes::Routes;
 use streams::Own;
+use wire::Wire;
 
 /// How long the server may take to confirm a publication or to answer a question.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,6 +113,8 @@ pub struct Nats {
     routes: Routes,
     /// What we may publish on.
     grants: grants::Grants,
+    /// The connection for what others have stored, made when it is needed for the first time.
+    wire: OnceLock<Arc<Wire>>,
     confirmations: OnceCell<confirm::Confirmations>,
     outbox: OnceLock<Outbox>,
     /// How many deliveries are in hand.
@@ -160,6 +165,7 @@ impl Nats {
             features,
             routes: Routes::default(),
             grants: grants::Grants::default(),
+            wire: OnceLock::new(),
             confirmations: OnceCell::new(),
             lookups: OnceCell::new(),
             outbox: OnceLock::new(),
@@ -176,6 +182,11 @@ impl Nats {
 
     fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The connection over which events come in, and whatever else others have stored.
+    pub fn wire(&self) -> &Arc<Wire> {
+        self.wire.get_or_init(|| Arc::new(Wire::start(self.link.origin.clone(), &self.link)))
     }
 
     fn outbox(&self) -> &Outbox {

@@ -20,6 +20,8 @@ pub(super) struct Place<'a> {
     pub(super) number: u64,
     /// When the message was stored, in nanoseconds since the Unix epoch.
     pub(super) stored_ns: u64,
+    /// How many messages are still to be delivered.
+    pub(super) pending: u64,
 }
 
 impl<'a> Place<'a> {
@@ -32,7 +34,8 @@ impl<'a> Place<'a> {
         let stream = parts.next()?;
         let _consumer = parts.next()?;
         let mut number = || parts.next()?.parse().ok();
-        Some(Place { stream, delivered: number()?, sequence: number()?, number: number()?, stored_ns: number()? })
+        let (delivered, sequence, count, stored_ns) = (number()?, number()?, number()?, number()?);
+        Some(Place { stream, delivered, sequence, number: count, stored_ns, pending: number()? })
     }
 
     /// The same, as policy wants it.
@@ -53,7 +56,8 @@ mod tests {
 
     #[test]
     fn both_forms_are_read_and_nothing_else_is() {
-        let place = Place { stream: "IN", delivered: 2, sequence: 7, number: 9, stored_ns: 1_700_000_000_123_456_789 };
+        let stored_ns = 1_700_000_000_123_456_789;
+        let place = Place { stream: "IN", delivered: 2, sequence: 7, number: 9, stored_ns, pending: 3 };
         for subject in [
             "$JS.ACK.IN.tidemill-h.2.7.9.1700000000123456789.3",
             "$JS.ACK._.hash.IN.tidemill-h.2.7.9.1700000000123456789.3",

@@ -158,10 +158,10 @@ impl<'a> Shelf<'a> {
         let decode = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default();
         let raw = decode(&stored.hdrs);
         let message = Message {
+            damage: quarantine::fault(stored.subject.as_bytes(), &raw).map(str::to_owned),
             subject: stored.subject,
             headers: quarantine::lossy(&raw),
             payload: decode(&stored.data).into(),
-            damage: quarantine::fault(&raw).map(str::to_owned),
         };
         let stored_ms = moment(&stored.time).unix_timestamp_nanos() / 1_000_000;
         let position = Position {
