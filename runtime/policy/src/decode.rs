@@ -207,9 +207,7 @@ fn dedup_id(key: &DedupKey, arrival: &Arrival, content: &Decoded) -> Result<KeyV
     };
     let found = match key {
         DedupKey::Id => None,
-        DedupKey::Header(name) => {
-            cloud_event::header(&arrival.headers, &content.attributes, name).and_then(text)
-        }
+        DedupKey::Header(name) => cloud_event::header(&arrival.headers, &content.attributes, name).and_then(text),
         DedupKey::Attribute(name) => content.attributes.get(name).and_then(|value| text(value)),
         DedupKey::Json(pointer) => {
             let found = json_key::find(&content.payload, pointer).map_err(|error| match error {

@@ -71,13 +71,23 @@ pub enum Refused {
     Conflicts(#[from] Conflicts),
     /// The server does not let it be, or does not answer.
     #[error(transparent)]
-    Server(#[from] StartError),
+    Server(Box<StartError>),
+}
+
+impl From<StartError> for Refused {
+    fn from(error: StartError) -> Refused {
+        Refused::Server(Box::new(error))
+    }
 }
 
 impl Refused {
     /// Whether it may work later without anybody's help.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Refused::Starting | Refused::Server(StartError::Stream(StreamError::NoAnswer(_))))
+        match self {
+            Refused::Starting => true,
+            Refused::Server(error) => matches!(**error, StartError::Stream(StreamError::NoAnswer(_))),
+            Refused::Fixed(_) | Refused::Conflicts(_) => false,
+        }
     }
 }
 

@@ -129,7 +129,7 @@ async fn refuse_beside(
     let names = running.iter().filter(|instance| instance.handlers.contains_key(handler));
     let mut who = names.map(|instance| instance.name.as_str()).collect::<Vec<_>>().join(", ");
     if who.is_empty() && is_pulled {
-        who = "somebody pulls from its consumer".to_owned();
+        who.push_str("somebody pulls from its consumer");
     }
     if who.is_empty() { Ok(()) } else { Err(RewindError::AtWork { handler: handler.to_owned(), who, why }) }
 }

@@ -310,7 +310,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         loop {
             let since = Instant::now();
             match self.broker.remember(&key, &marker, lifetime, work.memory.revision).await {
-                Ok(revision) => return self.written(work, revision, since),
+                Ok(revision) => return Self::written(work, revision, since),
                 Err(MarkerError::Unavailable(why)) => {
                     tracing::debug!(handler = %self.handler.name, why, "holding on to an event");
                     if !self.hold(&mut delay).await {
@@ -323,7 +323,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
                     };
                     // What we wrote may have arrived although that was not confirmed.
                     if present.as_ref() == Some(&marker) {
-                        return self.written(work, revision, since);
+                        return Self::written(work, revision, since);
                     }
                     if !marker::may_replace(&work.arrival, &self.instance, &marker, present.as_ref()) {
                         work.memory.look = Look::Again;
@@ -338,7 +338,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
     }
 
-    fn written(&self, work: &mut Work, revision: u64, since: Instant) -> Remembered {
+    fn written(work: &mut Work, revision: u64, since: Instant) -> Remembered {
         work.memory.is_at(revision, true);
         work.memory.has_begun = false;
         work.sure_since = since;

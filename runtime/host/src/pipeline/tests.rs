@@ -514,9 +514,9 @@ async fn outputs_of_an_old_delivery_are_published_only_if_nobody_else_has_the_ev
         let other = async {
             sleep(Duration::from_secs(10)).await;
             let broker = &scene.pipeline.broker;
-            let taken = scene.pipeline.take(delivery(2));
-            let token = taken.work.event.as_ref().expect("an event").token.as_str().to_owned();
-            let begun = marker::begun(&taken.work.arrival, "other");
+            let again = scene.pipeline.take(delivery(2));
+            let token = again.work.event.as_ref().expect("an event").token.as_str().to_owned();
+            let begun = marker::begun(&again.work.arrival, "other");
             if !is_alone {
                 broker.remember(&token, &begun, Duration::ZERO, 0).await.expect("nothing is there");
             }

@@ -209,7 +209,8 @@ fn any_document() -> impl Strategy<Value = String> {
 
 fn any_pointer() -> impl Strategy<Value = String> {
     let token = prop_oneof![Just("a"), Just("b"), Just("0"), Just("1"), Just("00"), Just(""), Just("~0")];
-    prop::collection::vec(token, 0..4).prop_map(|tokens| tokens.iter().map(|token| format!("/{token}")).collect::<Vec<_>>().concat())
+    prop::collection::vec(token, 0..4)
+        .prop_map(|tokens| tokens.iter().map(|token| format!("/{token}")).collect::<Vec<_>>().concat())
 }
 
 /// What a parser that makes values finds.

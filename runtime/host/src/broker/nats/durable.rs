@@ -141,17 +141,14 @@ pub fn unfit(nats: &Nats, spec: &Spec, info: &Info) -> Option<String> {
 /// what no manifest asks for.
 fn edited(spec: &Spec, present: &Config) -> Option<String> {
     let got = owner::settings(present);
-    let edits = match owner::recorded(&present.metadata) {
-        Some(recorded) => {
-            let lines = got.iter().map(|(name, value)| (name, format!("{name} = {value}")));
-            lines.filter(|(_, line)| !recorded.contains(line)).map(|(_, line)| line).collect::<Vec<_>>()
-        }
-        None => {
-            let varies = ["ack_wait", "max_ack_pending", "filter", owner::INACTIVE_THRESHOLD];
-            let wanted = owner::settings(&config(spec, None, None).into_consumer_config());
-            let changed = wanted.iter().zip(&got).filter(|(wanted, got)| wanted != got && !varies.contains(&got.0));
-            changed.map(|(_, (name, value))| format!("{name} = {value}")).collect()
-        }
+    let edits = if let Some(recorded) = owner::recorded(&present.metadata) {
+        let lines = got.iter().map(|(name, value)| (name, format!("{name} = {value}")));
+        lines.filter(|(_, line)| !recorded.contains(line)).map(|(_, line)| line).collect::<Vec<_>>()
+    } else {
+        let varies = ["ack_wait", "max_ack_pending", "filter", owner::INACTIVE_THRESHOLD];
+        let wanted = owner::settings(&config(spec, None, None).into_consumer_config());
+        let changed = wanted.iter().zip(&got).filter(|(wanted, got)| wanted != got && !varies.contains(&got.0));
+        changed.map(|(_, (name, value))| format!("{name} = {value}")).collect()
     };
     (!edits.is_empty()).then(|| {
         format!(

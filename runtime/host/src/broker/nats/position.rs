@@ -212,9 +212,12 @@ pub async fn make_anew(nats: &Nats, spec: &Spec, from: u64, retention: Retention
     found(ask::<Value>(nats, &format!("CONSUMER.DELETE.{stream}.{name}"), &Value::Null).await)?;
     let start = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
     let made = durable::create(nats, spec, durable::config(spec, None, Some(start))).await;
-    made.map_err(|error| match error.is_unanswered {
-        true => AskError::NoAnswer { subject: subject.clone(), why: error.to_string() },
-        false => refused(error.to_string()),
+    made.map_err(|error| {
+        if error.is_unanswered {
+            AskError::NoAnswer { subject: subject.clone(), why: error.to_string() }
+        } else {
+            refused(error.to_string())
+        }
     })?;
     forget(nats, spec).await;
     Ok(())

@@ -353,7 +353,9 @@ async fn ensure(nats: &Nats, kind: Kind, wanted: Config) -> Result<(Config, Vec<
         }
     };
     let said: Vec<_> = said.into_iter().map(|said| format!("stream {name:?} is put right: {said}")).collect();
-    said.iter().for_each(|said| tracing::warn!("{said}"));
+    for said in &said {
+        tracing::warn!("{said}");
+    }
     Ok((info.config, said))
 }
 

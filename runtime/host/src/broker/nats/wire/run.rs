@@ -129,7 +129,9 @@ impl Runner {
         // What was to end has ended with the connection.
         if let Some(shared) = self.subscriptions.upgrade() {
             let ended: Vec<_> = drained.lock().drain(..).flatten().collect();
-            ended.iter().for_each(|number| drop(shared.lock().remove(number)));
+            for number in &ended {
+                shared.lock().remove(number);
+            }
         }
         end
     }
@@ -196,12 +198,14 @@ impl Reading<'_> {
         let Some(shared) = self.subscriptions.upgrade() else { return false };
         match frame {
             Frame::Message(number, message) => {
-                let sent = shared.lock().get(&number).map(|subscribed| subscribed.messages.try_send(message));
-                match sent {
-                    Some(Err(mpsc::error::TrySendError::Full(_))) => {
+                let is_full = shared.lock().get(&number).map(|subscribed| {
+                    matches!(subscribed.messages.try_send(message), Err(mpsc::error::TrySendError::Full(_)))
+                });
+                match is_full {
+                    Some(true) => {
                         tracing::warn!("messages were dropped on their way in; the server delivers them again");
                     }
-                    Some(_) => {}
+                    Some(false) => {}
                     None => self.say(Own::Unwanted(number)),
                 }
             }
@@ -286,7 +290,9 @@ impl Writing<'_> {
     }
 
     fn line(&mut self, words: &[&str]) {
-        words.iter().for_each(|word| self.out.extend_from_slice(word.as_bytes()));
+        for word in words {
+            self.out.extend_from_slice(word.as_bytes());
+        }
         self.out.extend_from_slice(b"\r\n");
     }
 }
