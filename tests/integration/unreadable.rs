@@ -35,7 +35,10 @@ concurrency = 2
 "#;
 
 /// Some of what the client cannot read, and something of what each is.
-const UNREADABLE: &[(&[u8], Option<&[u8]>, &str)] = &[
+/// A subject, a block of headers, and what is wrong with them.
+type Row = (&'static [u8], Option<&'static [u8]>, &'static str);
+
+const UNREADABLE: &[Row] = &[
     (b"\xff\xfe", None, "subject is not valid UTF-8"),
     ("東京\u{3000}本社".as_bytes(), Some(b"NATS/1.0\r\nA: b\r\n\r\n"), "white space"),
     ("東京\u{3000}".as_bytes(), Some(b"NATS/1.0\r\nA: b\r\n\r\n"), "white space"),
