@@ -34,10 +34,10 @@ stream = "OTHER"
 concurrency = 2
 "#;
 
-/// Some of what the client cannot read, and something of what each is.
-/// A subject, a block of headers, and what is wrong with them.
+/// A subject, a block of headers, and something of what is wrong with them.
 type Row = (&'static [u8], Option<&'static [u8]>, &'static str);
 
+/// Some of what the client cannot read.
 const UNREADABLE: &[Row] = &[
     (b"\xff\xfe", None, "subject is not valid UTF-8"),
     ("東京\u{3000}本社".as_bytes(), Some(b"NATS/1.0\r\nA: b\r\n\r\n"), "white space"),
