@@ -251,7 +251,8 @@ pub(crate) async fn what_carries_an_event_is_found<B: Bench>(mut bench: B) {
     let delivery = delivered(&mut bench).await;
     let arrival = arrival::first(delivery.message.clone(), delivery.position.clone());
     let event = decode(&arrival, &handler).expect("an event");
-    let stamp = Stamp { now_ms: bench.now_ms(), component: "", instance: "", usage: Usage::default() };
+    let stamp =
+        Stamp { now_ms: bench.now_ms(), component: "", instance: "", usage: tidemill_policy::budget::Usage::default() };
     let error = Failure::new(Kind::Retry, "later").into_error(arrival.attempt, "h", &stamp);
     let case = Case { handler: &handler, arrival: &arrival, event: Some(&event) };
     let other = Token::read(&"a".repeat(26)).expect("a token");

@@ -196,8 +196,12 @@ impl Nats {
     /// Waits until what was settled goes to the server before anything that is asked of it from now on. Where the server
     /// is away, not for long: then those events are delivered again.
     pub async fn settlements_given(&self) {
-        let given = self.link.lost.run_until_cancelled(self.outbox().emptied());
-        let _ = timeout(CONFIRM_TIMEOUT, given).await;
+        let on_its_way = async {
+            self.outbox().emptied().await;
+            // The client gathers what it sends, and a process that ends does not wait for it.
+            let _ = self.client.flush().await;
+        };
+        let _ = timeout(CONFIRM_TIMEOUT, self.link.lost.run_until_cancelled(on_its_way)).await;
     }
 }
 
