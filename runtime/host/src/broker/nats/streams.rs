@@ -215,8 +215,12 @@ pub async fn prepare(nats: &mut Nats, manifest: &Manifest) -> Result<(), StreamE
     nats.bucket = markers::bucket(&manifest.nats.prefix);
     nats.bucket_is_replicated = offered.replicated_bucket;
     nats.features = offered.features;
-    let since_ms = markers::named_since_ms(nats, Clock::System.now_ms()).await;
-    nats.named_since_ms = since_ms.map_err(|error| StreamError::NoAnswer(error.to_string()))?;
+    let now_ms = Clock::System.now_ms();
+    nats.named_since_ms = markers::named_since_ms(nats, now_ms).await.unwrap_or_else(|error| {
+        // Until the next start, the old names are looked at too.
+        tracing::warn!(%error, "cannot tell since when markers have their present names");
+        now_ms
+    });
     Ok(())
 }
 
