@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use tidemill_policy::marker::Marker;
+
 use crate::instance;
 use crate::rules::{End, Rules};
 use crate::server::{Forgotten, small};
 use crate::setup::Dedup;
-use crate::state::{Delivery, INSTANCES, Input, Look, Name, Phase, State, Work};
+use crate::state::{Delivery, INSTANCES, Input, Look, Name, Number, OUTPUTS, Phase, Revision, State, Work};
 
 /// Something that can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub enum Action {
 
 /// Who acts: where each of these goes on as long as it can, everything must come to rest.
 pub const ACTORS: u8 = 8;
+/// Whose turn comes although it is not there all the time: the patience of each instance ends.
+pub const RECURRING: [u8; 2] = [2, 3];
 
 impl Action {
     /// Whether it is a fault, or an operator's doing.
@@ -135,7 +139,9 @@ impl State {
             all.extend(kept.filter(|(event, _)| is_idle(*event)).map(|(event, _)| Action::Expire(event)));
         }
         if self.operations > 0 {
-            let letters = self.server.letters.iter().enumerate().filter(|(_, letter)| letter.stored);
+            let letters = self.server.letters.iter().enumerate().filter(|(_, letter)| {
+                letter.stored && (rules.setup.discards_early || self.is_over(rules, letter.event))
+            });
             all.extend(letters.map(|(index, _)| Action::Discard(small(index))));
             all.extend(self.server.inputs.iter().any(|input| input.stored).then_some(Action::PurgeInput));
             let has_retries = !self.server.schedules.is_empty() || !self.server.due.is_empty();
@@ -143,6 +149,16 @@ impl State {
         }
         all.extend(self.resends.then_some(Action::SendAgain));
         all
+    }
+
+    /// Whether an event is marked as dead, and no retry of it is there any more.
+    fn is_over(&self, rules: &Rules, event: u8) -> bool {
+        let server = &self.server;
+        let marker = server.markers[usize::from(event)].map(|marker| rules.marker(marker));
+        let is_marked = matches!(marker, Some(Marker::Dead { .. }));
+        let is_of_event = |retry: Number| rules.event_of_retry(retry) == event;
+        let held = server.schedules.iter().map(|(_, retry)| *retry).chain(server.restored.iter().copied());
+        is_marked && !held.chain(server.due.iter().map(|due| due.retry)).any(is_of_event)
     }
 
     fn actions_of(&self, rules: &Rules, instance: u8, work: &Work, all: &mut Vec<Action>) {
@@ -185,7 +201,7 @@ impl State {
         let is_other = |(place, _): &(usize, &Option<Work>)| *place != usize::from(instance);
         self.works.iter().enumerate().filter(is_other).filter_map(|(_, other)| other.as_ref()).any(|other| {
             let is_busy = match other.phase {
-                Phase::Taken | Phase::Wait | Phase::Pause => false,
+                Phase::Taken | Phase::Wait | Phase::Pause | Phase::Recall | Phase::Ask { .. } => false,
                 Phase::Run => rules.claims(),
                 _ => true,
             };
@@ -219,7 +235,10 @@ impl State {
             Action::Discard(index) => {
                 let letter = &mut next.server.letters[usize::from(index)];
                 letter.stored = false;
-                next.past[usize::from(letter.event)].excused = true;
+                // A message of it that is delivered once more is run: nothing tells it from one that was sent again.
+                let past = &mut next.past[usize::from(letter.event)];
+                past.excused = true;
+                past.runs_left += i8::try_from(rules.setup.runs_of_message()).expect("few");
             }
             Action::PurgeInput => next.purge_input(rules),
             Action::DropRetries => next.drop_retries(rules),
@@ -246,7 +265,7 @@ impl State {
         let work = self.work_mut(instance);
         work.is_cut = false;
         let event = rules.arrival(work.arrival).number;
-        let renews = rules.claims() && work.has_begun && work.revision == crate::state::Revision::Current;
+        let renews = rules.claims() && work.has_begun && work.revision == Revision::Current;
         if renews {
             work.is_sure = true;
             let work = self.works[usize::from(instance)].take();
@@ -305,7 +324,7 @@ impl State {
 
     fn has_ended(&self, event: u8) -> bool {
         let outputs = self.server.outputs.iter().filter(|(_, of, _)| *of == event).count();
-        outputs >= crate::state::OUTPUTS || self.server.letters.iter().any(|l| l.event == event && l.stored)
+        outputs >= OUTPUTS || self.server.letters.iter().any(|l| l.event == event && l.stored)
     }
 
     /// The same with the instances exchanged.
@@ -336,7 +355,10 @@ impl State {
 pub fn describe(rules: &Rules, state: &State, action: Action, is_mirrored: bool) -> String {
     let shown = if is_mirrored { action.mirrored() } else { action };
     let doing = |instance: u8| {
-        state.works[usize::from(instance)].as_ref().map(|work| Doing { rules, work }.to_string()).unwrap_or_default()
+        state.works[usize::from(instance)]
+            .as_ref()
+            .map(|work| Doing { rules, work, is_mirrored }.to_string())
+            .unwrap_or_default()
     };
     match (shown, action) {
         (Action::Step(shown), Action::Step(instance)) => format!("{}: {}", label(shown), doing(instance)),
@@ -370,6 +392,7 @@ fn label(instance: u8) -> &'static str {
 struct Doing<'a> {
     rules: &'a Rules,
     work: &'a Work,
+    is_mirrored: bool,
 }
 
 impl fmt::Display for Doing<'_> {
@@ -380,8 +403,12 @@ impl fmt::Display for Doing<'_> {
             Phase::Taken | Phase::Pause => write!(f, "goes on with {name:?}"),
             Phase::Recall => write!(f, "recalls"),
             Phase::Ask { carriers, .. } => write!(f, "asks for {:?}", self.rules.carriers(carriers)),
-            Phase::Write(marker, then) => write!(f, "writes {}, then {then:?}", self.rules.show_marker(marker)),
-            Phase::Reread(marker, _) => write!(f, "rereads after a conflict over {}", self.rules.show_marker(marker)),
+            Phase::Write(marker, then) => {
+                write!(f, "writes {}, then {then:?}", self.rules.show_marker(marker, self.is_mirrored))
+            }
+            Phase::Reread(marker, _) => {
+                write!(f, "rereads after a conflict over {}", self.rules.show_marker(marker, self.is_mirrored))
+            }
             Phase::Check => write!(f, "looks before it publishes"),
             Phase::Publish(index) => write!(f, "publishes output {index}"),
             Phase::Follow(failure) => write!(f, "publishes for {}", self.rules.show_failure(failure)),
@@ -392,4 +419,3 @@ impl fmt::Display for Doing<'_> {
         }
     }
 }
-

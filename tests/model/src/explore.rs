@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use crate::action::{ACTORS, Action, describe};
+use crate::action::{ACTORS, Action, RECURRING, describe};
 use crate::rules::Rules;
 use crate::setup::Setup;
 use crate::state::State;
@@ -148,8 +148,28 @@ impl Explorer {
         if let Some(state) = to_rest.iter().position(|leads| !leads) {
             return Some((u32::try_from(state).expect("a number"), "no way leads to rest"));
         }
-        let circle = self.components().into_iter().filter(|states| self.is_livelock(states)).flatten().min()?;
+        let all: Vec<u32> = (0..).take(self.parents.len()).collect();
+        let circle = self.circle(&all)?;
         Some((circle, "it may go in a circle for ever"))
+    }
+
+    /// The first state of a circle among `states` in which everybody goes on. Whoever can act in each of its states, and
+    /// would leave it whatever he does, does so in the end; so does, in time, whoever can act in some of them again and
+    /// again, where his turn comes for sure.
+    fn circle(&self, states: &[u32]) -> Option<u32> {
+        let is_circle = |component: Vec<u32>| {
+            let leaves = |actor: u8, state: &u32| {
+                let mut own = self.steps_of(*state as usize).iter().filter(|step| step.actor == actor).peekable();
+                own.peek().is_some() && own.all(|step| component.binary_search(&step.to).is_err())
+            };
+            if (0..ACTORS).any(|actor| component.iter().all(|state| leaves(actor, state))) {
+                return None;
+            }
+            let is_open = |state: &u32| RECURRING.into_iter().any(|actor| leaves(actor, state));
+            let closed: Vec<_> = component.iter().copied().filter(|state| !is_open(state)).collect();
+            if closed.len() == component.len() { component.first().copied() } else { self.circle(&closed) }
+        };
+        self.components(states).into_iter().filter_map(is_circle).min()
     }
 
     fn leads_to_rest(&self) -> Vec<bool> {
@@ -181,69 +201,25 @@ impl Explorer {
         leads
     }
 
-    /// Whether one may stay among these states for ever although nobody who can act all the time is held up: there is
-    /// nobody who can act in each of them and whose every step leads out.
-    fn is_livelock(&self, states: &[u32]) -> bool {
-        let inside = |state: u32| states.binary_search(&state).is_ok();
-        !(0..ACTORS).any(|actor| {
-            states.iter().all(|state| {
-                let mut own = self.steps_of(*state as usize).iter().filter(|step| step.actor == actor).peekable();
-                own.peek().is_some() && own.all(|step| !inside(step.to))
-            })
-        })
-    }
-
-    /// The sets of more than one state each of which leads to every other (Tarjan's algorithm), sorted.
-    fn components(&self) -> Vec<Vec<u32>> {
-        const NEW: u32 = u32::MAX;
-        let count = self.parents.len();
-        let (mut index, mut low) = (vec![NEW; count], vec![NEW; count]);
-        let (mut is_open, mut open) = (vec![false; count], Vec::new());
-        let (mut next, mut found) = (0, Vec::new());
-        for root in 0..count {
-            if index[root] != NEW {
-                continue;
-            }
-            let mut path = vec![(root, 0)];
-            while let Some((state, done)) = path.pop() {
-                if done == 0 {
-                    (index[state], low[state]) = (next, next);
-                    next += 1;
-                    open.push(state);
-                    is_open[state] = true;
-                } else {
-                    let child = self.steps_of(state)[done - 1].to as usize;
-                    low[state] = low[state].min(if is_open[child] { low[child] } else { NEW });
-                }
-                let rest = self.steps_of(state).iter().enumerate().skip(done);
-                let mut unseen = None;
-                for (at, step) in rest {
-                    let child = step.to as usize;
-                    if index[child] == NEW {
-                        unseen = Some((at, child));
-                        break;
-                    }
-                    if is_open[child] {
-                        low[state] = low[state].min(index[child]);
-                    }
-                }
-                if let Some((at, child)) = unseen {
-                    path.push((state, at + 1));
-                    path.push((child, 0));
-                } else if low[state] == index[state] {
-                    let at = open.iter().rposition(|other| *other == state).expect("it is open");
-                    let component = open.split_off(at);
-                    component.iter().for_each(|other| is_open[*other] = false);
-                    if component.len() > 1 {
-                        let mut states: Vec<_> =
-                            component.into_iter().map(|other| u32::try_from(other).expect("a number")).collect();
-                        states.sort_unstable();
-                        found.push(states);
-                    }
-                }
+    /// The sets of more than one state each of which leads to every other within `states` (Tarjan's algorithm); all
+    /// sorted.
+    fn components(&self, states: &[u32]) -> Vec<Vec<u32>> {
+        let within = |at: usize| {
+            let steps = self.steps_of(states[at] as usize).iter();
+            steps.filter_map(|step| states.binary_search(&step.to).ok()).collect::<Vec<_>>()
+        };
+        let mut search = Search { index: vec![NEW; states.len()], low: vec![NEW; states.len()], ..Search::default() };
+        for root in 0..states.len() {
+            if search.index[root] == NEW {
+                search.from(root, &within);
             }
         }
-        found
+        let numbers = |component: Vec<usize>| {
+            let mut numbers: Vec<_> = component.into_iter().map(|at| states[at]).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        search.found.into_iter().map(numbers).collect()
     }
 
     /// The way from the first state to this one.
@@ -264,6 +240,63 @@ impl Explorer {
             is_mirrored ^= parent.is_mirrored;
         }
         Broken { what, trace }
+    }
+}
+
+/// What has no number yet.
+const NEW: u32 = u32::MAX;
+/// What has one, and its set is known.
+const CLOSED: u32 = u32::MAX - 1;
+
+/// A search for strongly connected components.
+#[derive(Default)]
+struct Search {
+    index: Vec<u32>,
+    /// The lowest number that is reached from here and open.
+    low: Vec<u32>,
+    open: Vec<usize>,
+    next: u32,
+    found: Vec<Vec<usize>>,
+}
+
+impl Search {
+    fn from(&mut self, root: usize, within: &impl Fn(usize) -> Vec<usize>) {
+        let mut path = vec![self.enter(root, within)];
+        while let Some((at, children)) = path.last_mut() {
+            let at = *at;
+            match children.pop() {
+                Some(child) if self.index[child] == NEW => path.push(self.enter(child, within)),
+                Some(child) if self.low[child] != CLOSED => self.low[at] = self.low[at].min(self.index[child]),
+                Some(_) => {}
+                None => {
+                    path.pop();
+                    let low = self.low[at];
+                    if low == self.index[at] {
+                        self.close(at);
+                    } else if let Some((parent, _)) = path.last() {
+                        self.low[*parent] = self.low[*parent].min(low);
+                    }
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, at: usize, within: &impl Fn(usize) -> Vec<usize>) -> (usize, Vec<usize>) {
+        (self.index[at], self.low[at]) = (self.next, self.next);
+        self.next += 1;
+        self.open.push(at);
+        (at, within(at))
+    }
+
+    fn close(&mut self, at: usize) {
+        let first = self.open.iter().rposition(|other| *other == at).expect("it is open");
+        let component = self.open.split_off(first);
+        for other in &component {
+            self.low[*other] = CLOSED;
+        }
+        if component.len() > 1 {
+            self.found.push(component);
+        }
     }
 }
 

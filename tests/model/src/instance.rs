@@ -4,7 +4,8 @@
 use tidemill_policy::marker::{Marker, Next};
 
 use crate::rules::{End, Follows, Rules, Stand};
-use crate::state::{Delivery, Look, Number, OUTPUTS, Phase, Revision, Settlement, State, Then, Work};
+use crate::setup::{Dedup, Mutation};
+use crate::state::{Delivery, Look, Number, OUTPUTS, Past, Phase, Revision, Settlement, State, Then, Work};
 
 /// How far attempts are counted.
 const MADE_MAX: u8 = 6;
@@ -19,7 +20,7 @@ struct Turn<'a> {
     is_unanswered: bool,
 }
 
-/// Has an instance make its next request, or take its next step. Returns false where it waits for something else.
+/// Has an instance make its next request, or take its next step.
 pub fn step(state: &mut State, rules: &mut Rules, instance: u8, is_unanswered: bool) {
     take_turn(state, rules, instance, is_unanswered, |turn| turn.request());
 }
@@ -69,7 +70,10 @@ fn take_turn(
     let mut turn = Turn { state, rules, instance, work, is_unanswered };
     what(&mut turn);
     let Turn { work, .. } = turn;
-    if work.phase != Phase::Settle(Settlement::Nothing) || work.is_last {
+    if work.phase == Phase::Settle(Settlement::Nothing) && !work.is_last {
+        // Nobody keeps it alive any more.
+        state.server.hand_back(work.name, instance);
+    } else {
         state.works[usize::from(instance)] = Some(work);
     }
 }
@@ -79,7 +83,7 @@ impl Turn<'_> {
         self.rules.arrival(self.work.arrival).number.into()
     }
 
-    fn past(&mut self) -> &mut crate::state::Past {
+    fn past(&mut self) -> &mut Past {
         let event = self.event();
         &mut self.state.past[event]
     }
@@ -136,8 +140,7 @@ impl Turn<'_> {
         (work.exists, work.has_seen, work.is_patient) = (present.is_some(), true, false);
         let (stand, arrival) = self.rules.stand(work.arrival, present, self.instance, is_fresh, is_abandoned);
         work.arrival = arrival;
-        let has_ended =
-            present.is_some_and(|present| matches!(self.rules.marker(present), Marker::Dead { .. }));
+        let has_ended = present.is_some_and(|present| matches!(self.rules.marker(present), Marker::Dead { .. }));
         match stand {
             Stand::Due => self.admit(),
             Stand::Superseded => self.settle(Settlement::Ack),
@@ -308,6 +311,8 @@ impl Turn<'_> {
             // Whoever has written that knows what becomes of the event; what it is we only look at where we go on.
             self.work.revision = Revision::Stale;
             self.work.look = Look::Again;
+            // What is there is not ours to take back.
+            self.work.has_begun &= self.rules.setup.mutation == Some(Mutation::TakeBackUnseen);
             match then {
                 Then::Settle => self.settle(Settlement::Ack),
                 Then::Run | Then::Publish | Then::Follow(_) => self.again(),
@@ -326,7 +331,7 @@ impl Turn<'_> {
 
     /// The next attempt waits in this process.
     fn pause(&mut self, failure: Number) {
-        if self.rules.setup.dedup != crate::setup::Dedup::Off {
+        if self.rules.setup.dedup != Dedup::Off {
             self.work.look = Look::Again;
         }
         self.work.arrival = self.rules.paused(self.work.arrival, failure);
@@ -337,11 +342,13 @@ impl Turn<'_> {
         if matches!(self.rules.failure(failure).1, Next::Retry(_)) {
             return self.retry(failure);
         }
-        let event = self.rules.arrival(self.work.arrival).number;
+        let known = self.rules.arrival(self.work.arrival);
+        let event = known.number;
+        let sent = 1 + u8::from(known.arrival.origin.sequence >= u64::from(self.rules.setup.messages));
         let (id, told) = self.rules.letter(self.work.arrival, failure);
         let past = *self.past();
-        let (place, is_new) = self.state.server.bury(id, event, past.sent);
-        let others = self.state.server.letters.iter().filter(|l| l.event == event && l.sent == past.sent);
+        let (place, is_new) = self.state.server.bury(id, event, sent);
+        let others = self.state.server.letters.iter().filter(|l| l.stored && l.event == event && l.sent == sent);
         let is_second = is_new && others.count() > 1;
         self.state.break_unless(told <= past.made, "an event is given up after attempts that were not made");
         self.state.break_unless(!is_second || past.forgotten, "an event has two dead letters for one run");
@@ -367,8 +374,7 @@ impl Turn<'_> {
 
     /// Settles; what was begun and not ended is taken back first.
     fn settle(&mut self, settlement: Settlement) {
-        self.work.phase =
-            if self.work.has_begun { Phase::TakeBack(settlement) } else { Phase::Settle(settlement) };
+        self.work.phase = if self.work.has_begun { Phase::TakeBack(settlement) } else { Phase::Settle(settlement) };
     }
 
     /// Only once, whatever comes of it.

@@ -453,8 +453,7 @@ impl Rules {
             let (error, next) = rules.failure(failure).clone();
             let Next::Retry(due_ms) = next else { unreachable!("only retries are asked for") };
             let delay = std::time::Duration::from_millis(due_ms.saturating_sub(NOW_MS));
-            let case =
-                Case { handler: &rules.handler, arrival: &rules.arrival(arrival).arrival, event: Some(&event) };
+            let case = Case { handler: &rules.handler, arrival: &rules.arrival(arrival).arrival, event: Some(&event) };
             let stored = publication::retry(case, "tidemill", RetryClock::Schedules, &error, NOW_MS, delay);
             let retry = Retry {
                 id: rules.texts.number(header(&stored, headers::MSG_ID)),
@@ -469,10 +468,13 @@ impl Rules {
     /// The id of the dead letter that follows a failure, and of how many attempts it tells.
     pub fn letter(&mut self, arrival: Number, failure: Number) -> (Number, u8) {
         let id = self.make(What::LetterId, arrival, failure, |rules| {
+            if rules.setup.mutation == Some(Mutation::ForgetPlace) {
+                let id = rules.wire_token(arrival).dead_letter("", 0);
+                return rules.texts.number(id);
+            }
             let event = rules.wire_event(arrival);
             let (error, _) = rules.failure(failure);
-            let case =
-                Case { handler: &rules.handler, arrival: &rules.arrival(arrival).arrival, event: Some(&event) };
+            let case = Case { handler: &rules.handler, arrival: &rules.arrival(arrival).arrival, event: Some(&event) };
             let letter = publication::dead_letter(case, error, None, true);
             rules.texts.number(header(&letter, headers::MSG_ID))
         });
@@ -546,8 +548,7 @@ fn outcome(end: End) -> Outcome {
 
 /// What the server delivers when a schedule is due: without the broker's own headers, the others sorted.
 fn fired(schedule: &Publication) -> Message {
-    let mut list: Headers =
-        schedule.headers.iter().filter(|(name, _)| !name.starts_with("Nats-")).cloned().collect();
+    let mut list: Headers = schedule.headers.iter().filter(|(name, _)| !name.starts_with("Nats-")).cloned().collect();
     list.sort_by(|a, b| a.0.cmp(&b.0));
     let subject = header(schedule, headers::SCHEDULE_TARGET);
     Message { subject, headers: list, payload: schedule.payload.clone(), damage: None }
@@ -567,11 +568,17 @@ pub fn name_of(instance: u8) -> &'static str {
 }
 
 impl Rules {
-    /// A marker, in short.
-    pub fn show_marker(&self, number: Number) -> String {
+    /// A marker, in short; `is_mirrored` where the instances have each other's names.
+    pub fn show_marker(&self, number: Number, is_mirrored: bool) -> String {
+        let name = |instance: &str| match (instance, is_mirrored) {
+            ("a", false) | ("b", true) => "A",
+            ("a", true) | ("b", false) => "B",
+            _ => "one that died",
+        };
         match self.marker(number) {
             Marker::Open(progress) => {
-                let run = progress.run.as_ref().map(|run| format!(", run by {} on delivery {}", run.instance, run.delivery));
+                let run = progress.run.as_ref();
+                let run = run.map(|run| format!(", run by {} on delivery {}", name(&run.instance), run.delivery));
                 let (message, attempts, next) = (&progress.message, progress.attempts, progress.next);
                 format!("open: {attempts} attempts of {message}, then {next:?}{}", run.unwrap_or_default())
             }

@@ -18,7 +18,7 @@ pub enum Dedup {
 pub enum Mutation {
     /// Every earlier delivery that left no note counts as an attempt.
     ChargeDeliveries,
-    /// Without `dedup`, the ids of retries and dead letters leave the message's place out.
+    /// Without `dedup`, the ids of retries and dead letters leave the message and its place out.
     ForgetPlace,
     /// Whoever finds that another message has the event, or that it has a dead letter, takes that for granted.
     TrustMarkers,
@@ -26,8 +26,8 @@ pub enum Mutation {
     Impatient,
     /// Nobody ever takes a claim over.
     Patient,
-    /// A dead letter is published before the failure is recorded, and acknowledged without an end.
-    NoEnd,
+    /// Who is overtaken still takes back that its attempt has begun, and so replaces what somebody else has written.
+    TakeBackUnseen,
 }
 
 /// One exploration.
@@ -47,6 +47,8 @@ pub struct Setup {
     pub faults: u8,
     /// How often the operator may discard or purge; the producer sends once more after that.
     pub operations: u8,
+    /// Whether the operator may discard a dead letter before the event is marked as dead, and while a retry of it is there.
+    pub discards_early: bool,
     /// The rule that is switched off.
     pub mutation: Option<Mutation>,
 }

@@ -66,10 +66,9 @@ pub struct Letter {
     pub stored: bool,
     /// Whether the server still knows its id.
     pub id_known: bool,
-    /// How often the producer had sent the event when it was stored.
+    /// Which time the producer had sent the message whose run ended in it.
     pub sent: u8,
 }
-
 
 /// Everything that the server holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
