@@ -273,7 +273,10 @@ pub fn may_replace(arrival: &Arrival, instance: &str, new: &Marker, present: Opt
             let is_ours = progress.message == arrival.position.name()
                 && progress.run.as_ref().is_some_and(|run| run.instance == instance);
             let is_of_run = progress.epoch == arrival.epoch;
-            progress.epoch < arrival.epoch || is_of_run && (is_end || is_ours || follows(arrival, progress))
+            // Where two attempts begin at once, the later one looks first.
+            let are_begun = progress.next == Next::End && matches!(new, Marker::Open(new) if new.next == Next::End);
+            let is_successor = follows(arrival, progress) && !are_begun;
+            progress.epoch < arrival.epoch || is_of_run && (is_end || is_ours || is_successor)
         }
         Some(Marker::Done { epoch } | Marker::Dead { epoch, .. }) => *epoch < arrival.epoch,
         Some(Marker::Newest(_)) => false,
@@ -310,8 +313,12 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, a
 }
 
 fn stand_open(handler: &Handler, arrival: &mut Arrival, progress: Progress, asker: &Asker<'_>) -> Standing {
+    let is_run_by_other =
+        progress.next == Next::End && progress.run.as_ref().is_some_and(|run| run.instance != asker.instance);
     if follows(arrival, &progress) {
-        return Standing::Due;
+        // With claims, whoever runs an earlier attempt of another message took the event for abandoned.
+        let is_claimed = claims(handler) && is_run_by_other && !asker.is_abandoned;
+        return if is_claimed { Standing::Claimed } else { Standing::Due };
     }
     // Of the copies of one event, the first in the stream carries it on where the order matters, else the one that
     // was begun.

@@ -221,6 +221,12 @@ fn a_claim_is_waited_for_until_its_holder_is_gone() {
     assert_eq!(stand(&claiming(), &mut arrival, Some(begun_by(OTHER)), &PATIENT), Standing::Due);
     assert_eq!((arrival.attempt.get(), entries(&arrival.history)), (2, vec![(1, Kind::Lost)]));
     assert_eq!(stand(&claiming(), &mut delivered(2), Some(begun_by(US)), &FRESH), Standing::Due);
+    // Also by what follows the message that was given up too early.
+    let retry = || retry_of(&delivered(1));
+    let taken_over = || Some(begun(&copy(), OTHER));
+    assert_eq!(stand(&claiming(), &mut retry(), taken_over(), &FRESH), Standing::Claimed);
+    assert_eq!(stand(&claiming(), &mut retry(), taken_over(), &PATIENT), Standing::Due);
+    assert_eq!(stand(&deduplicating(), &mut retry(), taken_over(), &FRESH), Standing::Due);
     // Of the version before.
     let before = || Some(Marker::Claimed { instance: OTHER.into() });
     assert_eq!(stand(&claiming(), &mut delivered(1), before(), &FRESH), Standing::Claimed);
@@ -264,6 +270,7 @@ fn only_what_is_no_end_is_replaced_unseen_and_only_by_an_end_or_a_successor() {
     let of_retry = failed(&retry, &error(retry.attempt), Next::Retry(NOW_MS));
     let (is_done, is_dead) = (done(&input), dead(&input, None));
     let (ours, others) = (begun(&input, US), begun(&input, OTHER));
+    let retry_begun = begun(&retry, US);
     let rows = [
         (&input, &of_input, None, true),
         (&input, &is_done, Some(&of_input), true),
@@ -276,6 +283,9 @@ fn only_what_is_no_end_is_replaced_unseen_and_only_by_an_end_or_a_successor() {
         (&input, &of_input, Some(&others), false),
         (&input, &of_input, Some(&ours), true),
         (&input, &is_done, Some(&others), true),
+        (&retry, &of_retry, Some(&others), true),
+        (&retry, &retry_begun, Some(&of_input), true),
+        (&retry, &retry_begun, Some(&others), false),
     ];
     for (arrival, new, present, expected) in rows {
         assert_eq!(may_replace(arrival, US, new, present), expected, "{new:?} after {present:?}");
