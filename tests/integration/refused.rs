@@ -127,7 +127,7 @@ async fn retries_and_dead_letters_of_large_events_are_made_to_fit() {
         .run(MANIFEST, move |event| if event.attempt.get() == 1 { retry(&long) } else { reject(&long) })
         .ready()
         .await;
-    let payload = "p".repeat(64_500);
+    let payload = "p".repeat(64_400);
     world.publish("in.x", &[("X-Long", &"v".repeat(300)), ("Content-Type", "text/plain")], payload.clone()).await;
     let letter = world.wait_for("TIDEMILL_DEADLETTER", 1).await.pop().expect("a dead letter");
     assert_eq!(letter.payload, payload.as_bytes());

@@ -2,7 +2,8 @@
 //!
 //! What is ours gives way first: stack traces, long messages, the middle of the history, and what was written into a
 //! queue message. Then the headers of the original message that nothing needs, the largest first, and then the rest of
-//! the history. The payload is never changed otherwise. What was left out is counted in the message.
+//! the history and what is told elsewhere too. The payload is never changed otherwise. What was left out is counted in the
+//! message.
 
 use std::cmp::Reverse;
 
@@ -65,6 +66,8 @@ const WITH_ALL_HEADERS: [Told; 5] =
     [Told::All, Told::WithoutTraces, Told::InShort, Told::FirstAndLast, Told::InHeaderOnly];
 /// The ways of telling less that are left when headers are left out.
 const WITH_NEEDED_HEADERS: [Told; 3] = [Told::InHeaderOnly, Told::Last, Told::Nothing];
+/// Headers of ours that help people only, and what the event has in its history too.
+const FOR_PEOPLE: [&str; 3] = [headers::COMPONENT, headers::SEED, headers::CLOCK];
 /// The bytes around the headers on the wire: their first line and the empty one at their end.
 const FRAME_BYTES: usize = "NATS/1.0\r\n\r\n".len();
 
@@ -124,11 +127,20 @@ impl Parts<'_> {
         let payload = is_in_payload.then(|| (self.queue_payload)(original, &error)).flatten();
         let payload = payload.unwrap_or_else(|| original.clone());
         let mut own = self.own.clone();
+        if matches!(told, Told::Last | Told::Nothing) {
+            // An event without a correlation id has its own.
+            let id = headers::get(&self.own, headers::EVENT_ID);
+            own.retain(|(name, value)| {
+                let is_implied = name == headers::CORRELATION_ID && Some(value.as_str()) == id;
+                !is_implied && !FOR_PEOPLE.contains(&name.as_str())
+            });
+        }
         push(&mut own, headers::ERRORS, history.to_json());
         if history.dropped > 0 {
             push(&mut own, headers::ERRORS_DROPPED, history.dropped.to_string());
         }
-        let note = headers::HEADERS_DROPPED.len() + 4 + u32::MAX.to_string().len();
+        let may_drop = !self.arrival.headers.is_empty() || self.arrival.headers_dropped > 0;
+        let note = if may_drop { headers::HEADERS_DROPPED.len() + 4 + u32::MAX.to_string().len() } else { 0 };
         let bytes = FRAME_BYTES + headers::wire_bytes(&own) + note + self.added + payload.len();
         Draft { own, payload, bytes }
     }

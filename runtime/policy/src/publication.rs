@@ -168,12 +168,16 @@ pub fn retry(
     push(&mut own, headers::MSG_ID, msg_id);
     let (subject, added) = match clock {
         RetryClock::Schedules => {
-            push(&mut own, headers::SCHEDULE, format!("@at {}", rfc3339(due_ms)));
-            push(&mut own, headers::SCHEDULE_TARGET, due_subject);
             let subject = retry_schedule_subject(prefix, handler, &token);
-            // When it is due, the server stores it once more, and says of which schedule it is.
+            // When it is due, the server stores it once more, and says of which schedule it is instead of these.
+            let replaced = [
+                (headers::SCHEDULE.to_owned(), format!("@at {}", rfc3339(due_ms))),
+                (headers::SCHEDULE_TARGET.to_owned(), due_subject),
+            ];
             let added = [(headers::SCHEDULER, subject.as_str()), (headers::SCHEDULE_NEXT, "purge")];
             let added = headers::wire_bytes(&added.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let added = added.saturating_sub(headers::wire_bytes(&replaced));
+            own.extend(replaced);
             (subject, added)
         }
         RetryClock::NotBefore => {

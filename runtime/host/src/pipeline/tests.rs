@@ -178,9 +178,19 @@ fn scene(policy: &str, outcomes: Vec<Outcome>, refusals: Vec<PublishError>) -> S
 
 impl Scene {
     async fn deliver(&self, headers: &[(&str, &str)], source: Source, delivered: u32) -> Vec<Told> {
+        self.deliver_stored_at(5, headers, source, delivered).await
+    }
+
+    async fn deliver_stored_at(
+        &self,
+        stored_ms: u64,
+        headers: &[(&str, &str)],
+        source: Source,
+        delivered: u32,
+    ) -> Vec<Told> {
         let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let message = Message { subject: "in.x".into(), headers, payload: "hello".into(), damage: None };
-        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms: 5, delivered };
+        let position = Position { stream: "IN".into(), stream_created_unix: 1, sequence: 7, stored_ms, delivered };
         let taken = self.pipeline.take(Delivery { message, position, source, receipt: () });
         let slot = Slots::new(1).take().await;
         self.pipeline.handle(taken, slot).await;
@@ -371,15 +381,13 @@ async fn what_does_not_fit_its_schema_is_not_run_and_an_output_that_does_not_is_
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_that_comes_too_early_is_handed_back_with_the_rest_of_its_delay() {
-    let due = (START_MS + 400).to_string();
-    let scene = scene("", vec![], vec![]);
-    let Delivery { mut message, position, .. } = delivery(1);
-    message.headers.push((headers::NOT_BEFORE.into(), due));
-    let position = Position { stored_ms: START_MS, ..position };
-    let taken = scene.pipeline.take(Delivery { message, position, source: Source::Retry, receipt: () });
-    scene.pipeline.handle(taken, Slots::new(1).take().await).await;
-    check(&scene.told(), "nak 400 ms");
-    assert_eq!(scene.invocations(), 0);
+    // An hour is the longest that a retry may wait.
+    for (due_ms, expected) in [(START_MS + 400, "nak 400 ms"), (u64::MAX, "nak 3600000 ms")] {
+        let scene = scene("", vec![], vec![]);
+        let due = [(headers::NOT_BEFORE, &*due_ms.to_string())];
+        check(&scene.deliver_stored_at(START_MS, &due, Source::Retry, 1).await, expected);
+        assert_eq!(scene.invocations(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -137,6 +137,18 @@ fn what_cannot_be_made_small_enough_is_told_with_its_least_size() {
     assert!(make(What::DeadLetter, &handler(), &arrival, 0).is_err());
 }
 
+/// An event that fills all but half a kilobyte of a message can still be retried and given up.
+#[test]
+fn little_is_enough() {
+    for what in ALL {
+        let arrival = failed(arrival(&[], &"p".repeat(65_000)), 2);
+        let publication = make(what, &handler(), &arrival, 64 * 1024).expect("fits");
+        assert!(bytes_of(&publication) <= 64 * 1024);
+        let again = delivered_again(publication);
+        assert_eq!((again.damage, again.history.len(), again.origin), (None, 3, arrival.origin));
+    }
+}
+
 #[test]
 fn a_queue_message_keeps_its_errors_as_long_as_there_is_room() {
     let handler = Handler { format: Format::Queue, ..handler() };

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::consume::Spec;
 use super::owner::Owner;
 use super::{Nats, ask, durable, owner};
-use crate::broker::Broker;
+use crate::broker::{Broker, Source};
 use crate::clock::Clock;
 use crate::gate::keeper::breaker_key;
 use crate::troubles::{Effect, Troubles};
@@ -80,7 +80,10 @@ impl Watch<'_> {
         let Ok(Some(info)) = durable::info(self.nats, &self.spec).await else { return };
         self.look_at_settings(&info).await;
         self.look_at_pause(&info).await;
-        self.look_at_progress(&info).await;
+        // What waits elsewhere is ours, and is brought forward and dropped by operators.
+        if self.spec.source == Source::Input {
+            self.look_at_progress(&info).await;
+        }
     }
 
     async fn look_at_settings(&self, info: &Info) {

@@ -59,7 +59,7 @@ pub(super) async fn refuses(nats: &Nats, subject: &str) -> Option<String> {
 /// What the server has told, asked again where that is too old.
 async fn known(nats: &Nats, age_max: Duration) -> Option<Known> {
     let known = nats.grants.read();
-    if known.as_ref().is_some_and(|known| known.is_fresh(nats, age_max)) {
+    if !nats.link.is_up() || known.as_ref().is_some_and(|known| known.is_fresh(nats, age_max)) {
         return known;
     }
     let _asking = nats.grants.asking.lock().await;

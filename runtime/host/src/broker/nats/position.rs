@@ -60,7 +60,7 @@ pub(super) async fn due(nats: &Nats, spec: &Spec, info: &Info) -> Result<Option<
     let of_input = spec.source == Source::Input;
     let is_other = of_input && !filters(info).iter().eq(sorted(&spec.filters).iter());
     let is_limited = info.config.max_deliver > 0;
-    let may_wait = of_input && nats.features.api_level < RESET_API_LEVEL && info.delivered.consumer_sequence > 0;
+    let may_wait = nats.features.api_level < RESET_API_LEVEL && info.delivered.consumer_sequence > 0;
     if spec.broadcast || !(is_other || is_limited || may_wait) {
         return Ok(None);
     }
@@ -68,12 +68,14 @@ pub(super) async fn due(nats: &Nats, spec: &Spec, info: &Info) -> Result<Option<
     let retention = stream.config.retention;
     let last = stream.state.last_sequence;
     let (from, note) = if info.delivered.stream_sequence > last {
+        // What a work queue still has is not done.
+        let from = if retention == RetentionPolicy::WorkQueue { stream.state.first_sequence.max(1) } else { last + 1 };
         let note = format!(
             "stream {:?} was set back: its last sequence is {last}, and consumer {:?} has delivered up to {}; it goes on with \
-             what is stored from now on",
+             sequence {from}",
             spec.stream, spec.name, info.delivered.stream_sequence,
         );
-        (Some(last + 1), note)
+        (Some(from), note)
     } else if is_other {
         let Some(step) = of_other_filters(nats, spec, info, retention).await? else { return Ok(None) };
         step

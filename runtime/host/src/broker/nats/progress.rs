@@ -62,7 +62,8 @@ impl Progress {
                  since {}",
                 before.stored
             );
-            return (DeliverPolicy::ByStartTime { start_time: before.stored }, Some(note));
+            let start_time = before.stored + time::Duration::NANOSECOND;
+            return (DeliverPolicy::ByStartTime { start_time }, Some(note));
         }
         let from = before.sequence + 1;
         let note = (state.first_sequence > from).then(|| {

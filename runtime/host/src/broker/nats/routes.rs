@@ -75,7 +75,7 @@ pub async fn is_known_to_be_stored(nats: &Nats, subject: &str) -> Option<bool> {
 
 /// Has the list of streams asked for again where it is so old that limits may have changed since.
 pub async fn renew(nats: &Nats) {
-    if !nats.routes.is_older_than(LIMITS_AGE_MAX) {
+    if !nats.link.is_up() || !nats.routes.is_older_than(LIMITS_AGE_MAX) {
         return;
     }
     let Ok(_renewing) = nats.routes.renewing.try_lock() else { return };
@@ -87,8 +87,10 @@ pub async fn renew(nats: &Nats) {
 /// The most bytes that a message on a subject may have, headers and payload together, as far as is known.
 pub async fn message_bytes_max(nats: &Nats, subject: &str) -> usize {
     renew(nats).await;
-    // Only to have the list asked for where there is none.
-    is_known_to_be_stored(nats, subject).await;
+    if nats.link.is_up() {
+        // Only to have the list asked for where there is none.
+        is_known_to_be_stored(nats, subject).await;
+    }
     let of_server = nats.client.max_payload();
     nats.routes.limit_of(subject).map_or(of_server, |(_, of_stream)| of_stream.min(of_server))
 }
@@ -166,7 +168,8 @@ impl Routes {
     pub(super) fn limit_of(&self, subject: &str) -> Option<(String, usize)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let route = known.as_ref()?.filters.as_ref()?.iter().find(|route| route.stores(subject))?;
-        Some((route.stream.clone(), route.bytes_max?))
+        let bytes_max = route.bytes_max?;
+        Some((route.stream.clone(), bytes_max))
     }
 
     /// Whether a stream stores a subject, as far as is known, and whether it is too early to ask again.
