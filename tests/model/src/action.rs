@@ -210,6 +210,7 @@ impl State {
     }
 
     /// What is there after an action.
+    #[must_use]
     pub fn after(&self, rules: &mut Rules, action: Action) -> State {
         let mut next = self.clone();
         let (faults, operations) = action.cost();

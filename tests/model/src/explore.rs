@@ -320,7 +320,9 @@ impl Fingerprint {
         const ODD: [u64; 2] = [0xA076_1D64_78BD_642F, 0xE703_7ED1_A0B4_28DB];
         for (lane, odd) in self.0.iter_mut().zip(ODD) {
             let product = u128::from(*lane ^ value ^ odd) * u128::from(odd.rotate_left(23) | 1);
-            let [low, high] = [product, product >> 64].map(|half| (half & u128::from(u64::MAX)) as u64);
+            let bytes = product.to_le_bytes();
+            let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[from + index]));
+            let (low, high) = (half(0), half(8));
             *lane = (low ^ high).wrapping_add(odd).rotate_left(29) ^ value.wrapping_mul(odd);
         }
     }

@@ -22,7 +22,7 @@ struct Turn<'a> {
 
 /// Has an instance make its next request, or take its next step.
 pub fn step(state: &mut State, rules: &mut Rules, instance: u8, is_unanswered: bool) {
-    take_turn(state, rules, instance, is_unanswered, |turn| turn.request());
+    take_turn(state, rules, instance, is_unanswered, Turn::request);
 }
 
 /// The attempt that an instance makes ends.
@@ -94,7 +94,7 @@ impl Turn<'_> {
 
     fn request(&mut self) {
         match self.work.phase {
-            Phase::Taken => self.again(),
+            Phase::Taken | Phase::Pause => self.again(),
             Phase::Recall => self.recall(),
             Phase::Ask { carriers, has_ended, is_abandoned } => {
                 let subjects = self.rules.retry_subjects(self.work.arrival);
@@ -110,7 +110,6 @@ impl Turn<'_> {
             Phase::Check => self.check(),
             Phase::Publish(index) => self.publish(index),
             Phase::Follow(failure) => self.follow(failure),
-            Phase::Pause => self.again(),
             Phase::TakeBack(settlement) => self.take_back(settlement),
             Phase::Settle(settlement) => self.settled(settlement),
             Phase::Wait | Phase::Run => unreachable!("it waits"),

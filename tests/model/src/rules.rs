@@ -121,6 +121,9 @@ impl<T: Debug> Table<T> {
     }
 }
 
+/// What a standing depends on: arrival, marker, asker, and whether the delivery is fresh and the marker abandoned.
+type Asked = (Number, Option<Number>, u8, bool, bool);
+
 /// The rules, and all that they have made.
 #[derive(Debug)]
 pub struct Rules {
@@ -135,7 +138,7 @@ pub struct Rules {
     retries: Table<Retry>,
     texts: Table<String>,
     arrived: HashMap<(Name, Number, u8), Number>,
-    stood: HashMap<(Number, Option<Number>, u8, bool, bool), (Stand, Number)>,
+    stood: HashMap<Asked, (Stand, Number)>,
     made: HashMap<(What, Number, Number), Number>,
     followed: HashMap<(Number, Option<End>), Option<Follows>>,
     replaced: HashMap<(Number, u8, Number, Option<Number>), bool>,
