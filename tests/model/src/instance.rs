@@ -22,7 +22,9 @@ struct Turn<'a> {
 
 /// Has an instance make its next request, or take its next step.
 pub fn step(state: &mut State, rules: &mut Rules, instance: u8, is_unanswered: bool) {
-    take_turn(state, rules, instance, is_unanswered, Turn::request);
+    #[allow(clippy::redundant_closure_for_method_calls, reason = "the method is not general enough over lifetimes")]
+    let request = |turn: &mut Turn<'_>| turn.request();
+    take_turn(state, rules, instance, is_unanswered, request);
 }
 
 /// The attempt that an instance makes ends.
