@@ -287,7 +287,7 @@ pub(crate) async fn markers_are_replaced_by_compare_and_set<B: Bench>(bench: B) 
     assert_eq!(broker.recall("k").await.expect("an answer").marker, None);
     let first = broker.remember("k", &claimed, age, 0).await.expect("created");
     assert_eq!(
-        broker.remember("k", &Marker::Dead { epoch: 0, letter: None }, age, 0).await,
+        broker.remember("k", &Marker::Dead { epoch: 0, letter: None, place: String::new() }, age, 0).await,
         Err(MarkerError::Conflict)
     );
     let second = broker.remember("k", &Marker::Done { epoch: 0 }, age, first).await.expect("replaced");
@@ -318,8 +318,11 @@ pub(crate) async fn markers_are_forgotten_after_their_lifetime<B: Bench>(mut ben
         return;
     }
     let (short, long) = (Duration::from_secs(1), Duration::from_mins(1));
-    let first =
-        bench.broker().remember("long", &Marker::Dead { epoch: 0, letter: None }, short, 0).await.expect("created");
+    let first = bench
+        .broker()
+        .remember("long", &Marker::Dead { epoch: 0, letter: None, place: String::new() }, short, 0)
+        .await
+        .expect("created");
     bench.broker().remember("long", &Marker::Done { epoch: 0 }, long, first).await.expect("replaced");
     bench.broker().remember("short", &Marker::Done { epoch: 0 }, short, 0).await.expect("created");
     assert!(bench.next(LONG).await.is_none());

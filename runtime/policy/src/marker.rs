@@ -43,6 +43,9 @@ pub enum Marker {
         /// Where the dead letter is; nothing in markers of the version before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         letter: Option<Stored>,
+        /// Where the message that ended so was first stored, see [`Place::id`].
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        place: String,
     },
     /// Of a handler and not of an event: this instance is the active one. In markers of the version before, of an event:
     /// this instance is running it.
@@ -304,7 +307,11 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, a
         Some(Marker::Claimed { .. }) => Standing::Claimed,
         Some(Marker::Done { epoch } | Marker::Dead { epoch, .. }) if epoch < arrival.epoch => Standing::Due,
         Some(Marker::Open(progress)) if progress.epoch < arrival.epoch => Standing::Due,
-        Some(Marker::Dead { letter: Some(letter), .. }) if arrival.source != Source::Retry => {
+        // A copy may have been sent again on purpose, after the letter was discarded. The message that ended itself comes
+        // back only where a server has forgotten that it was settled.
+        Some(Marker::Dead { letter: Some(letter), place, .. })
+            if arrival.source != Source::Retry && place != arrival.place().id() =>
+        {
             Standing::Elsewhere(vec![Carrier::Letter(letter), Carrier::Retry])
         }
         Some(Marker::Done { .. } | Marker::Dead { .. }) => Standing::Superseded,
@@ -404,7 +411,7 @@ pub fn done(arrival: &Arrival) -> Marker {
 
 /// The marker for an event that was given up on, whose dead letter is `letter`.
 pub fn dead(arrival: &Arrival, letter: Option<Stored>) -> Marker {
-    Marker::Dead { epoch: arrival.epoch, letter }
+    Marker::Dead { epoch: arrival.epoch, letter, place: arrival.place().id() }
 }
 
 fn open(arrival: &Arrival, attempts: u32, history: History, run: Option<Run>, next: Next) -> Marker {
