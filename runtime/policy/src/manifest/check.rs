@@ -175,8 +175,8 @@ fn dedup(handler: &Handler, layers: &Layers, report: &mut Report) {
     let (kept, window) = (handler.dead_letter.max_age, dedup.window);
     if kept < window && layers.sound(&["dedup", "dedup.window", "dead_letter", "dead_letter.max_age"]) {
         let message = format!(
-            "\"dead_letter.max_age\" ({}) is shorter than \"dedup.window\" ({}): an event that was given up on is remembered \
-             when its dead letter is gone",
+            "\"dead_letter.max_age\" ({}) is shorter than \"dedup.window\" ({}): when the dead letter of an event is gone, a copy \
+             of the event is handled as a new one",
             show_duration(kept),
             show_duration(window),
         );
