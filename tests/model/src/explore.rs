@@ -307,51 +307,58 @@ fn canonical(state: State, rules: &mut Rules) -> (State, bool) {
 }
 
 fn fingerprint(state: &State) -> u128 {
-    let mut hasher = Fingerprint([0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F]);
+    let mut hasher = Fingerprint { lanes: [0x9E37_79B9_7F4A_7C15, 0xC2B2_AE3D_27D4_EB4F], word: 0, bytes: 0 };
     state.hash(&mut hasher);
-    u128::from(hasher.0[0]) << 64 | u128::from(hasher.0[1])
+    hasher.mix();
+    u128::from(hasher.lanes[0]) << 64 | u128::from(hasher.lanes[1])
 }
 
-/// Two independent hashes of 64 bits.
-struct Fingerprint([u64; 2]);
+/// Two independent hashes of 64 bits, over words of eight bytes. What a state is made of is written in an order that can be
+/// read back, so that two states never write the same bytes.
+struct Fingerprint {
+    lanes: [u64; 2],
+    word: u64,
+    bytes: u64,
+}
 
 impl Fingerprint {
-    fn mix(&mut self, value: u64) {
+    fn mix(&mut self) {
         const ODD: [u64; 2] = [0xA076_1D64_78BD_642F, 0xE703_7ED1_A0B4_28DB];
-        for (lane, odd) in self.0.iter_mut().zip(ODD) {
-            let product = u128::from(*lane ^ value ^ odd) * u128::from(odd.rotate_left(23) | 1);
+        let word = std::mem::take(&mut self.word);
+        for (lane, odd) in self.lanes.iter_mut().zip(ODD) {
+            let product = u128::from(*lane ^ word ^ self.bytes) * u128::from(odd.rotate_left(23) | 1);
             let bytes = product.to_le_bytes();
             let half = |from: usize| u64::from_le_bytes(std::array::from_fn(|index| bytes[from + index]));
             let (low, high) = (half(0), half(8));
-            *lane = (low ^ high).wrapping_add(odd).rotate_left(29) ^ value.wrapping_mul(odd);
+            *lane = (low ^ high).wrapping_add(odd).rotate_left(29) ^ word.wrapping_mul(odd);
         }
     }
 }
 
 impl Hasher for Fingerprint {
     fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.mix(u64::from(*byte));
-        }
+        bytes.iter().for_each(|byte| self.write_u8(*byte));
     }
 
     fn write_u8(&mut self, value: u8) {
-        self.mix(value.into());
+        self.word = self.word << 8 | u64::from(value);
+        self.bytes += 1;
+        if self.bytes.is_multiple_of(8) {
+            self.mix();
+        }
     }
 
-    fn write_u16(&mut self, value: u16) {
-        self.mix(value.into());
-    }
-
+    /// Of lists, how long they are.
     fn write_usize(&mut self, value: usize) {
-        self.mix(value as u64);
+        self.write_u8(u8::try_from(value).expect("few"));
     }
 
+    /// Of enumerations, which variant it is.
     fn write_isize(&mut self, value: isize) {
-        self.mix(value.cast_unsigned() as u64);
+        self.write_u8(u8::try_from(value).expect("few"));
     }
 
     fn finish(&self) -> u64 {
-        self.0[0]
+        self.lanes[0]
     }
 }
