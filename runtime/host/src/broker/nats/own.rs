@@ -44,6 +44,10 @@ pub(super) fn mended(kind: Kind, present: &Config, wanted: &Config) -> (Config, 
         Kind::Retries => retries(&mut merged, &mut said),
         Kind::Markers(needed) => {
             merged.deny_delete |= wanted.deny_delete;
+            if wanted.allow_direct && !present.allow_direct {
+                said.push("allow_direct was off: markers are looked up by direct gets".to_owned());
+                merged.allow_direct = true;
+            }
             markers((needed, present.max_age), wanted, &mut merged, &mut said);
         }
     }
@@ -92,10 +96,14 @@ fn refuse_when_full(merged: &mut Config, said: &mut Vec<String>, keeps: &str) {
 /// Whether both ask for the same, as far as we change it.
 pub(super) fn is_same(one: &Config, other: &Config) -> bool {
     let of = |config: &Config| {
-        let flags =
-            (config.allow_message_schedules, config.allow_message_ttl, config.allow_atomic_publish, config.deny_delete);
-        let limits = (config.max_age, config.max_messages_per_subject, config.discard);
-        (config.subjects.iter().cloned().collect::<BTreeSet<_>>(), flags, limits)
+        let allowed = [
+            config.allow_message_schedules,
+            config.allow_message_ttl,
+            config.allow_atomic_publish,
+            config.allow_direct,
+        ];
+        let limits = (config.max_age, config.max_messages_per_subject, config.discard, config.deny_delete);
+        (config.subjects.iter().cloned().collect::<BTreeSet<_>>(), allowed, limits)
     };
     of(one) == of(other)
 }

@@ -23,6 +23,8 @@ use crate::broker::{Broker, Source};
 
 /// The API level from which a consumer can be set back in place (2.14).
 pub const RESET_API_LEVEL: u64 = 4;
+/// How many messages are looked at to find one that is new; whatever comes then is taken for one.
+const LOOKS_MAX: u32 = 64;
 /// For how long it is kept where a durable goes on that is not there.
 const KEPT: Duration = Duration::from_hours(24);
 
@@ -97,13 +99,14 @@ async fn of_other_filters(
     let before = filters(info);
     // What a work queue still has was not handled.
     let floor = if retention == RetentionPolicy::WorkQueue { 0 } else { floor(info, nats.features.api_level) };
+    // What the old subjects select is never passed over.
     let is_new = |filter: &&String| !before.iter().any(|old| subject::covers(old, filter));
     let new: Vec<_> = spec.filters.iter().filter(is_new).cloned().collect();
     let changed = Changed {
         floor,
         in_flight: info.num_ack_pending as u64,
-        first_above: first(nats, spec, floor + 1, &spec.filters).await?,
-        first_new: first(nats, spec, 1, &new).await?,
+        first_above: first(nats, spec, floor + 1, &new, &before).await?,
+        first_new: first(nats, spec, 1, &new, &before).await?,
     };
     let Spec { stream, name, filters, .. } = spec;
     let told = format!(
@@ -275,17 +278,31 @@ pub(super) async fn kept(nats: &Nats, spec: &Spec) -> Result<Option<u64>, Consum
     Ok(kept.filter(|kept| kept.from > 0 && kept.stream == spec.stream).map(|kept| kept.from))
 }
 
-/// The first message from a sequence on that one of the filters selects.
-async fn first(nats: &Nats, spec: &Spec, from: u64, filters: &[String]) -> Result<Option<u64>, ConsumerError> {
+/// The first message from a sequence on that one of the filters selects, and none of those before.
+async fn first(
+    nats: &Nats,
+    spec: &Spec,
+    from: u64,
+    filters: &[String],
+    before: &[String],
+) -> Result<Option<u64>, ConsumerError> {
     let mut first: Option<u64> = None;
     for filter in filters {
-        let question = json!({ "seq": from, "next_by_subj": filter });
-        match message(nats, &spec.stream, &question).await {
-            Ok(kept) => first = first.into_iter().chain([kept.seq]).min(),
-            Err(AskError::NoMessage(_) | AskError::NotFound(_)) => {}
-            // There may be one.
-            Err(AskError::Denied { .. } | AskError::Refused { .. }) => return Ok(Some(from)),
-            Err(error) => return Err(durable::failed(spec, error.to_string(), true)),
+        let mut next = from;
+        for looked in 0.. {
+            let question = json!({ "seq": next, "next_by_subj": filter });
+            match message(nats, &spec.stream, &question).await {
+                Ok(kept) if looked < LOOKS_MAX && before.iter().any(|old| subject::matches(old, &kept.subject)) => {
+                    next = kept.seq + 1;
+                    continue;
+                }
+                Ok(kept) => first = first.into_iter().chain([kept.seq]).min(),
+                Err(AskError::NoMessage(_) | AskError::NotFound(_)) => {}
+                // There may be one.
+                Err(AskError::Denied { .. } | AskError::Refused { .. }) => return Ok(Some(from)),
+                Err(error) => return Err(durable::failed(spec, error.to_string(), true)),
+            }
+            break;
         }
     }
     Ok(first)
