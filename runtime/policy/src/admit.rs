@@ -13,15 +13,8 @@ use crate::manifest::{Handler, show_duration};
 /// # Errors
 /// The failure with which the event goes to the dead letters without being run.
 pub fn admit(handler: &Handler, arrival: &Arrival, event: &Event, now_ms: u64) -> Result<(), Failure> {
-    let max_attempts = handler.retry.max_attempts;
-    if event.attempt.get() > max_attempts {
-        return Err(Failure::new(
-            Kind::Attempts,
-            format!(
-                "all {max_attempts} attempts are used up, and the last ended without a result: the process died in \
-                 it, or lost its connection for too long"
-            ),
-        ));
+    if event.attempt.get() > handler.retry.max_attempts {
+        return Err(Failure::new(Kind::Attempts, used_up(handler.retry.max_attempts, arrival, event)));
     }
     // What somebody has replayed is wanted, however old it is.
     if let Some(max_age) = handler.max_age.filter(|_| arrival.epoch == 0) {
@@ -45,11 +38,25 @@ pub fn admit(handler: &Handler, arrival: &Arrival, event: &Event, now_ms: u64) -
     Ok(())
 }
 
+/// Why there is no attempt left. An attempt that failed is in the history; the limit was higher then.
+fn used_up(max_attempts: u32, arrival: &Arrival, event: &Event) -> String {
+    let made = event.attempt.preceding();
+    if arrival.history.errors.last().is_some_and(|error| error.attempt == made) {
+        return format!("{made} attempts were made, and retry.max_attempts is {max_attempts} now");
+    }
+    format!(
+        "all {max_attempts} attempts are used up, and the last ended without a result: the process died in it, or lost its \
+         connection for too long"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::arrival::fixtures::{NOW_MS, arrival, handler};
     use crate::attempt::Attempt;
+    use crate::budget::Usage;
+    use crate::decide::Stamp;
     use crate::decode::decode;
 
     #[test]
@@ -68,6 +75,23 @@ mod tests {
             let kind = admit(&handler(), &arrival, &event, NOW_MS).err().map(|failure| failure.kind);
             assert_eq!(kind, refused, "attempt {attempt}, {bytes} bytes");
         }
+    }
+
+    #[test]
+    fn attempts_that_were_made_under_a_higher_limit_are_not_called_lost() {
+        let mut arrival = arrival(&[], "x");
+        let mut event = decode(&arrival, &handler()).expect("can be decoded");
+        event.attempt = Attempt::FIRST.plus(5);
+        let why = |arrival: &Arrival| admit(&handler(), arrival, &event, NOW_MS).expect_err("used up").message;
+        assert!(why(&arrival).contains("the process died in it"), "{}", why(&arrival));
+        let stamp = Stamp { now_ms: NOW_MS, component: "", instance: "", usage: Usage::default() };
+        for (attempt, is_lost) in [(4, true), (5, false)] {
+            let failure = Failure::new(Kind::Retry, "not now");
+            let error = failure.into_error(Attempt::FIRST.plus(attempt - 1), "h", &stamp);
+            arrival.history = std::mem::take(&mut arrival.history).with(error);
+            assert_eq!(why(&arrival).contains("the process died in it"), is_lost, "{}", why(&arrival));
+        }
+        assert_eq!(why(&arrival), "5 attempts were made, and retry.max_attempts is 5 now");
     }
 
     #[test]
