@@ -510,6 +510,30 @@ async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
     }
 }
 
+/// Nobody can replay or discard a dead letter that is not there.
+#[tokio::test]
+async fn a_key_that_is_held_up_by_an_event_whose_dead_letter_was_purged_goes_on() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = World::in_and_out().await;
+        let text = manifest(&order.replace(" }", ", on_failure = 'park' }"));
+        let script = move |event: &Event| {
+            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            if is_first { reject("broken") } else { completed(&[]) }
+        };
+        let running = world.run(&text, script).ready().await;
+        for (key, number) in [("a", 1), ("a", 2), ("b", 1)] {
+            send(&world, key, number).await;
+        }
+        world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        let held_up: HashSet<_> = calls(&running, 2).await.into_iter().collect();
+        assert_eq!(held_up, ["a1.1", "b1.1"].map(str::to_owned).into(), "{order}");
+        let letters = world.context.get_stream("TIDEMILL_DEADLETTER").await.expect("the stream");
+        letters.purge().await.expect("purged");
+        assert_eq!(calls(&running, 3).await[2], "a2.1", "{order}");
+        running.drain().await.expect("drains");
+    }
+}
+
 /// What an instance had in flight when it died must be in hand before its successor may begin, also where that is more
 /// than the successor may have.
 #[tokio::test]

@@ -214,7 +214,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             None => return Step::release(),
             Some(Standing::Superseded) if !Box::pin(self.unpark(work)).await => return Step::release(),
             Some(Standing::Superseded) => return Step::Settle(Settlement::Ack, What::Duplicate),
-            Some(Standing::Claimed | Standing::Elsewhere(_)) => return Box::pin(self.wait_for_other(work)).await,
+            Some(Standing::Claimed | Standing::Elsewhere(_) | Standing::Buried(_)) => {
+                return Box::pin(self.wait_for_other(work)).await;
+            }
             Some(Standing::TakenAway) => return Step::Settle(Settlement::Nothing, What::Released),
             Some(Standing::Failed(error, next)) => return Box::pin(self.follow(work, error, next, None)).await,
             Some(Standing::Due) => {}
@@ -425,7 +427,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             seed: data_encoding::HEXLOWER.encode(&report.seed),
             clock_ms: report.clock_ms,
         });
-        if !self.park(work).await {
+        if !self.park(work, None).await {
             return Step::release();
         }
         let ttl = self.broker.message_ttl();
@@ -440,7 +442,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             Ok(published) => published.last,
             Err(fault) => return self.unstored(work, "dead letter", &fault).await,
         };
-        if !self.withdraw(work).await {
+        if !self.park(work, Some(&stored)).await || !self.withdraw(work).await {
             return Step::release();
         }
         let reason = format!("{}: dead-lettered after attempt {}", error.kind, error.attempt);

@@ -25,6 +25,10 @@ use crate::latest::{self, Newest};
 use crate::manifest::{DedupKey, Handler};
 use crate::retry;
 
+pub use holder::Holder;
+
+mod holder;
+
 /// What is known of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
@@ -58,10 +62,7 @@ pub enum Marker {
     /// Nobody has what this is about any more, see [`leader`].
     Released,
     /// Of a key of `order` and not of an event: an event that was given up on holds it up.
-    Parked {
-        /// The event's id.
-        event: String,
-    },
+    Parked(Holder),
     /// Of a key of `order` and not of an event: its newest event.
     Newest(Newest),
 }
@@ -130,6 +131,9 @@ pub enum Standing {
     /// Another message carries it on, if that is still there: then this one has nothing left to do. If none of these is
     /// there any more, it has ended in nothing.
     Elsewhere(Vec<Carrier>),
+    /// It was given up on, and this is a copy. If the dead letter is still there, this message has nothing left to do. If
+    /// not, but a retry is, somebody replays it, and it is to be looked at again. Else it has ended in nothing.
+    Buried(Stored),
     /// Another instance is running it.
     Claimed,
     /// The message was given to another instance after it was given to us, and that one runs it.
@@ -200,7 +204,7 @@ pub fn lifetime(handler: &Handler, marker: &Marker, now_ms: u64) -> Duration {
     let window = handler.dedup.as_ref().map_or(OPEN_AGE_MIN, |dedup| dedup.window);
     match marker {
         Marker::Done { .. } | Marker::Dead { .. } => window,
-        Marker::Parked { .. } => handler.dead_letter.max_age,
+        Marker::Parked(_) => handler.dead_letter.max_age,
         Marker::Claimed { .. } | Marker::Released => handler.ack_wait * CLAIM_ACK_WAITS,
         Marker::Newest(_) => latest::policy(handler).map_or(OPEN_AGE_MIN, |latest| latest.window),
         Marker::Open(progress) => {
@@ -271,7 +275,7 @@ pub fn keeps(handler: &Handler) -> bool {
 pub fn may_replace(arrival: &Arrival, instance: &str, new: &Marker, present: Option<&Marker>) -> bool {
     let is_end = matches!(new, Marker::Done { .. } | Marker::Dead { .. });
     match present {
-        None | Some(Marker::Released | Marker::Parked { .. } | Marker::Claimed { .. }) => true,
+        None | Some(Marker::Released | Marker::Parked(_) | Marker::Claimed { .. }) => true,
         Some(Marker::Open(progress)) => {
             let is_ours = progress.message == arrival.position.name()
                 && progress.run.as_ref().is_some_and(|run| run.instance == instance);
@@ -301,7 +305,7 @@ fn follows(arrival: &Arrival, progress: &Progress) -> bool {
 /// attempt that is due.
 pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, asker: &Asker<'_>) -> Standing {
     match marker {
-        None | Some(Marker::Released | Marker::Newest(_) | Marker::Parked { .. }) => Standing::Due,
+        None | Some(Marker::Released | Marker::Newest(_) | Marker::Parked(_)) => Standing::Due,
         // Of the version before: whoever had it is gone, or will be soon.
         Some(Marker::Claimed { .. }) if asker.is_abandoned => Standing::Due,
         Some(Marker::Claimed { .. }) => Standing::Claimed,
@@ -312,7 +316,7 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, a
         Some(Marker::Dead { letter: Some(letter), place, .. })
             if arrival.source != Source::Retry && place != arrival.place().id() =>
         {
-            Standing::Elsewhere(vec![Carrier::Letter(letter), Carrier::Retry])
+            Standing::Buried(letter)
         }
         Some(Marker::Done { .. } | Marker::Dead { .. }) => Standing::Superseded,
         Some(Marker::Open(progress)) => stand_open(handler, arrival, progress, asker),

@@ -296,7 +296,9 @@ impl State {
         self.server.due.clear();
         self.server.restored.clear();
         for retry in dropped {
-            self.past[usize::from(rules.event_of_retry(retry))].excused = true;
+            let past = &mut self.past[usize::from(rules.event_of_retry(retry))];
+            past.excused = true;
+            past.runs_left += i8::try_from(rules.setup.runs_of_message()).expect("few");
         }
     }
 

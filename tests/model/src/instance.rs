@@ -1,7 +1,7 @@
 //! What an instance does with a delivery, request by request, as `runtime/host/src/pipeline.rs` does it: recall, admit,
 //! begin, invoke, record, publish, conclude, settle. All that is decided is asked of the rules.
 
-use tidemill_policy::marker::{Marker, Next};
+use tidemill_policy::marker::{Carrier, Marker, Next};
 
 use crate::rules::{End, Follows, Rules, Stand};
 use crate::setup::{Dedup, Mutation};
@@ -98,10 +98,12 @@ impl Turn<'_> {
         match self.work.phase {
             Phase::Taken | Phase::Pause => self.again(),
             Phase::Recall => self.recall(),
-            Phase::Ask { carriers, has_ended, is_abandoned } => {
+            Phase::Ask { carriers, is_buried, is_abandoned } => {
                 let subjects = self.rules.retry_subjects(self.work.arrival);
-                let carried = self.state.server.carries(self.rules.carriers(carriers), subjects, self.rules);
-                match (carried, has_ended || is_abandoned) {
+                let carries = |carriers| self.state.server.carries(carriers, subjects, self.rules);
+                let is_carried = carries(self.rules.carriers(carriers));
+                let is_over = if is_buried { !carries(&[Carrier::Retry]) } else { is_abandoned };
+                match (is_carried, is_over) {
                     (true, _) => self.settle(Settlement::Ack),
                     (false, true) => self.admit(),
                     (false, false) => self.work.phase = Phase::Wait,
@@ -141,11 +143,11 @@ impl Turn<'_> {
         (work.exists, work.has_seen, work.is_patient) = (present.is_some(), true, false);
         let (stand, arrival) = self.rules.stand(work.arrival, present, self.instance, is_fresh, is_abandoned);
         work.arrival = arrival;
-        let has_ended = present.is_some_and(|present| matches!(self.rules.marker(present), Marker::Dead { .. }));
         match stand {
             Stand::Due => self.admit(),
             Stand::Superseded => self.settle(Settlement::Ack),
-            Stand::Elsewhere(carriers) => work.phase = Phase::Ask { carriers, has_ended, is_abandoned },
+            Stand::Elsewhere(carriers) => work.phase = Phase::Ask { carriers, is_buried: false, is_abandoned },
+            Stand::Buried(carriers) => work.phase = Phase::Ask { carriers, is_buried: true, is_abandoned },
             Stand::Claimed => work.phase = Phase::Wait,
             Stand::TakenAway => self.settle(Settlement::Nothing),
             Stand::Failed(failure) => self.decided(failure),

@@ -56,6 +56,8 @@ pub enum Stand {
     Superseded,
     /// One of these may have it.
     Elsewhere(Number),
+    /// It was given up on: the number of its dead letter, as a list of carriers.
+    Buried(Number),
     /// Another instance runs it.
     Claimed,
     /// The message was given to somebody else.
@@ -307,9 +309,12 @@ impl Rules {
         }
         let stand = match standing {
             Standing::Due => Stand::Due,
-            Standing::Elsewhere(_) if self.setup.mutation == Some(Mutation::TrustMarkers) => Stand::Superseded,
+            Standing::Elsewhere(_) | Standing::Buried(_) if self.setup.mutation == Some(Mutation::TrustMarkers) => {
+                Stand::Superseded
+            }
             Standing::Superseded => Stand::Superseded,
             Standing::Elsewhere(carriers) => Stand::Elsewhere(self.carriers.number(carriers)),
+            Standing::Buried(letter) => Stand::Buried(self.carriers.number(vec![Carrier::Letter(letter)])),
             Standing::Claimed => Stand::Claimed,
             Standing::TakenAway => Stand::TakenAway,
             Standing::Failed(error, next) => Stand::Failed(self.failures.number((error, next))),

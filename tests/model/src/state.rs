@@ -152,8 +152,8 @@ pub enum Phase {
     Ask {
         /// What may have it: the number of a list.
         carriers: Number,
-        /// Whether the marker says that it was given up.
-        has_ended: bool,
+        /// Whether it was given up on.
+        is_buried: bool,
         /// Whether the marker has not changed for long.
         is_abandoned: bool,
     },

@@ -8,6 +8,7 @@ use tidemill_policy::decode::decode;
 use tidemill_policy::manifest::{Handler, Manifest};
 use tidemill_policy::marker::{self, Marker};
 use tidemill_policy::order;
+use tidemill_policy::publication::Case;
 use tidemill_policy::replay::{self, Letter};
 use tidemill_policy::subject;
 
@@ -208,10 +209,10 @@ async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival) -> Result<(),
     // Where there is no telling the key, nothing was held up.
     let Ok(key) = order::key(order, arrival, event.as_ref()) else { return Ok(()) };
     let name = marker::parked(handler, &key);
-    let id = event.map_or_else(|| event_id(arrival), |event| event.id);
+    let case = Case { handler, arrival, event: event.as_ref() };
     loop {
         let recalled = nats.recall(&name).await?;
-        if !matches!(&recalled.marker, Some(Marker::Parked { event }) if *event == id) {
+        if !matches!(&recalled.marker, Some(Marker::Parked(holder)) if holder.is(case)) {
             return Ok(());
         }
         let lifetime = marker::lifetime(handler, &Marker::Released, 0);

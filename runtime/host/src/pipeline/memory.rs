@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use tidemill_policy::manifest::Handler;
-use tidemill_policy::marker::{self, Asker, Carrier, Marker, Standing};
+use tidemill_policy::marker::{self, Asker, Carrier, Marker, Standing, Stored};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -145,17 +145,27 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         work.memory.look = Look::Done;
         work.memory.is_at(recalled.revision, recalled.marker.is_some());
         let is_abandoned = work.memory.is_unchanged(recalled.revision, marker::patience(&self.handler));
-        let has_ended = matches!(recalled.marker, Some(Marker::Dead { .. }));
         let asker = Asker { instance: &self.instance, is_fresh, is_abandoned, now_ms: self.clock.now_ms() };
         let standing = marker::stand(&self.handler, &mut work.arrival, recalled.marker, &asker);
-        let Standing::Elsewhere(carriers) = standing else { return Some(standing) };
-        Some(if self.is_carried(work, &carriers).await? {
+        // What has ended in nothing is due: this is no duplicate.
+        Some(match standing {
+            Standing::Elsewhere(carriers) if self.is_carried(work, &carriers).await? => Standing::Superseded,
+            Standing::Elsewhere(_) if is_abandoned => Standing::Due,
+            Standing::Elsewhere(_) => Standing::Claimed,
+            Standing::Buried(letter) => self.stand_buried(work, letter).await?,
+            standing => standing,
+        })
+    }
+
+    /// Where a copy stands of what was given up on.
+    async fn stand_buried(&self, work: &Work, letter: Stored) -> Option<Standing> {
+        Some(if self.is_carried(work, &[Carrier::Letter(letter)]).await? {
             Standing::Superseded
-        } else if has_ended || is_abandoned {
-            // It has ended in nothing, and this is no duplicate.
-            Standing::Due
-        } else {
+        } else if self.is_carried(work, &[Carrier::Retry]).await? {
+            // A replay, which will say how it ends; or a retry that a server has restored, which will go.
             Standing::Claimed
+        } else {
+            Standing::Due
         })
     }
 

@@ -238,7 +238,7 @@ fn summary(told: &[Told]) -> String {
             Told::Remember(Marker::Done { .. }) => "done".into(),
             Told::Remember(Marker::Dead { .. }) => "dead".into(),
             Told::Remember(Marker::Released) => "released".to_owned(),
-            Told::Remember(Marker::Parked { .. }) => "park".to_owned(),
+            Told::Remember(Marker::Parked(_)) => "park".to_owned(),
             Told::Remember(Marker::Claimed { .. }) => "claim".into(),
             Told::Remember(Marker::Open(progress)) if progress.next == Next::End => "begin".into(),
             Told::Remember(Marker::Open(_)) => "record".into(),

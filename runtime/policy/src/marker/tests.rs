@@ -160,7 +160,7 @@ fn a_retry_that_is_there_twice_is_run_once() {
 #[test]
 fn a_copy_of_what_has_ended_is_superseded_unless_its_dead_letter_may_be_gone() {
     let letter = Stored { stream: "TIDEMILL_DEADLETTER".into(), sequence: 3 };
-    let of_letter = Standing::Elsewhere(vec![Carrier::Letter(letter.clone()), Carrier::Retry]);
+    let of_letter = Standing::Buried(letter.clone());
     let arrival = delivered(1);
     for (marker, expected) in [
         (done(&arrival), Standing::Superseded),
