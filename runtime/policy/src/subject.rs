@@ -169,7 +169,8 @@ fn filled(pattern: &str, wanted: &str) -> Option<String> {
                 filled.push(first);
                 filled.extend(tokens.by_ref());
             }
-            (ONE, Some(wanted)) => filled.push(wanted),
+            // What may be several tokens does not go in the place of one.
+            (ONE, Some(wanted)) => filled.push(if wanted == REST { ONE } else { wanted }),
             (ONE | REST, None) => return None,
             (token, _) => filled.push(token),
         }
