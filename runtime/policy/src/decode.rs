@@ -13,6 +13,7 @@ use crate::json_key::{self, JsonKind, Unreadable};
 use crate::manifest::{DedupKey, Format, Handler};
 use crate::order;
 use crate::queue_message;
+use crate::reads;
 
 /// Why a message is not in the format that its handler expects.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -73,6 +74,11 @@ pub fn decode(arrival: &Arrival, handler: &Handler) -> Result<Event, Undecodable
     if let Some(damage) = &arrival.damage {
         return Err(Undecodable::Damaged(damage.clone()));
     }
+    if let Some(name) = unsendable(arrival, handler) {
+        return Err(Undecodable::Damaged(format!(
+            "its header {name}, which the manifest names, contains a character that no retry could carry"
+        )));
+    }
     let content = match handler.format {
         Format::Raw => raw(arrival),
         Format::CloudEvents => cloud_event(arrival)?,
@@ -103,6 +109,12 @@ pub fn decode(arrival: &Arrival, handler: &Handler) -> Result<Event, Undecodable
     };
     order::check(handler, arrival, &event)?;
     Ok(event)
+}
+
+/// A header that the manifest names, and that the next attempt could not be sent with.
+fn unsendable<'a>(arrival: &'a Arrival, handler: &Handler) -> Option<&'a str> {
+    let damaged = |(name, value): &&(String, String)| !headers::is_valid_value(value) && reads::is_named(handler, name);
+    arrival.headers.iter().find(damaged).map(|(name, _)| name.as_str())
 }
 
 /// What a message is taken for where the handler takes all formats.
@@ -160,7 +172,14 @@ fn identify(arrival: &Arrival, handler: &Handler, content: &Decoded) -> Result<(
     let mut of_key = Scope::Whole;
     let (kind, id) = match (&arrival.carried, key) {
         (Some(carried), _) => {
-            (carried.kind.unwrap_or_else(|| kind_before(arrival, key, &carried.id)), carried.id.clone())
+            let kind = carried.kind.unwrap_or_else(|| kind_before(arrival, key, &carried.id));
+            // The version before did not say of which kind the key was; the event itself does.
+            if let (None, IdKind::Key, Some(key)) = (&carried.token, kind, key)
+                && let Ok(found) = dedup_id(key, arrival, content)
+            {
+                of_key = Scope::Key(format!("{key} {}", found.kind));
+            }
+            (kind, carried.id.clone())
         }
         (None, Some(key)) => {
             let found = dedup_id(key, arrival, content)?;

@@ -67,6 +67,26 @@ pub enum Marker {
     Newest(Newest),
 }
 
+impl Marker {
+    /// The same, of the run with this number.
+    #[must_use]
+    pub fn of_run(mut self, run: u32) -> Marker {
+        match &mut self {
+            Marker::Done { epoch } | Marker::Dead { epoch, .. } | Marker::Open(Progress { epoch, .. }) => *epoch = run,
+            Marker::Claimed { .. } | Marker::Released | Marker::Parked(_) | Marker::Newest(_) => {}
+        }
+        self
+    }
+
+    /// Which run of its event it is about: how often that had been replayed.
+    pub fn run(&self) -> Option<u32> {
+        match self {
+            Marker::Done { epoch } | Marker::Dead { epoch, .. } | Marker::Open(Progress { epoch, .. }) => Some(*epoch),
+            Marker::Claimed { .. } | Marker::Released | Marker::Parked(_) | Marker::Newest(_) => None,
+        }
+    }
+}
+
 /// Where a message was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stored {
@@ -96,6 +116,23 @@ pub struct Progress {
     pub run: Option<Run>,
     /// What is to follow.
     pub next: Next,
+}
+
+impl Progress {
+    /// The same within what policy allows, whoever wrote it: no retry is due later than the longest delay, and neither the
+    /// count nor the history is of any size.
+    fn bounded(mut self, handler: &Handler, now_ms: u64) -> Progress {
+        let latest_ms = now_ms.saturating_add(millis(retry::longest_delay(&handler.retry)));
+        self.next = match self.next {
+            Next::Attempt(due_ms) => Next::Attempt(due_ms.min(latest_ms)),
+            Next::Retry(due_ms) => Next::Retry(due_ms.min(latest_ms)),
+            next @ (Next::End | Next::DeadLetter) => next,
+        };
+        self.attempts = self.attempts.min(ATTEMPTS_MAX);
+        let history = History { errors: self.errors, dropped: self.dropped }.bounded();
+        (self.errors, self.dropped) = (history.errors, history.dropped);
+        self
+    }
 }
 
 /// Who runs an attempt.
@@ -169,6 +206,8 @@ pub struct Asker<'a> {
 /// For how long the broker keeps a record of failures after what follows them is due, and without `dedup` the end
 /// of an event. It is needed for as long as the message it is about may be delivered again.
 const OPEN_AGE_MIN: Duration = Duration::from_hours(24);
+/// The most attempts that a record is believed to count, so that there is always a next one.
+const ATTEMPTS_MAX: u32 = 1 << 30;
 /// The longest that a claim may outlive its holder, as a multiple of `ack_wait`.
 const CLAIM_ACK_WAITS: u32 = 2;
 
@@ -324,6 +363,7 @@ pub fn stand(handler: &Handler, arrival: &mut Arrival, marker: Option<Marker>, a
 }
 
 fn stand_open(handler: &Handler, arrival: &mut Arrival, progress: Progress, asker: &Asker<'_>) -> Standing {
+    let progress = progress.bounded(handler, asker.now_ms);
     let is_run_by_other =
         progress.next == Next::End && progress.run.as_ref().is_some_and(|run| run.instance != asker.instance);
     if follows(arrival, &progress) {

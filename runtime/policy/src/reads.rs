@@ -19,7 +19,12 @@ pub(crate) fn needs(handler: &Handler, name: &str, value: &str) -> bool {
     if TRACE_HEADERS.into_iter().any(is) {
         return value.len() <= TRACE_BYTES_MAX;
     }
-    is(headers::CONTENT_TYPE) || CLOUD_EVENT_HEADERS.into_iter().any(is) || names(handler).any(|part| part.is(name))
+    is(headers::CONTENT_TYPE) || CLOUD_EVENT_HEADERS.into_iter().any(is) || is_named(handler, name)
+}
+
+/// Whether the manifest names a header.
+pub(crate) fn is_named(handler: &Handler, name: &str) -> bool {
+    names(handler).any(|part| part.is(name))
 }
 
 /// A part of an event that a manifest names.

@@ -108,7 +108,8 @@ pub fn is_scheduled(message: &Message) -> bool {
 }
 
 /// The message that has the event of a dead letter attempted again, from attempt 1, with its id, its origin and
-/// its history; `policy` is its handler's, where that is still in the manifest. The same dead letter always gives the same message, with the same id.
+/// its history; `policy` is its handler's, where that is still in the manifest. `runs` is the latest run of the event that is
+/// known, which this one follows. The same dead letter and run always give the same message, with the same id.
 ///
 /// # Errors
 /// Where the dead letter lacks what the event cannot do without.
@@ -118,6 +119,7 @@ pub fn replay(
     prefix: &str,
     handler: &str,
     policy: Option<&Handler>,
+    runs: u32,
 ) -> Result<Publication, Unreplayable> {
     let damaged = |header| Unreplayable { header };
     let all = &message.headers;
@@ -130,7 +132,7 @@ pub fn replay(
         None => 0,
         Some(count) => count.parse().map_err(|_| damaged(headers::REPLAY))?,
     };
-    let epoch = replays.checked_add(1).ok_or(damaged(headers::REPLAY))?;
+    let epoch = replays.max(runs).checked_add(1).ok_or(damaged(headers::REPLAY))?;
 
     let mut list = Headers::new();
     for name in KEPT {

@@ -1,11 +1,14 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::arrival::fixtures::{
     any_headers, any_payload, arrival, format, handler, handler_of, message, position, retry_position,
 };
-use crate::arrival::{Message, first, retried};
+use crate::arrival::{Carried, Message, Source, first, retried};
 use crate::attempt::Attempt;
+use crate::manifest::Dedup;
 
 fn event_as(format: Format, headers: &[(&str, &str)], payload: &str) -> Event {
     decode(&arrival(headers, payload), &handler_of(format)).expect("can be decoded")
@@ -300,4 +303,33 @@ proptest! {
             }
         }
     }
+}
+
+/// A retry of the version before, whose id is the value of a key, and the same event sent again are one event.
+#[test]
+fn a_retry_of_the_version_before_is_the_event_of_its_key() {
+    for (key, headers, payload) in [
+        ("json:/order", vec![], r#"{"order":7}"#),
+        ("json:/order", vec![], r#"{"order":"7"}"#),
+        ("header:X-Order", vec![("X-Order", "7")], "x"),
+    ] {
+        let dedup = Dedup { key: DedupKey::parse(key).expect("a key"), window: Duration::from_hours(1), claim: false };
+        let handler = Handler { dedup: Some(dedup), ..handler() };
+        let fresh = arrival(&headers, payload);
+        let carried = Some(Carried { id: "7".into(), kind: None, token: None });
+        let retried = Arrival { carried, source: Source::Retry, ..fresh.clone() };
+        let [fresh, retried] = [fresh, retried].map(|one| decode(&one, &handler).expect("can be decoded").token);
+        assert_eq!(fresh, retried, "{key} {payload}");
+    }
+}
+
+/// What the next attempt could not see is not run.
+#[test]
+fn a_header_that_policy_needs_and_no_retry_could_carry_is_undecodable() {
+    let dedup = Dedup { key: DedupKey::Header("K".into()), window: Duration::from_hours(1), claim: false };
+    let keyed = Handler { dedup: Some(dedup), ..handler() };
+    let damaged = arrival(&[("K", "b\0c")], "x");
+    let why = decode(&damaged, &keyed).expect_err("damaged").to_string();
+    assert!(why.contains("header K"), "{why}");
+    assert!(decode(&damaged, &handler()).is_ok(), "nobody needs it");
 }

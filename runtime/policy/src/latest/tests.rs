@@ -20,7 +20,7 @@ fn with(handler: &Handler, change: impl FnOnce(&mut Latest)) -> Handler {
 
 fn place_of(handler: &Handler, headers: &[(&str, &str)], payload: &str) -> Result<Option<Place>, Failure> {
     let arrival = arrival(headers, payload);
-    let event = decode(&arrival, handler).expect("an event");
+    let event = decode(&arrival, handler).map_err(|why| Failure::new(Kind::Undecodable, why.to_string()))?;
     place(handler, &arrival, &event)
 }
 

@@ -37,6 +37,11 @@ impl Holder {
         }
     }
 
+    /// Whether discarding this dead letter is what the key waits for. An older one that was kept says nothing about it.
+    pub fn is_held_by(&self, letter: &Stored) -> bool {
+        self.letter.as_ref().is_none_or(|own| own == letter)
+    }
+
     /// The event's token, and what brings it back if it is still there: else nobody can release the key. Nothing where that
     /// cannot be told.
     pub fn carriers(&self) -> Option<(Token, Vec<Carrier>)> {

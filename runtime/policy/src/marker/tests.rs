@@ -401,3 +401,35 @@ proptest! {
         prop_assert_eq!(runs, max_attempts + u32::from(!claims));
     }
 }
+
+/// The bucket is open to whoever may write in it.
+#[test]
+fn what_somebody_wrote_into_a_record_stays_within_what_policy_allows() {
+    let longest_ms = millis(retry::longest_delay(&handler().retry));
+    let huge = AttemptError { message: "x".repeat(700_000), ..error(Attempt::FIRST) };
+    let arrival = delivered(2);
+    for next in [Next::Retry(u64::MAX), Next::Retry(NOW_MS + 400 * 24 * 3_600_000), Next::DeadLetter] {
+        for attempts in [0, 1, u32::MAX] {
+            let Marker::Open(progress) = failed(&arrival, &huge, next) else { panic!("it is open") };
+            let mut arrival = arrival.clone();
+            let marker = Marker::Open(Progress { attempts, ..progress });
+            let Standing::Failed(error, next) = stand(&handler(), &mut arrival, Some(marker), &FRESH) else {
+                panic!("it has failed")
+            };
+            assert!(error.message.len() < 100_000);
+            assert!(!matches!(next, Next::Retry(due_ms) if due_ms > NOW_MS + longest_ms), "{next:?}");
+            assert!(arrival.attempt.get() < u32::MAX - 1, "there is a next attempt");
+        }
+    }
+}
+
+#[test]
+fn a_marker_of_the_version_before_is_of_the_run_that_its_name_tells() {
+    let replayed = Arrival { epoch: 2, ..retry_of(&delivered(1)) };
+    for marker in [done(&delivered(1)), dead(&delivered(1), None)] {
+        let of_run = marker.clone().of_run(2);
+        assert_eq!((marker.run(), of_run.run()), (Some(0), Some(2)));
+        assert_eq!(stand(&deduplicating(), &mut replayed.clone(), Some(of_run), &FRESH), Standing::Superseded);
+    }
+    assert_eq!(Marker::Released.of_run(2), Marker::Released);
+}

@@ -38,7 +38,7 @@ fn sound_letter() -> Message {
 }
 
 fn replayed(message: &Message) -> Publication {
-    replay(message, &letter_position(), "tidemill", "mail", None).expect("can be replayed")
+    replay(message, &letter_position(), "tidemill", "mail", None, 0).expect("can be replayed")
 }
 
 fn retry_of(clock: RetryClock) -> Message {
@@ -95,7 +95,7 @@ fn a_queue_message_keeps_the_errors_in_its_body() {
 fn each_replay_counts_and_has_an_id_of_its_own() {
     let stored = sound_letter();
     let id = |message: &Message, position: &Position| {
-        let publication = replay(message, position, "tidemill", "mail", None).expect("can be replayed");
+        let publication = replay(message, position, "tidemill", "mail", None, 0).expect("can be replayed");
         headers::get(&publication.headers, headers::MSG_ID).map(str::to_owned)
     };
     let mut second = stored.clone();
@@ -121,7 +121,7 @@ fn a_dead_letter_without_what_the_event_needs_is_not_replayed() {
             let mut stored = sound_letter();
             stored.headers.retain(|(name, _)| name != header);
             stored.headers.extend(value.map(|value| (header.to_owned(), value.to_owned())));
-            let refused = replay(&stored, &letter_position(), "tidemill", "mail", None);
+            let refused = replay(&stored, &letter_position(), "tidemill", "mail", None, 0);
             assert_eq!(refused, Err(Unreplayable { header }), "{value:?}");
         }
     }
@@ -190,7 +190,7 @@ proptest! {
         let stored = Message { headers, payload, ..base };
         let _ = (letter(stored.clone(), letter_position()), waiting(stored.clone(), letter_position()));
         let hurried = hurry(&stored, &retry_position(), "tidemill", "mail");
-        let replayed = replay(&stored, &letter_position(), "tidemill", "mail", None).ok();
+        let replayed = replay(&stored, &letter_position(), "tidemill", "mail", None, 0).ok();
         for publication in replayed.iter().chain([&hurried]) {
             prop_assert_eq!(&publication.payload, &stored.payload);
             let valid = |(name, value): &(String, String)| headers::is_valid_name(name) && headers::is_valid_value(value);
@@ -210,7 +210,7 @@ proptest! {
         let first = first(Message { headers, payload, ..message(&[], "") }, position());
         let stored = letter_of(first, &handler, failures);
         let letter = letter(stored.clone(), letter_position()).arrival;
-        let again = delivered_again(replay(&stored, &letter_position(), "tidemill", "mail", None).expect("ours"));
+        let again = delivered_again(replay(&stored, &letter_position(), "tidemill", "mail", None, 0).expect("ours"));
         let expected = Arrival { attempt: Attempt::FIRST, epoch: 1, position: again.position.clone(), ..letter };
         prop_assert_eq!(again, expected);
     }
