@@ -116,6 +116,7 @@ impl Watch<'_> {
             return;
         }
         match durable::ensure(nats, spec).await {
+            Ok(notes) if notes.is_empty() => nats.link.troubles.end(&trouble),
             // They are said already.
             Ok(notes) => {
                 let _ = nats.link.troubles.note(&trouble, Effect::None, &notes.join("; "));

@@ -39,10 +39,11 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<Vec<String>, ConsumerErr
         fit(nats, spec, info)?;
     }
     let mut notes = Vec::new();
+    let config_before = present.as_ref().map(|info| info.config.clone());
     if let Some(info) = &present
         && let Some(step) = position::due(nats, spec, info).await?
     {
-        notes.push(position::take(nats, spec, step).await?);
+        notes.push(position::take(nats, spec, info, step).await?);
         present = self::info(nats, spec).await?;
     }
     let start = match &present {
@@ -52,18 +53,19 @@ pub async fn ensure(nats: &Nats, spec: &Spec) -> Result<Vec<String>, ConsumerErr
             notes.extend(note);
             Some(start)
         }
-        None => {
-            position::kept(nats, spec).await?.map(|start_sequence| DeliverPolicy::ByStartSequence { start_sequence })
-        }
+        None => position::kept(nats, spec).await?.map(position::start),
     };
     let is_new = present.is_none();
     let present = present.map(|info| info.config);
-    notes.extend(present.as_ref().and_then(|present| edited(spec, present)));
-    notes.extend(present.as_ref().and_then(|present| replaced(spec, present)));
+    notes.extend(config_before.as_ref().and_then(|before| edited(spec, before)));
+    notes.extend(config_before.as_ref().and_then(|before| replaced(spec, before)));
     for note in &notes {
         tracing::warn!(consumer = %spec.name, "{note}");
     }
-    let wanted = config(spec, present.as_ref(), start);
+    let mut wanted = config(spec, present.as_ref(), start);
+    if let Some(before) = config_before.filter(|_| !is_new) {
+        wanted.pause_until = before.pause_until;
+    }
     // Most often it is there as it should be, and nothing need be written.
     if present.is_some_and(|present| present == wanted.clone().into_consumer_config()) {
         return Ok(notes);
@@ -221,6 +223,7 @@ pub(super) fn config(spec: &Spec, present: Option<&Config>, start: Option<Delive
     };
     let settings = owner::settings(&wanted.clone().into_consumer_config());
     owner::write(&mut wanted.metadata, &spec.owner, &settings);
+    owner::write_goes_on(&mut wanted.metadata, None);
     wanted
 }
 

@@ -11,6 +11,8 @@ const STREAM: &str = "tidemill.stream";
 const SUBJECTS: &str = "tidemill.subjects";
 const CREATED: &str = "tidemill.stream_created";
 const SETTINGS: &str = "tidemill.settings";
+/// Where a consumer whose subjects were changed is to be set back to; nothing once that is done.
+const GOES_ON: &str = "tidemill.goes_on";
 
 /// The handler that a consumer is for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -68,6 +70,19 @@ pub(super) fn write(metadata: &mut HashMap<String, String>, owner: &Owner, setti
         (SETTINGS, lines(settings).join("\n")),
     ];
     metadata.extend(entries.map(|(key, value)| (key.to_owned(), value)));
+}
+
+/// Writes down where a consumer is to be set back to, or that it was.
+pub(super) fn write_goes_on(metadata: &mut HashMap<String, String>, from: Option<u64>) {
+    match from {
+        Some(from) => metadata.insert(GOES_ON.to_owned(), from.to_string()),
+        None => metadata.remove(GOES_ON),
+    };
+}
+
+/// Where a consumer is to be set back to, which somebody was about to do.
+pub(super) fn goes_on(metadata: &HashMap<String, String>) -> Option<u64> {
+    metadata.get(GOES_ON)?.parse().ok().filter(|from| *from > 0)
 }
 
 /// Settings as they are written down.

@@ -3,7 +3,8 @@
 //! matched (tried with 2.10 to 2.15). It also stops to deliver what somebody's `max_deliver` is used up for, and before
 //! 2.14 waits for the sequences of a stream that was set back.
 //!
-//! From 2.14 on, a durable is set back in place. Before, it is deleted and made anew; a kill in between would have it
+//! From 2.14 on, a durable is set back in place: its new subjects come first, or whoever pulls has it moved on again under
+//! the old ones. Where it is to be set back to is written beside it in the same request, and it is held until then. Before, it is deleted and made anew; a kill in between would have it
 //! begin at the first message, so where it goes on is kept in the bucket of markers until it is there again.
 
 use std::time::Duration;
@@ -14,17 +15,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemill_policy::resume::{Changed, Resume, left_behind, resume};
 use tidemill_policy::subject;
+use time::OffsetDateTime;
 
 use super::ask::{AskError, ask, found, message};
 use super::consume::Spec;
 use super::durable::{self, ConsumerError};
-use super::{Nats, markers};
+use super::{Nats, markers, owner};
 use crate::broker::{Broker, Source};
 
 /// The API level from which a consumer can be set back in place (2.14).
 pub const RESET_API_LEVEL: u64 = 4;
 /// How many messages are looked at to find one that is new; whatever comes then is taken for one.
 const LOOKS_MAX: u32 = 64;
+/// For how long a durable is held at the most while it is set back.
+const HELD: Duration = Duration::from_secs(10);
 /// For how long it is kept where a durable goes on that is not there.
 const KEPT: Duration = Duration::from_hours(24);
 
@@ -33,6 +37,8 @@ pub(super) struct Step {
     /// The sequence to go on with; nothing where it is left as it is.
     from: Option<u64>,
     retention: RetentionPolicy,
+    /// Whether its subjects are others than those that it has.
+    is_other: bool,
     note: String,
 }
 
@@ -59,11 +65,11 @@ pub(super) fn floor(info: &Info, api_level: u64) -> u64 {
 
 /// Looks whether a durable, if it is left alone, passes something over.
 pub(super) async fn due(nats: &Nats, spec: &Spec, info: &Info) -> Result<Option<Step>, ConsumerError> {
-    let of_input = spec.source == Source::Input;
-    let is_other = of_input && !filters(info).iter().eq(sorted(&spec.filters).iter());
+    let is_other = !filters(info).iter().eq(sorted(&spec.filters).iter());
+    let begun = owner::goes_on(&info.config.metadata);
     let is_limited = info.config.max_deliver > 0;
     let may_wait = nats.features.api_level < RESET_API_LEVEL && info.delivered.consumer_sequence > 0;
-    if spec.broadcast || !(is_other || is_limited || may_wait) {
+    if spec.broadcast || !(is_other || is_limited || may_wait || begun.is_some()) {
         return Ok(None);
     }
     let Some(stream) = stream_info(nats, spec).await? else { return Ok(None) };
@@ -78,6 +84,10 @@ pub(super) async fn due(nats: &Nats, spec: &Spec, info: &Info) -> Result<Option<
             spec.stream, spec.name, info.delivered.stream_sequence,
         );
         (Some(from), note)
+    } else if let Some(from) = begun {
+        let note =
+            format!("consumer {:?} on stream {:?} goes on with sequence {from}, as was begun", spec.name, spec.stream);
+        (Some(from), note)
     } else if is_other {
         let Some(step) = of_other_filters(nats, spec, info, retention).await? else { return Ok(None) };
         step
@@ -87,7 +97,7 @@ pub(super) async fn due(nats: &Nats, spec: &Spec, info: &Info) -> Result<Option<
     } else {
         return Ok(None);
     };
-    Ok(Some(Step { from, retention, note }))
+    Ok(Some(Step { from, retention, is_other, note }))
 }
 
 async fn of_other_filters(
@@ -126,6 +136,10 @@ async fn of_other_filters(
         Resume::Stays if behind.is_empty() => None,
         Resume::Stays => Some((None, format!("{told}: it goes on after sequence {floor}{behind}"))),
         Resume::From(from) => Some((Some(from), format!("{told}: it goes on with sequence {from}{behind}"))),
+        Resume::Unsure(_) if spec.source != Source::Input => {
+            let why = format!("{told}: it is put right when the {} events in flight have ended", info.num_ack_pending);
+            return Err(durable::failed(spec, why, true));
+        }
         Resume::Unsure(from) => {
             let remedy = rewind(spec, from).unwrap_or_default();
             let note = format!(
@@ -171,8 +185,14 @@ fn of_given_up(nats: &Nats, spec: &Spec, info: &Info, stream: &StreamInfo) -> Op
 }
 
 /// Carries out a step, and returns what is to be said of it.
-pub(super) async fn take(nats: &Nats, spec: &Spec, step: Step) -> Result<String, ConsumerError> {
+pub(super) async fn take(nats: &Nats, spec: &Spec, info: &Info, step: Step) -> Result<String, ConsumerError> {
     let Some(from) = step.from else { return Ok(step.note) };
+    if step.is_other && nats.features.api_level >= RESET_API_LEVEL {
+        let mut marked = durable::config(spec, Some(&info.config), None);
+        owner::write_goes_on(&mut marked.metadata, Some(from));
+        marked.pause_until = marked.pause_until.or_else(|| Some(OffsetDateTime::now_utc() + HELD));
+        durable::create(nats, spec, marked).await?;
+    }
     match set_back(nats, spec, from, step.retention).await {
         Ok(()) => Ok(step.note),
         Err(error @ AskError::NoAnswer { .. }) => Err(durable::failed(spec, error.to_string(), true)),
@@ -213,10 +233,11 @@ pub async fn make_anew(nats: &Nats, spec: &Spec, from: u64, retention: Retention
         let why = "the stream (retention = interest) would remove what only this consumer waits for";
         return Err(refused(why.to_owned()));
     }
+    // A work queue is gone through from its beginning; some servers refuse to say so by a sequence.
+    let from = if retention == RetentionPolicy::WorkQueue { 1 } else { from.max(1) };
     keep(nats, spec, from).await.map_err(|why| AskError::NoAnswer { subject: subject.clone(), why })?;
     found(ask::<Value>(nats, &format!("CONSUMER.DELETE.{stream}.{name}"), &Value::Null).await)?;
-    let start = DeliverPolicy::ByStartSequence { start_sequence: from.max(1) };
-    let made = durable::create(nats, spec, durable::config(spec, None, Some(start))).await;
+    let made = durable::create(nats, spec, durable::config(spec, None, Some(start(from)))).await;
     made.map_err(|error| {
         if error.is_unanswered {
             AskError::NoAnswer { subject: subject.clone(), why: error.to_string() }
@@ -226,6 +247,11 @@ pub async fn make_anew(nats: &Nats, spec: &Spec, from: u64, retention: Retention
     })?;
     forget(nats, spec).await;
     Ok(())
+}
+
+/// How a durable begins with a sequence.
+pub(super) fn start(from: u64) -> DeliverPolicy {
+    if from > 1 { DeliverPolicy::ByStartSequence { start_sequence: from } } else { DeliverPolicy::All }
 }
 
 /// Where a durable goes on that is not there.
