@@ -7,8 +7,8 @@
 //! before it is asked for.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::{StatusCode, Subject};
@@ -58,6 +58,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// After how long without a message nothing more is expected when the process stops, and how long that may take.
 const LINGER_QUIET: Duration = Duration::from_millis(250);
 const LINGER_MAX: Duration = Duration::from_secs(1);
+/// For how long it is taken for sure, after a look, that the server does not leave payloads out.
+const WHOLE: Duration = Duration::from_secs(1);
 /// How long to wait before a consumer that fails is looked at again: from the first to the second.
 const RECOVERY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -122,8 +124,21 @@ pub async fn run(
     let drift = drift::watch(&nats, spec.clone(), stop.clone());
     let (last, top) = (AtomicU64::new(0), AtomicU64::new(0));
     let wire = nats.wire();
-    let consumer =
-        Consumer { nats: &nats, wire, spec, purse, leases: &leases, hand_over, trouble, seen: None, stop, last, top };
+    let consumer = Consumer {
+        nats: &nats,
+        wire,
+        spec,
+        purse,
+        leases: &leases,
+        hand_over,
+        trouble,
+        seen: None,
+        stop,
+        last,
+        top,
+        hollow: Mutex::default(),
+        whole_until: None,
+    };
     let pull = async { tokio::join!(consumer.pull_until_stopped(&credit), surety, drift) };
     tokio::select! {
         () = restrain(&credit, intake) => {}
@@ -169,6 +184,10 @@ struct Consumer<'a, H> {
     last: AtomicU64,
     /// The highest sequence that was delivered.
     top: AtomicU64,
+    /// Where deliveries are answered that seem to have come without their payloads.
+    hollow: Mutex<Vec<Subject>>,
+    /// Until when it is known that the server does not leave payloads out.
+    whole_until: Option<Instant>,
 }
 
 /// How pulling ended.
@@ -436,6 +455,9 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             } else {
                 self.receive(message, open);
             }
+            if !self.hollow().is_empty() {
+                return Err("a message came without its payload".to_owned());
+            }
             taken += 1;
             next = if taken < at_once { messages.present() } else { None };
         }
@@ -457,6 +479,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         if self.spec.broadcast {
             self.spec.progress.note(place.sequence, place.stored_ns);
         }
+        if is_hollow(&arrived) && self.whole_until.is_none_or(|until| until <= Instant::now()) {
+            self.hollow().push(reply);
+            return;
+        }
         let position = place.position(self.spec.stream_created_unix);
         let Some(lease) = self.leases.take(position.sequence, reply, room) else { return };
         let message = quarantine::message(&arrived.subject, &arrived.headers, arrived.payload);
@@ -465,6 +491,23 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             tracing::warn!(stream, consumer = name, sequence = position.sequence, damage, "a message cannot be read");
         }
         (self.hand_over)(Delivery { message, position, source: self.spec.source, receipt: lease });
+    }
+
+    fn hollow(&self) -> MutexGuard<'_, Vec<Subject>> {
+        self.hollow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has deliveries that came without their payloads come again, now that the consumer is known to send them. A producer
+    /// may have written what makes them look so.
+    async fn hand_hollow_back(&mut self) {
+        let hollow = std::mem::take(&mut *self.hollow());
+        if hollow.is_empty() {
+            return;
+        }
+        for reply in hollow {
+            let _ = self.nats.client.publish(reply, "-NAK".into()).await;
+        }
+        self.whole_until = Some(Instant::now() + WHOLE);
     }
 
     /// Lets no event of an ordered handler begin until all that the server has delivered before is in hand.
@@ -546,6 +589,10 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             Ok(Some(info)) if self.seen.is_some_and(|seen| info.delivered.stream_sequence > seen.last) => {
                 durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
             }
+            // Somebody has the server leave the payloads out.
+            Ok(Some(info)) if info.config.headers_only => {
+                durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
+            }
             Ok(Some(_)) => {}
             Ok(None) => {
                 durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
@@ -553,6 +600,7 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
             }
             Err(error) => return Err(format!("the server does not tell about the consumer: {error}")),
         }
+        self.hand_hollow_back().await;
         Ok(())
     }
 
@@ -635,6 +683,12 @@ fn is_answer(message: &Arrived, inbox: &str) -> bool {
 /// What the server says is left of a pull request.
 fn unused(block: &Block, header: &str) -> Option<u64> {
     block.headers.iter().find(|(name, _)| name == header)?.1.parse().ok()
+}
+
+/// Whether the server says that it has left a payload out, or a producer does.
+fn is_hollow(arrived: &Arrived) -> bool {
+    let size = |block: Block| block.headers.iter().any(|(name, size)| name == "Nats-Msg-Size" && size != "0");
+    arrived.payload.is_empty() && !arrived.headers.is_empty() && quarantine::read(&arrived.headers).is_ok_and(size)
 }
 
 fn usual(why: &str) -> Interruption {

@@ -81,7 +81,7 @@ pub async fn read(nats: &Nats, key: &str) -> Result<Stored, MarkerError> {
     } else {
         lookups::look_up(nats, key).await
     };
-    tell(nats, stored).await
+    tell(nats, Use::Read, stored).await
 }
 
 /// Replaces what is kept under a key of the bucket if its revision is still `revision`, and returns the new one.
@@ -96,7 +96,7 @@ pub async fn replace(
     revision: u64,
 ) -> Result<u64, MarkerError> {
     let written = write(nats, key, value, lifetime, revision).await;
-    tell(nats, written).await
+    tell(nats, Use::Write, written).await
 }
 
 /// The record that says since when markers of events have their present names. Those of the version before live on
@@ -137,38 +137,64 @@ pub(super) enum Fault {
     Unavailable(String),
 }
 
+/// What markers are reached for. A bucket that can be read may refuse what is written.
+#[derive(Debug, Clone, Copy)]
+enum Use {
+    Read,
+    Write,
+}
+
 /// Makes a trouble of markers that cannot be reached, and the bucket anew if somebody has deleted it.
-async fn tell<T>(nats: &Nats, result: Result<T, Fault>) -> Result<T, MarkerError> {
+async fn tell<T>(nats: &Nats, what: Use, result: Result<T, Fault>) -> Result<T, MarkerError> {
     let (why, is_gone) = match result {
         Ok(value) => {
             if !nats.link.troubles.are_none() {
-                nats.link.troubles.end(&trouble(nats));
+                nats.link.troubles.end(&trouble(nats, what));
             }
             return Ok(value);
         }
-        Err(Fault::Conflict) => return Err(MarkerError::Conflict),
+        Err(Fault::Conflict) => {
+            nats.link.troubles.end(&trouble(nats, what));
+            return Err(MarkerError::Conflict);
+        }
         Err(Fault::Nobody(why)) => (why, true),
         Err(Fault::Unavailable(why)) => (why, false),
     };
     // Boxed, since it is large and rare.
-    Box::pin(complain(nats, &why, is_gone)).await;
+    Box::pin(complain(nats, what, &why, is_gone)).await;
     Err(MarkerError::Unavailable(why))
 }
 
-async fn complain(nats: &Nats, why: &str, is_gone: bool) {
+async fn complain(nats: &Nats, what: Use, why: &str, is_gone: bool) {
     // Where the connection was interrupted, that is the trouble.
     if !nats.link.is_up() {
         return;
     }
     let why = format!("{why}; events are held until it works");
-    nats.link.troubles.begin(&trouble(nats), Effect::Publishing, &why);
+    nats.link.troubles.begin(&trouble(nats, what), Effect::Publishing, &why);
     if is_gone && let Err(error) = streams::restore(nats, Some(&stream_of(&nats.bucket))).await {
         tracing::debug!(%error, "could not make the bucket of markers anew");
     }
 }
 
-fn trouble(nats: &Nats) -> String {
-    format!("markers in bucket {}", nats.bucket)
+fn trouble(nats: &Nats, what: Use) -> String {
+    match what {
+        Use::Read => format!("markers in bucket {}", nats.bucket),
+        Use::Write => format!("new markers in bucket {}", nats.bucket),
+    }
+}
+
+/// Reads a marker for an operator, whose connection is not set up for many.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub async fn recall_as_operator(nats: &Nats, key: &str) -> Result<Option<Marker>, AskError> {
+    let question = serde_json::json!({ "last_by_subj": subject(&nats.bucket, key) });
+    let Some(kept) = ask::found(ask::message(nats, &stream_of(&nats.bucket), &question).await)? else {
+        return Ok(None);
+    };
+    let value = data_encoding::BASE64.decode(kept.data.as_bytes()).unwrap_or_default();
+    Ok(serde_json::from_slice(&value).ok())
 }
 
 /// Asks the leader of the bucket, which has all that was ever confirmed.

@@ -64,7 +64,20 @@ fn retries(merged: &mut Config, said: &mut Vec<String>) {
         said.push(format!("max_msgs_per_subject was {}: {keeps}", merged.max_messages_per_subject));
         merged.max_messages_per_subject = -1;
     }
-    refuse_when_full(merged, said, keeps);
+    if !merged.allow_message_schedules {
+        return refuse_when_full(merged, said, keeps);
+    }
+    // With schedules, no server lets a stream refuse what does not fit.
+    for (name, limit) in [("max_msgs", &mut merged.max_messages), ("max_bytes", &mut merged.max_bytes)] {
+        if *limit > 0 {
+            said.push(format!("{name} was {limit}: {keeps}"));
+            *limit = -1;
+        }
+    }
+    if merged.discard == DiscardPolicy::New {
+        merged.discard = DiscardPolicy::Old;
+        said.push("discard was new, which no server allows with schedules".to_owned());
+    }
 }
 
 fn markers((needed, present): (Duration, Duration), wanted: &Config, merged: &mut Config, said: &mut Vec<String>) {
@@ -102,7 +115,8 @@ pub(super) fn is_same(one: &Config, other: &Config) -> bool {
             config.allow_atomic_publish,
             config.allow_direct,
         ];
-        let limits = (config.max_age, config.max_messages_per_subject, config.discard, config.deny_delete);
+        let room = (config.max_messages.max(-1), config.max_bytes.max(-1));
+        let limits = (config.max_age, config.max_messages_per_subject, config.discard, config.deny_delete, room);
         (config.subjects.iter().cloned().collect::<BTreeSet<_>>(), allowed, limits)
     };
     of(one) == of(other)
@@ -169,6 +183,15 @@ mod tests {
             assert_eq!(said.is_empty(), is_same(&retries, &present), "{present:?}");
             if present.retention == RetentionPolicy::WorkQueue {
                 assert!(retries.max_age.is_zero() && retries.max_messages_per_subject < 1 && !forgets(&retries));
+            }
+            let scheduled = Config { allow_message_schedules: true, ..wanted.clone() };
+            let (retries, said) = mended(Kind::Retries, &present, &scheduled);
+            if present.retention == RetentionPolicy::WorkQueue {
+                assert!(retries.max_age.is_zero() && retries.max_messages_per_subject < 1, "{present:?}");
+                assert!(retries.max_messages < 1 && retries.max_bytes < 1, "{present:?}");
+                assert!(retries.discard == DiscardPolicy::Old, "schedules are refused: {present:?}");
+                let again = mended(Kind::Retries, &retries, &scheduled);
+                assert!(again.1.is_empty() && is_same(&again.0, &retries), "it is said once: {said:?}");
             }
             let (users, said) = mended(Kind::Users, &present, &wanted);
             assert!(is_same(&users, &present) && said.is_empty(), "{present:?}");

@@ -12,6 +12,7 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue, Message as Answer, StatusCo
 use bytes::Bytes;
 use tidemill_policy::arrival::Message;
 use tidemill_policy::event::Headers;
+use tidemill_policy::subject::can_be_sent_on;
 
 use super::wire::Arrived;
 
@@ -88,7 +89,11 @@ fn check<'a>(subject: &'a [u8], raw: &[u8]) -> Result<(&'a str, Headers), &'stat
 /// A stored message, damaged where the client could not read it. Headers are sorted by name.
 pub(super) fn message(subject: &[u8], raw: &[u8], payload: Bytes) -> Message {
     let (subject, mut headers, damage) = match check(subject, raw) {
-        Ok((subject, headers)) => (subject.to_owned(), headers, None),
+        Ok((subject, headers)) => {
+            // Its retry and its dead letter must say where it comes from.
+            let damage = (!can_be_sent_on(subject)).then(|| "its subject contains a control character".to_owned());
+            (subject.to_owned(), headers, damage)
+        }
         Err(damage) => (String::from_utf8_lossy(subject).into_owned(), lossy(raw), Some(damage.to_owned())),
     };
     headers.sort_by(|a, b| a.0.cmp(&b.0));

@@ -367,13 +367,18 @@ async fn ensure(nats: &Nats, kind: Kind, wanted: Config) -> Result<(Config, Vec<
 /// was.
 ///
 /// # Errors
-/// Where the server refuses or does not answer.
+/// Where the server refuses or does not answer for one of them; the others are put right all the same.
 pub async fn keep(nats: &Nats) -> Result<Vec<String>, StreamError> {
-    let mut all = Vec::new();
+    let (mut all, mut first) = (Vec::new(), None);
     for (kind, config) in &nats.own.load_full().streams {
-        all.extend(ensure(nats, *kind, config.clone()).await?.1);
+        match ensure(nats, *kind, config.clone()).await {
+            Ok((_, said)) => all.extend(said),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
     }
-    Ok(all)
+    first.map_or(Ok(all), Err)
 }
 
 /// The subjects without those that another one covers, which the server would refuse.
