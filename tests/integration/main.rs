@@ -1,5 +1,6 @@
 //! Integration tests: the binary as users meet it, and the host against a real `nats-server` and real components.
 
+mod attempts;
 mod bench;
 mod cases;
 mod cli;
@@ -12,6 +13,7 @@ mod deploy;
 mod faults;
 mod flow;
 mod gate;
+mod identity;
 mod keys;
 mod keyvalue;
 mod languages;

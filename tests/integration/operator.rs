@@ -262,6 +262,64 @@ async fn a_dead_letter_that_is_replayed_twice_is_run_once() {
     assert_eq!(office.running.seen().len(), 2);
 }
 
+/// A kept letter is the event's last trace: what was sent on its way from it may have been dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_dead_letter_whose_replay_was_dropped_is_run_when_it_is_replayed_again() {
+    let office = Office::open(STRICT, |_| reject("no")).await;
+    office.publish("e1").await;
+    office.wait_for_letters(1).await;
+    office.world.wait_until_settled("IN", "tidemill-h").await;
+    // Nobody takes it.
+    let Office { world, desk, running } = office;
+    running.drain().await.expect("drains");
+    let run = |command: &str| desk.run(&command.split_whitespace().collect::<Vec<_>>());
+    run("dlq replay 1 --keep").succeeds();
+    run("retry drop h --all --yes").succeeds();
+    let result = run("dlq replay 1 --output json").succeeds().json();
+    assert_eq!(result[0]["result"], "replayed");
+    let running = world.run(STRICT, |_| completed(&[])).ready().await;
+    running.wait_for_calls(1).await;
+    running.drain().await.expect("drains");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_dead_letter_is_run_again_after_its_replay_failed_and_not_after_it_succeeded() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let mended = Arc::clone(&is_mended);
+    let script = move |_: &Event| if mended.load(Ordering::SeqCst) { completed(&[]) } else { reject("no") };
+    let office = Office::open(STRICT, script).await;
+    office.publish("e1").await;
+    office.wait_for_letters(1).await;
+    for runs in 2..4 {
+        assert_eq!(office.json("dlq replay 1 --keep")[0]["result"], "replayed_and_kept");
+        office.wait_for_letters(2).await;
+        office.wait_until_quiet().await;
+        assert_eq!(office.running.seen().len(), runs);
+        let newer = office.wait_for_letters(2).await[0]["sequence"].as_u64().expect("a number");
+        office.run(&format!("dlq discard {newer}")).succeeds();
+    }
+    is_mended.store(true, Ordering::SeqCst);
+    office.json("dlq replay 1 --keep");
+    office.running.wait_for_calls(4).await;
+    office.wait_until_quiet().await;
+    assert_eq!(office.json("dlq replay 1")[0]["result"], "replayed_before");
+    office.wait_until_quiet().await;
+    assert_eq!((office.running.seen().len(), office.wait_for_letters(0).await.len()), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_dead_letter_does_not_keep_others_from_being_replayed() {
+    let office = Office::open(STRICT, |_| reject("no")).await;
+    office.publish("e1").await;
+    office.wait_for_letters(1).await;
+    let headers = [("Tidemill-Handler", "h"), ("Tidemill-Event-Id", "x")];
+    office.world.publish("tidemill.deadletter.h", &headers, "damaged").await;
+    office.publish("e2").await;
+    office.wait_for_letters(3).await;
+    office.run("dlq replay --handler h --all").fails(1, &["dead letter 2", "2 others were replayed"]);
+    office.running.wait_for_calls(4).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_on_a_subject_of_the_users_own_is_found_in_its_stream() {
     let manifest = format!("{STRICT}dead_letter = {{ subject = \"failed.h\" }}\n");

@@ -510,6 +510,35 @@ async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
     }
 }
 
+/// An older letter of the event that was kept says nothing about the key.
+#[tokio::test]
+async fn a_key_stays_held_up_when_an_older_dead_letter_is_discarded() {
+    for order in [PARTITIONS, QUEUES] {
+        let world = World::in_and_out().await;
+        let text = manifest(&order.replace(" }", ", on_failure = 'park' }"));
+        let script = move |event: &Event| {
+            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            if is_first { reject("broken") } else { completed(&[]) }
+        };
+        let running = world.run(&text, script).ready().await;
+        let desk = crate::cli::Desk::with(&format!("{text}[nats]\nurl = '{}'\n", world.server.url));
+        for (key, number) in [("a", 1), ("a", 2)] {
+            send(&world, key, number).await;
+        }
+        world.wait_for("TIDEMILL_DEADLETTER", 1).await;
+        desk.run(&["dlq", "replay", "1", "--keep"]).succeeds();
+        world.wait_for("TIDEMILL_DEADLETTER", 2).await;
+        assert_eq!(calls(&running, 2).await, ["a1.1", "a1.1"], "{order}");
+        desk.run(&["dlq", "discard", "1"]).succeeds();
+        let records = world.messages("KV_tidemill_done").await;
+        let parked = |one: &crate::support::Stored| String::from_utf8_lossy(&one.payload).contains("\"parked\"");
+        assert!(records.iter().any(parked), "{order}");
+        desk.run(&["dlq", "discard", "2"]).succeeds();
+        assert_eq!(calls(&running, 3).await[2], "a2.1", "{order}");
+        running.drain().await.expect("drains");
+    }
+}
+
 /// Nobody can replay or discard a dead letter that is not there.
 #[tokio::test]
 async fn a_key_that_is_held_up_by_an_event_whose_dead_letter_was_purged_goes_on() {

@@ -231,6 +231,126 @@ async fn a_change_of_subjects_is_told_with_the_command_to_go_back() {
     assert!(notes.iter().any(|note| note.contains(told) && note.contains("tidemill rewind h --to 7")), "{notes:?}");
 }
 
+/// Whoever pulls moves the durable on under the subjects that it has at that moment.
+#[tokio::test]
+async fn a_change_of_subjects_skips_nothing_while_somebody_pulls() {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    let nats = connected(&world).await;
+    assert_eq!(durable::ensure(&nats, &spec(&["in.typo"])).await.expect("made"), [""; 0]);
+    let sequences = Arc::<std::sync::Mutex<Vec<u64>>>::default();
+    let (url, taken) = (world.server.url.clone(), Arc::clone(&sequences));
+    let consumer_task = tokio::spawn(async move {
+        let context = async_nats::jetstream::new(async_nats::connect(url).await.expect("a connection"));
+        loop {
+            let Ok(stream) = context.get_stream_no_info("IN").await else { continue };
+            let Ok(consumer) = stream.get_consumer::<pull::Config>("tidemill-h").await else { continue };
+            let Ok(mut batch) = consumer.fetch().max_messages(100).expires(Duration::from_secs(1)).messages().await
+            else {
+                continue;
+            };
+            while let Some(Ok(message)) = batch.next().await {
+                message.double_ack().await.expect("acknowledged");
+                let sequence = message.info().expect("a place").stream_sequence;
+                taken.lock().expect("not poisoned").push(sequence);
+            }
+        }
+    });
+    for round in 1..=5_u64 {
+        until_pulled(&world, "IN", "tidemill-h").await;
+        let filter = if round % 2 == 1 { "in.a" } else { "in.b" };
+        publish(&world, filter, 6).await;
+        durable::ensure(&nats, &spec(&[filter])).await.expect("corrected");
+        let wanted: Vec<u64> = (1..=round * 6).collect();
+        eventually("all are handled", || async {
+            (sequences.lock().expect("not poisoned").len() >= wanted.len()).then_some(())
+        })
+        .await;
+        assert_eq!(*sequences.lock().expect("not poisoned"), wanted);
+    }
+    consumer_task.abort();
+}
+
+#[tokio::test]
+async fn a_change_of_subjects_that_was_cut_off_is_completed() {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    let nats = connected(&world).await;
+    if nats.features.api_level < 4 {
+        return;
+    }
+    publish(&world, "in.a", 3).await;
+    assert_eq!(durable::ensure(&nats, &spec(&["in.b"])).await.expect("made"), [""; 0]);
+    publish(&world, "in.b", 1).await;
+    assert_eq!(take(&world, 5, 1).await, [4]);
+    // Its subjects are the new ones, and it was not set back.
+    let mut config = info(&world, "IN", "tidemill-h").await.expect("the consumer").config;
+    config.filter_subject = "in.>".into();
+    config.metadata.insert("tidemill.goes_on".into(), "2".into());
+    let stream = world.context.get_stream_no_info("IN").await.expect("the stream");
+    stream.update_consumer(config).await.expect("as it was cut off");
+    let notes = durable::ensure(&nats, &spec(&["in.>"])).await.expect("completed");
+    assert!(notes.iter().any(|note| note.contains("goes on with sequence 2")), "{notes:?}");
+    assert_eq!(take(&world, 5, 3).await, [2, 3, 4]);
+    assert_eq!(durable::ensure(&nats, &spec(&["in.>"])).await.expect("done"), [""; 0]);
+    assert_eq!(take(&world, 5, 0).await, [0; 0]);
+}
+
+/// What waits in a stream of ours was not handled.
+#[tokio::test]
+async fn a_consumer_of_retries_that_selected_something_else_goes_through_all_of_them() {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\n\
+                    retry = { max_attempts = 2, initial = '300ms', jitter = 0.0, in_memory = '0s' }\n";
+    let script = |event: &tidemill_policy::event::Event| match event.attempt.get() {
+        1 => crate::support::retry("not yet"),
+        _ => completed(&[]),
+    };
+    let running = world.run(manifest, script).ready().await;
+    let stream = world.context.get_stream_no_info("TIDEMILL_RETRY").await.expect("the stream");
+    let mut edited = info(&world, "TIDEMILL_RETRY", "tidemill-h-retry").await.expect("the consumer").config;
+    (edited.filter_subject, edited.filter_subjects) = ("tidemill.retry.due.zzz".into(), Vec::new());
+    stream.update_consumer(edited).await.expect("edited");
+    publish(&world, "in.a", 5).await;
+    running.wait_for_calls(5).await;
+    eventually("the retries are due and stay", || async {
+        let info = info(&world, "TIDEMILL_RETRY", "tidemill-h-retry").await?;
+        let stream = world.context.get_stream("TIDEMILL_RETRY").await.ok()?;
+        (stream.cached_info().state.messages == 5 && info.num_pending == 0).then_some(())
+    })
+    .await;
+    running.drain().await.expect("drains");
+    let running = world.run(manifest, script).ready().await;
+    running.wait_for_calls(5).await;
+    running.drain().await.expect("drains");
+}
+
+#[tokio::test]
+async fn an_event_whose_payload_the_server_leaves_out_is_not_run_without_it() {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\nack_wait = '2s'\nlimits = { timeout = '1s' }\n";
+    let running = world.run(manifest, |_| completed(&[])).ready().await;
+    publish(&world, "in.x", 1).await;
+    running.wait_for_calls(1).await;
+    let stream = world.context.get_stream_no_info("IN").await.expect("the stream");
+    let mut edited = info(&world, "IN", "tidemill-h").await.expect("the consumer").config;
+    edited.headers_only = true;
+    stream.update_consumer(edited).await.expect("edited");
+    for n in 0..20 {
+        world.publish("in.x", &[], format!("payload {n}")).await;
+    }
+    // A producer may say the same of a payload that is empty.
+    world.publish("in.x", &[("Nats-Msg-Size", "7")], "").await;
+    let seen = running.wait_for_calls(22).await;
+    world.wait_until_settled("IN", "tidemill-h").await;
+    assert_eq!(running.seen().len(), 22);
+    assert_eq!(seen.iter().filter(|event| event.payload.is_empty()).count(), 1, "{seen:?}");
+    assert!(!info(&world, "IN", "tidemill-h").await.expect("the consumer").config.headers_only);
+    running.drain().await.expect("drains");
+}
+
 /// What a work queue still has was not handled, wherever it is.
 #[tokio::test]
 async fn a_work_queue_is_gone_through_from_its_beginning_when_subjects_change() {
@@ -493,6 +613,23 @@ async fn the_bucket_of_markers_keeps_them_for_as_long_as_they_are_needed() {
     assert!(now.max_age.is_zero() || now.max_age >= Duration::from_hours(30 * 24), "{:?}", now.max_age);
     assert!(now.max_messages_per_subject == 1 && now.allow_direct);
     assert_eq!(now.discard, async_nats::jetstream::stream::DiscardPolicy::New);
+    running.drain().await.expect("drains");
+}
+
+/// No server lets a stream with schedules refuse what does not fit.
+#[tokio::test]
+async fn limits_on_the_stream_of_retries_are_lifted() {
+    let world = World::start().await;
+    world.stream("IN", &["in.>"]).await;
+    let manifest = "[handler.h]\nsubject = 'in.>'\nstream = 'IN'\n";
+    world.run(manifest, |_| completed(&[])).ready().await.drain().await.expect("drains");
+    let mut edited = world.context.get_stream("TIDEMILL_RETRY").await.expect("ours").cached_info().config.clone();
+    (edited.max_messages, edited.max_bytes) = (1_000, 1_000_000);
+    world.context.update_stream(edited).await.expect("edited");
+    let running = world.run(manifest, |_| completed(&[])).ready().await;
+    let now = world.context.get_stream("TIDEMILL_RETRY").await.expect("ours").cached_info().config.clone();
+    let refuses = now.discard == async_nats::jetstream::stream::DiscardPolicy::New;
+    assert!(refuses || now.max_messages < 1 && now.max_bytes < 1, "{now:?}");
     running.drain().await.expect("drains");
 }
 

@@ -103,6 +103,21 @@ impl World {
         World { server, client, context, folder }
     }
 
+    /// Stops or kills the server, and starts it again at its port; waits until `running` has noticed both.
+    pub(crate) async fn restarted(self, is_killed: bool, running: &Running) -> World {
+        let World { server, folder, .. } = self;
+        let port = server.url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        if is_killed {
+            server.kill().await;
+        } else {
+            server.stop().await;
+        }
+        eventually("the loss is noticed", || async { (!running.status.is_ready()).then_some(()) }).await;
+        let world = World::in_folder_at(folder, Some(port), "").await;
+        eventually("the instance is ready again", || async { running.status.is_ready().then_some(()) }).await;
+        world
+    }
+
     pub(crate) async fn stream(&self, name: &str, subjects: &[&str]) {
         self.context.create_stream(World::config(name, subjects)).await.expect("a stream");
     }

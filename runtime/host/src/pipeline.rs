@@ -199,6 +199,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             retried_in_memory: 0,
             latest: None,
             slot: None,
+            is_repeating: false,
         });
         Taken { work, receipt: delivery.receipt }
     }
@@ -212,7 +213,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     async fn pass(&self, work: &mut Work) -> Step {
         match self.recall(work).await {
             None => return Step::release(),
-            Some(Standing::Superseded) if !Box::pin(self.unpark(work)).await => return Step::release(),
+            Some(Standing::Superseded) if !work.memory.is_dead() && !Box::pin(self.unpark(work)).await => {
+                return Step::release();
+            }
             Some(Standing::Superseded) => return Step::Settle(Settlement::Ack, What::Duplicate),
             Some(Standing::Claimed | Standing::Elsewhere(_) | Standing::Buried(_)) => {
                 return Box::pin(self.wait_for_other(work)).await;
@@ -489,7 +492,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
     fn warn_of_repeats(&self, work: &Work, published: &Published) {
         let arrival = &work.arrival;
         let is_first = arrival.is_first_delivery() && arrival.attempt.is_first() && arrival.source != Source::Retry;
-        if is_first && self.handler.dedup.is_none() {
+        if is_first && self.handler.dedup.is_none() && !work.is_repeating {
             tracing::warn!(
                 handler = %self.handler.name, stream = %published.last.stream, event = arrival.id(),
                 "outputs of an event that was delivered for the first time are stored already: the server was killed \

@@ -121,7 +121,8 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> Done {
     let file = start(global)?;
     check(&file, &arguments.action)?;
     let mut session = Session::open(global, file, "dlq").await?;
-    if session.file.manifest.handlers.values().any(tidemill_policy::manifest::Handler::parks) {
+    let parks = session.file.manifest.handlers.values().any(tidemill_policy::manifest::Handler::parks);
+    if parks || matches!(arguments.action, Action::Replay { .. }) {
         let prefix = session.prefix().to_owned();
         session.nats.look_at_own(&prefix).await?;
     }
@@ -220,20 +221,32 @@ async fn replay(global: &Global, session: &Session, selection: &Selection, keep:
         return Err(failure(&OperateError::NoRetryStream(name), 0, ""));
     }
     let shelves = letters::shelves(&places);
-    let mut changed = Vec::new();
+    let (mut changed, mut damaged) = (Vec::new(), Vec::new());
     for entry in entries {
         let shelf = shelf_of(&shelves, &entry)?;
         let replayed = letters::replay(shelf, &session.file.manifest, &entry, keep).await;
-        let result = match replayed.map_err(|error| failure(&error, changed.len(), "were replayed"))? {
-            Replayed::Sent if keep => Change::ReplayedAndKept,
-            Replayed::Sent => Change::Replayed,
-            Replayed::Repeated => Change::ReplayedBefore,
-            Replayed::Gone => Change::Gone,
+        let result = match replayed {
+            Ok(Replayed::Sent) if keep => Change::ReplayedAndKept,
+            Ok(Replayed::Sent) => Change::Replayed,
+            Ok(Replayed::Repeated) => Change::ReplayedBefore,
+            Ok(Replayed::Gone) => Change::Gone,
+            // Those behind it are none the worse for it.
+            Err(error @ OperateError::Unreplayable { .. }) => {
+                damaged.push(error);
+                continue;
+            }
+            Err(error) => return Err(failure(&error, changed.len(), "were replayed")),
         };
         changed.push(Changed::of(entry, result));
     }
-    global.out().show(&changed, || Changed::text(&changed));
-    Ok(())
+    let Some((last, others)) = damaged.split_last() else {
+        global.out().show(&changed, || Changed::text(&changed));
+        return Ok(());
+    };
+    for error in others {
+        tracing::error!("{error}");
+    }
+    Err(failure(last, changed.len(), "were replayed"))
 }
 
 async fn discard(global: &Global, session: &Session, selection: &Selection) -> Done {
@@ -286,7 +299,7 @@ impl Changed {
             let what = match one.result {
                 Change::Replayed => "is attempted again",
                 Change::ReplayedAndKept => "is attempted again; its dead letter is kept",
-                Change::ReplayedBefore => "was replayed some minutes ago already, and is not run once more",
+                Change::ReplayedBefore => "was replayed before, and is on its way or handled; it is not run once more",
                 Change::Discarded => "was discarded",
                 Change::Gone => "was gone already",
             };

@@ -71,7 +71,7 @@ pub(super) fn failure(error: &OperateError, done: usize, what: &str) -> Failure 
         OperateError::Publish(fault) => publish::remedy(fault),
         error => error.to_string(),
     };
-    let before = if done == 0 { String::new() } else { format!(" ({done} {what} before)") };
+    let before = if done == 0 { String::new() } else { format!(" ({done} others {what})") };
     Failure::Failed(anyhow!("{text}{before}"))
 }
 

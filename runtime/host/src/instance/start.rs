@@ -1,6 +1,7 @@
 //! What must be there before a handler can start: a connection, streams, consumers. A server that does not answer is
 //! asked again until it does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{START, StartError, specs};
+use crate::broker::Source;
 use crate::broker::nats::connect::{self, Target};
 use crate::broker::nats::consume::Spec;
 use crate::broker::nats::streams::{self, InputStream, StreamError};
@@ -97,6 +99,13 @@ pub(super) async fn ensure_consumers(
     stop: &CancellationToken,
 ) -> Result<Vec<String>, StartError> {
     let mut made = Vec::new();
+    let durables = consumers.iter().flat_map(|(handler, specs)| {
+        let durables = specs.iter().filter(|spec| !spec.broadcast && !matches!(spec.source, Source::Partition { .. }));
+        durables.map(|spec| ((handler.clone(), spec.stream.clone()), spec.name.clone()))
+    });
+    let mut known = BTreeMap::clone(&nats.durables.load());
+    known.extend(durables);
+    nats.durables.store(Arc::new(known));
     for (handler, specs) in consumers {
         made.extend(specs.iter().map(|spec| ensure_consumer(nats, spec, handler, status, stop)));
     }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use tidemill_policy::arrival::Arrival;
 use tidemill_policy::arrival::Message;
 use tidemill_policy::decode::decode;
+use tidemill_policy::headers;
 use tidemill_policy::manifest::{Handler, Manifest};
-use tidemill_policy::marker::{self, Marker};
+use tidemill_policy::marker::{self, Marker, Stored};
 use tidemill_policy::order;
 use tidemill_policy::publication::Case;
 use tidemill_policy::replay::{self, Letter};
@@ -16,8 +17,9 @@ use super::{OperateError, event_id, retries};
 use crate::broker::nats::ask::{AskError, ask};
 use crate::broker::nats::shelf::{Found, Kept, Reads, Shelf};
 use crate::broker::nats::streams::dead_letter_stream;
-use crate::broker::nats::{Nats, publish};
+use crate::broker::nats::{Nats, carriers, markers, publish};
 use crate::broker::{Broker, MarkerError};
+use crate::clock::Clock;
 
 /// Subjects of dead letters and the stream that keeps them.
 #[derive(Debug)]
@@ -52,7 +54,7 @@ pub struct Entry {
 pub enum Replayed {
     /// The event is attempted again.
     Sent,
-    /// That was done some minutes ago already; it is not run once more.
+    /// That was done before, and the event is on its way or handled; it is not run once more.
     Repeated,
     /// The dead letter is gone.
     Gone,
@@ -178,13 +180,81 @@ pub async fn replay(
 ) -> Result<Replayed, OperateError> {
     let Some(Kept { message, position }) = shelf.at(entry.sequence).await? else { return Ok(Replayed::Gone) };
     let handler = manifest.handlers.get(&entry.handler);
-    let again = replay::replay(&message, &position, &manifest.nats.prefix, &entry.handler, handler)
+    let letter = replay::letter(message.clone(), position.clone()).arrival;
+    let earlier = earlier(shelf.nats, entry, handler, &letter).await?;
+    let runs = match earlier {
+        Earlier::None { runs } => runs,
+        Earlier::Handled | Earlier::OnItsWay => {
+            if !keep {
+                retries::delete(shelf, entry.sequence).await?;
+            }
+            return Ok(Replayed::Repeated);
+        }
+    };
+    let mut again = replay::replay(&message, &position, &manifest.nats.prefix, &entry.handler, handler, runs)
         .map_err(|why| OperateError::Unreplayable { stream: entry.stream.clone(), sequence: entry.sequence, why })?;
-    let (_, _, repeated) = publish::publish_one(shelf.nats, &again).await?;
+    let (_, _, mut repeated) = publish::publish_one(shelf.nats, &again).await?;
+    if repeated && !is_on_its_way(shelf.nats, entry, &letter).await? {
+        // It was sent on its way before, and dropped there. The stream would not take it a second time under its id.
+        for (name, id) in &mut again.headers {
+            if name == headers::MSG_ID {
+                *id = format!("{id}.{}", Clock::System.now_ms());
+            }
+        }
+        (_, _, repeated) = publish::publish_one(shelf.nats, &again).await?;
+    }
     if !keep {
         retries::delete(shelf, entry.sequence).await?;
     }
     Ok(if repeated { Replayed::Repeated } else { Replayed::Sent })
+}
+
+/// What has become of earlier replays of a dead letter that was kept.
+enum Earlier {
+    /// There is none, or it has come to nothing or to another dead letter; the latest run that is known.
+    None {
+        /// How often the event was replayed.
+        runs: u32,
+    },
+    /// The event was handled since.
+    Handled,
+    /// One is on its way.
+    OnItsWay,
+}
+
+/// Looks for the event's retry, then for its marker: a run that ends in between has left it.
+async fn earlier(
+    nats: &Nats,
+    entry: &Entry,
+    handler: Option<&Handler>,
+    letter: &Arrival,
+) -> Result<Earlier, OperateError> {
+    let Some(token) = letter.carried.as_ref().and_then(|carried| carried.token.as_ref()) else {
+        return Ok(Earlier::None { runs: 0 });
+    };
+    if is_on_its_way(nats, entry, letter).await? {
+        return Ok(Earlier::OnItsWay);
+    }
+    let marker = match markers::recall_as_operator(nats, token.as_str()).await {
+        Ok(marker) => marker.filter(|marker| marker.run().is_some_and(|run| run > letter.epoch)),
+        Err(AskError::Denied { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let is_queued_elsewhere = handler.is_some_and(|handler| handler.partitions().is_some());
+    Ok(match marker {
+        Some(Marker::Done { .. }) => Earlier::Handled,
+        Some(Marker::Open(_)) if is_queued_elsewhere => Earlier::OnItsWay,
+        marker => Earlier::None { runs: marker.and_then(|marker| marker.run()).unwrap_or(0) },
+    })
+}
+
+/// Whether the event's retry is there; where we may not look, whatever is not known to be there is not.
+async fn is_on_its_way(nats: &Nats, entry: &Entry, letter: &Arrival) -> Result<bool, OperateError> {
+    let Some(token) = letter.carried.as_ref().and_then(|carried| carried.token.as_ref()) else { return Ok(true) };
+    match carriers::has_retry(nats, &entry.handler, token).await {
+        Err(AskError::Denied { .. }) => Ok(false),
+        answer => Ok(answer?),
+    }
 }
 
 /// Deletes a dead letter for good, and lets the key go on that its event may have held up. Returns whether it was still
@@ -196,14 +266,15 @@ pub async fn discard(shelf: &Shelf<'_>, manifest: &Manifest, entry: &Entry) -> R
     let kept = shelf.at(entry.sequence).await?;
     let was_there = shelf.delete(entry.sequence).await?;
     if let (Some(kept), Some(handler)) = (kept, manifest.handlers.get(&entry.handler)) {
+        let discarded = Stored { stream: entry.stream.clone(), sequence: entry.sequence };
         let arrival = replay::letter(kept.message, kept.position).arrival;
-        unpark(shelf.nats, handler, &arrival).await?;
+        unpark(shelf.nats, handler, &arrival, &discarded).await?;
     }
     Ok(was_there)
 }
 
-/// Lets the key of an event go on, if that event holds it up.
-async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival) -> Result<(), OperateError> {
+/// Lets the key of an event go on, if that event holds it up with this dead letter.
+async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival, letter: &Stored) -> Result<(), OperateError> {
     let Some(order) = handler.key_order().filter(|_| handler.parks()) else { return Ok(()) };
     let event = decode(arrival, handler).ok();
     // Where there is no telling the key, nothing was held up.
@@ -212,7 +283,7 @@ async fn unpark(nats: &Nats, handler: &Handler, arrival: &Arrival) -> Result<(),
     let case = Case { handler, arrival, event: event.as_ref() };
     loop {
         let recalled = nats.recall(&name).await?;
-        if !matches!(&recalled.marker, Some(Marker::Parked(holder)) if holder.is(case)) {
+        if !matches!(&recalled.marker, Some(Marker::Parked(holder)) if holder.is(case) && holder.is_held_by(letter)) {
             return Ok(());
         }
         let lifetime = marker::lifetime(handler, &Marker::Released, 0);

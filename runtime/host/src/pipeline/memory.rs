@@ -34,6 +34,8 @@ pub(super) struct Memory {
     look: Look,
     /// Whether a marker was written or seen.
     exists: bool,
+    /// Whether the event was given up on, when it was looked up.
+    is_dead: bool,
     /// Whether it is recorded that an attempt has begun, and not how it ended.
     has_begun: bool,
     /// Keeps it known that the event is ours, where it is claimed.
@@ -84,6 +86,11 @@ impl Memory {
         if handler.dedup.is_some() {
             self.look = Look::Again;
         }
+    }
+
+    /// Whether the event was given up on, when it was looked up.
+    pub(super) fn is_dead(&self) -> bool {
+        self.is_dead
     }
 
     /// Whether it is recorded that an attempt has begun, and not how it ended.
@@ -144,6 +151,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         let is_fresh = work.memory.look == Look::First && work.sure_since.elapsed() < self.sure_for();
         work.memory.look = Look::Done;
         work.memory.is_at(recalled.revision, recalled.marker.is_some());
+        work.memory.is_dead = matches!(recalled.marker, Some(Marker::Dead { .. }));
         let is_abandoned = work.memory.is_unchanged(recalled.revision, marker::patience(&self.handler));
         let asker = Asker { instance: &self.instance, is_fresh, is_abandoned, now_ms: self.clock.now_ms() };
         let standing = marker::stand(&self.handler, &mut work.arrival, recalled.marker, &asker);
@@ -278,6 +286,8 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             // Somebody may discard its dead letter, and send it again.
             Some(_) if matches!(marker, Marker::Dead { .. }) => None,
             Some(dedup) => Some(dedup.window),
+            // It holds its key up until it has come back with success.
+            None if self.handler.parks() && matches!(marker, Marker::Dead { .. }) => None,
             None => self.handler.key_order().map(|_| ORDERED_KNOWN),
         };
         let written = if is_kept { Box::pin(self.write(work, marker)).await } else { Remembered::Stored };
@@ -378,7 +388,9 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         }
         let legacy = marker::legacy_key(&self.handler, &work.arrival, work.event.as_deref().ok());
         let before = self.look_up(&legacy).await?;
-        Some(Recalled { marker: before.marker, revision: 0 })
+        // There, each run of an event had a marker of its own.
+        let marker = before.marker.map(|marker| marker.of_run(work.arrival.epoch));
+        Some(Recalled { marker, revision: 0 })
     }
 
     /// What tells one run of an event from others: it may have been replayed.

@@ -64,6 +64,7 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
         loop {
             match self.try_outputs(work, batch).await {
                 Err(Unstored::Fault(fault @ PublishError::Unavailable { .. })) => {
+                    work.is_repeating = true;
                     tracing::debug!(handler = %self.handler.name, %fault, "holding on to an event");
                     if !Box::pin(self.hold(&mut delay)).await {
                         return Err(Unstored::Unreachable);

@@ -32,6 +32,8 @@ pub(super) struct Work {
     pub(super) retried_in_memory: u32,
     /// The right to run; given up while there is something to wait for.
     pub(super) slot: Option<Slot>,
+    /// Whether its outputs were sent without an answer, so that they may be stored already.
+    pub(super) is_repeating: bool,
 }
 
 impl Work {

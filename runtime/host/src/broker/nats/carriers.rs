@@ -1,6 +1,7 @@
 //! Whether something still has an event: the message that was worked on, its retry, its dead letter. Asked where another
 //! message of the event has arrived, which is rare; each question is one look-up by the JSON API.
 
+use async_nats::jetstream::consumer::Info;
 use futures::future::join_all;
 use serde_json::json;
 use tidemill_policy::arrival::place_of;
@@ -10,7 +11,7 @@ use tidemill_policy::publication::{retry_due_subject, retry_schedule_subject};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::ask::{self, AskError, Kept, found};
+use super::ask::{self, AskError, Kept, ask, found};
 use super::{Nats, streams};
 use crate::broker::MarkerError;
 
@@ -43,32 +44,55 @@ pub(super) async fn carries(
 async fn is_there(nats: &Nats, handler: &str, token: &Token, carrier: &Carrier) -> Result<bool, AskError> {
     match carrier {
         Carrier::Message(name) => match place_of(name) {
-            Some(place) => is_stored(nats, &place).await,
-            None => Ok(false),
+            Some(place) if is_stream_name(&place.stream) => {
+                Ok(is_stored(nats, &place).await? && is_to_come(nats, handler, &place).await?)
+            }
+            _ => Ok(false),
         },
+        Carrier::Letter(Stored { stream, .. }) if !is_stream_name(stream) => Ok(false),
         Carrier::Letter(Stored { stream, sequence }) => {
             let kept = found(ask::message(nats, stream, &json!({ "seq": sequence })).await)?;
             Ok(kept.is_some_and(|kept| is_of(&kept, token)))
         }
-        Carrier::Retry => {
-            let prefix = nats.prefix();
-            let subjects =
-                [retry_schedule_subject(prefix, handler, token), retry_due_subject(prefix, handler, Some(token))];
-            let stream = streams::retry_stream(prefix);
-            for subject in subjects {
-                if found(ask::message(nats, &stream, &json!({ "last_by_subj": subject })).await)?.is_some() {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+        Carrier::Retry => has_retry(nats, handler, token).await,
+    }
+}
+
+/// Whether an event's retry waits or is due.
+///
+/// # Errors
+/// Where the server denies, refuses or does not answer.
+pub async fn has_retry(nats: &Nats, handler: &str, token: &Token) -> Result<bool, AskError> {
+    let prefix = nats.prefix();
+    let subjects = [retry_schedule_subject(prefix, handler, token), retry_due_subject(prefix, handler, Some(token))];
+    let stream = streams::retry_stream(prefix);
+    for subject in subjects {
+        if found(ask::message(nats, &stream, &json!({ "last_by_subj": subject })).await)?.is_some() {
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 /// Whether the very message is still in its stream. One that was made anew may have another one there.
 async fn is_stored(nats: &Nats, place: &Place) -> Result<bool, AskError> {
     let kept = found(ask::message(nats, &place.stream, &json!({ "seq": place.sequence })).await)?;
     Ok(kept.is_some_and(|kept| stored_ms(&kept) == Some(place.stored_ms)))
+}
+
+/// Whether the handler's consumer may still deliver a message that is stored: it has not passed it. A handler may have been
+/// told to go on elsewhere, or may select something else by now.
+async fn is_to_come(nats: &Nats, handler: &str, place: &Place) -> Result<bool, AskError> {
+    let durable = nats.durables.load().get(&(handler.to_owned(), place.stream.clone())).cloned();
+    let Some(durable) = durable else { return Ok(true) };
+    let path = format!("CONSUMER.INFO.{}.{durable}", place.stream);
+    let info = found(ask::<Info>(nats, &path, &serde_json::Value::Null).await)?;
+    Ok(info.is_none_or(|info| info.ack_floor.stream_sequence < place.sequence))
+}
+
+/// Whether a stream can have this name; a record in a bucket may say anything.
+fn is_stream_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "./\\*>".contains(c))
 }
 
 /// Whether a message says that it is about the event with this token.

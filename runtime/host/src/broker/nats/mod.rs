@@ -31,7 +31,7 @@
 
 pub mod ask;
 pub mod batch;
-mod carriers;
+pub mod carriers;
 mod confirm;
 pub mod connect;
 pub mod consume;
@@ -62,6 +62,7 @@ pub mod streams;
 mod surety;
 pub mod wire;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
@@ -125,6 +126,8 @@ pub struct Nats {
     batches: tokio::sync::Semaphore,
     /// The first part of the names of our own streams and subjects, once they are made.
     prefix: String,
+    /// The consumers, by handler and stream.
+    pub(crate) durables: ArcSwap<BTreeMap<(String, String), String>>,
     /// Since when markers have their present names, see [`markers::named_since_ms`].
     named_since_ms: u64,
     /// The bucket of markers.
@@ -172,6 +175,7 @@ impl Nats {
             in_hand: Arc::default(),
             batches: tokio::sync::Semaphore::new(batch::OPEN_MAX),
             prefix: String::new(),
+            durables: ArcSwap::default(),
             named_since_ms: 0,
             bucket: String::new(),
             bucket_is_replicated: false,

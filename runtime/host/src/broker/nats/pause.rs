@@ -44,6 +44,7 @@ impl Nats {
     /// Where JetStream is not enabled, or does not answer.
     pub async fn look_at_own(&mut self, prefix: &str) -> Result<(), streams::StreamError> {
         let api = streams::api(self).await?;
+        prefix.clone_into(&mut self.prefix);
         self.bucket = super::markers::bucket(prefix);
         self.features.api_level = api.level;
         self.features.message_ttl = api.level >= streams::MESSAGE_TTL_API_LEVEL;
