@@ -203,11 +203,14 @@ async fn keys_stay_in_order_when_an_instance_or_a_leader_is_killed() {
 async fn queue_is_for_one_instance_and_broadcast_for_all_of_them() {
     const COUNT: usize = 400;
     let mut cluster = Cluster::start().await;
+    // Claims are from 2.11 on.
+    let client = async_nats::connect(cluster.urls()).await.expect("a connection");
+    let claims = client.server_info().version.as_str() >= "2.11";
     let manifest = format!(
         "{}[defaults]\nallow.publish = ['out.>']\nack_wait = '2s'\nlimits.timeout = '1s'\n\
          [handler.all]\nsubject = 'in.all'\nstream = 'IN'\nmode = 'broadcast'\n\
          [handler.one]\nsubject = 'in.one'\nstream = 'IN'\n\
-         [handler.claimed]\nsubject = 'in.claimed'\nstream = 'IN'\ndedup = {{ key = 'id', claim = true }}\n",
+         [handler.claimed]\nsubject = 'in.claimed'\nstream = 'IN'\ndedup = {{ key = 'id', claim = {claims} }}\n",
         cluster.table()
     );
     let script = |event: &Event| match event.subject.as_str() {

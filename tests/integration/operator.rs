@@ -262,6 +262,30 @@ async fn a_dead_letter_that_is_replayed_twice_is_run_once() {
     assert_eq!(office.running.seen().len(), 2);
 }
 
+/// The retry that a dead letter came from is there until its acknowledgement arrives, which may take as long as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_retry_that_ended_in_a_dead_letter_is_not_taken_for_its_replay() {
+    let office = Office::open(PATIENT, |_| retry("no")).await;
+    office.publish("e1").await;
+    for _ in 1..3 {
+        office.wait_for_retries(1).await;
+        office.run("retry now h --all").succeeds();
+    }
+    let letters = office.wait_for_letters(1).await;
+    office.wait_until_quiet().await;
+    // As if the last retry were not acknowledged yet.
+    let Office { world, desk, running } = office;
+    running.drain().await.expect("drains");
+    let letter = world.messages("TIDEMILL_DEADLETTER").await.remove(0);
+    let subject = format!("tidemill.retry.due.h.{}", letter.headers["Tidemill-Identity"]);
+    let names = ["Tidemill-Identity", "Tidemill-Event-Id", "Tidemill-Handler", "Tidemill-Errors"];
+    let headers: Vec<_> = names.iter().map(|name| (*name, letter.headers[*name].as_str())).collect();
+    world.publish(&subject, &headers, "payload").await;
+    let sequence = letters[0]["sequence"].to_string();
+    let result = desk.run(&["dlq", "replay", &sequence, "--output", "json"]).succeeds().json();
+    assert_eq!(result[0]["result"], "replayed");
+}
+
 /// A kept letter is the event's last trace: what was sent on its way from it may have been dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_dead_letter_whose_replay_was_dropped_is_run_when_it_is_replayed_again() {

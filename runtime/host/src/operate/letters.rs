@@ -14,10 +14,10 @@ use tidemill_policy::replay::{self, Letter};
 use tidemill_policy::subject;
 
 use super::{OperateError, event_id, retries};
-use crate::broker::nats::ask::{AskError, ask};
+use crate::broker::nats::ask::{self, AskError, ask};
 use crate::broker::nats::shelf::{Found, Kept, Reads, Shelf};
 use crate::broker::nats::streams::dead_letter_stream;
-use crate::broker::nats::{Nats, carriers, markers, publish};
+use crate::broker::nats::{Nats, carriers, markers, publish, quarantine};
 use crate::broker::{Broker, MarkerError};
 use crate::clock::Clock;
 
@@ -248,13 +248,21 @@ async fn earlier(
     })
 }
 
-/// Whether the event's retry is there; where we may not look, whatever is not known to be there is not.
+/// Whether a replay of the letter is there; where we may not look, whatever is not known to be there is not. The retry that
+/// ended in the letter may be there too, until it is acknowledged.
 async fn is_on_its_way(nats: &Nats, entry: &Entry, letter: &Arrival) -> Result<bool, OperateError> {
     let Some(token) = letter.carried.as_ref().and_then(|carried| carried.token.as_ref()) else { return Ok(true) };
-    match carriers::has_retry(nats, &entry.handler, token).await {
+    match carriers::retries(nats, &entry.handler, token).await {
         Err(AskError::Denied { .. }) => Ok(false),
-        answer => Ok(answer?),
+        retries => Ok(retries?.iter().any(|retry| run_of(retry).is_some_and(|run| run > letter.epoch))),
     }
+}
+
+/// Which run of its event a retry is of; nothing where it does not say so, and nobody knows what it is.
+fn run_of(retry: &ask::Kept) -> Option<u32> {
+    let raw = data_encoding::BASE64.decode(retry.hdrs.as_bytes()).ok()?;
+    let block = quarantine::read(&raw).ok()?;
+    headers::get(&block.headers, headers::REPLAY).map_or(Some(0), |count| count.parse().ok())
 }
 
 /// Deletes a dead letter for good, and lets the key go on that its event may have held up. Returns whether it was still

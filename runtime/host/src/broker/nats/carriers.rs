@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::ask::{self, AskError, Kept, ask, found};
-use super::{Nats, streams};
+use super::{Nats, position, streams};
 use crate::broker::MarkerError;
 
 /// Whether one of `carriers` is still there. What we may not look at is taken for being there.
@@ -54,24 +54,24 @@ async fn is_there(nats: &Nats, handler: &str, token: &Token, carrier: &Carrier) 
             let kept = found(ask::message(nats, stream, &json!({ "seq": sequence })).await)?;
             Ok(kept.is_some_and(|kept| is_of(&kept, token)))
         }
-        Carrier::Retry => has_retry(nats, handler, token).await,
+        Carrier::Retry => Ok(!retries(nats, handler, token).await?.is_empty()),
     }
 }
 
-/// Whether an event's retry waits or is due.
+/// The retry of an event that waits, and the one that is due.
 ///
 /// # Errors
 /// Where the server denies, refuses or does not answer.
-pub async fn has_retry(nats: &Nats, handler: &str, token: &Token) -> Result<bool, AskError> {
+pub async fn retries(nats: &Nats, handler: &str, token: &Token) -> Result<Vec<Kept>, AskError> {
     let prefix = nats.prefix();
     let subjects = [retry_schedule_subject(prefix, handler, token), retry_due_subject(prefix, handler, Some(token))];
     let stream = streams::retry_stream(prefix);
+    let mut all = Vec::new();
+    // In this order: one that falls due in between is found all the same.
     for subject in subjects {
-        if found(ask::message(nats, &stream, &json!({ "last_by_subj": subject })).await)?.is_some() {
-            return Ok(true);
-        }
+        all.extend(found(ask::message(nats, &stream, &json!({ "last_by_subj": subject })).await)?);
     }
-    Ok(false)
+    Ok(all)
 }
 
 /// Whether the very message is still in its stream. One that was made anew may have another one there.
@@ -87,7 +87,8 @@ async fn is_to_come(nats: &Nats, handler: &str, place: &Place) -> Result<bool, A
     let Some(durable) = durable else { return Ok(true) };
     let path = format!("CONSUMER.INFO.{}.{durable}", place.stream);
     let info = found(ask::<Info>(nats, &path, &serde_json::Value::Null).await)?;
-    Ok(info.is_none_or(|info| info.ack_floor.stream_sequence < place.sequence))
+    // What is in flight may be above what was delivered last.
+    Ok(info.is_none_or(|info| position::floor(&info, 0) < place.sequence))
 }
 
 /// Whether a stream can have this name; a record in a bucket may say anything.
