@@ -678,4 +678,12 @@ async fn what_was_to_go_on_somewhere_does_so_if_its_maker_died() {
     let config = info(&world, "IN", "tidemill-h").await.expect("the consumer").config;
     assert_eq!(config.deliver_policy, DeliverPolicy::ByStartSequence { start_sequence: 3 });
     running.drain().await.expect("drains");
+    // Nobody can have meant a place behind all that is stored.
+    let kept = "{\"stream\":\"IN\",\"from\":9223372036854775808}";
+    world.publish("$KV.tidemill_done.place.tidemill-h", &[], kept).await;
+    world.context.delete_consumer_from_stream("tidemill-h", "IN").await.expect("deleted");
+    let running = world.run(manifest, |_| completed(&[])).ready().await;
+    publish(&world, "in.x", 1).await;
+    handled(&world, &running, "IN", 1).await;
+    running.drain().await.expect("drains");
 }

@@ -301,7 +301,10 @@ pub(super) async fn kept(nats: &Nats, spec: &Spec) -> Result<Option<u64>, Consum
     let stored = nats.read_record(&key(spec)).await;
     let stored = stored.map_err(|error| durable::failed(spec, error.to_string(), true))?;
     let kept: Option<Kept> = stored.value.and_then(|value| serde_json::from_slice(&value).ok());
-    Ok(kept.filter(|kept| kept.from > 0 && kept.stream == spec.stream).map(|kept| kept.from))
+    let Some(kept) = kept.filter(|kept| kept.from > 0 && kept.stream == spec.stream) else { return Ok(None) };
+    // A record may say anything; behind what is stored it would wait for ever.
+    let last = stream_info(nats, spec).await?.map_or(0, |stream| stream.state.last_sequence);
+    Ok(Some(kept.from.min(last.saturating_add(1))))
 }
 
 /// The first message from a sequence on that one of the filters selects, and none of those before.
