@@ -224,8 +224,10 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             Some(Standing::Failed(error, next)) => return Box::pin(self.follow(work, error, next, None)).await,
             Some(Standing::Due) => {}
         }
-        if let Err(failure) = self.admit(work) {
-            return Box::pin(self.fail(work, Setback::DeadLetter(failure), None)).await;
+        if let Err(failure) = self.admit(work)
+            && let Some(step) = Box::pin(self.refuse(work, failure)).await
+        {
+            return step;
         }
         if self.handler.parks()
             && let Some(step) = Box::pin(self.wait_while_parked(work)).await
@@ -286,6 +288,24 @@ impl<B: Broker, I: Invoker> Pipeline<B, I> {
             }
             Err(failure) => Err(failure.clone()),
         }
+    }
+
+    /// Gives up an event that is not to be run, unless its last attempt had returned: then that is made again.
+    async fn refuse(&self, work: &mut Work, mut failure: Failure) -> Option<Step> {
+        if failure.kind == Kind::Attempts {
+            match self.had_returned(work).await {
+                Ok(false) => {}
+                Ok(true) => {
+                    work.arrival.attempt = Attempt::FIRST.plus(self.handler.retry.max_attempts - 1);
+                    match self.admit(work) {
+                        Ok(()) => return None,
+                        Err(other) => failure = other,
+                    }
+                }
+                Err(_) => return Some(Step::release()),
+            }
+        }
+        Some(Box::pin(self.fail(work, Setback::DeadLetter(failure), None)).await)
     }
 
     /// Stores the outputs, and marks the event as done.

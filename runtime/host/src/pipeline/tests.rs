@@ -696,12 +696,12 @@ async fn atomic_outputs_are_stored_together_or_the_event_is_given_up_without_any
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_whose_atomic_outputs_are_stored_is_not_given_up() {
-    for (outputs, expected) in
-        [("atomic", "record | done | ack"), ("each", "record | tidemill.deadletter.h | dead | term attempts")]
-    {
+async fn an_event_whose_outputs_are_stored_is_not_given_up() {
+    // Where they are not stored together, some may be missing: the attempt is made again.
+    for (outputs, expected, runs) in [("atomic", "record | done | ack", 1), ("each", "begin | out.a | done | ack", 2)] {
         let policy = format!("outputs = {outputs:?}\nretry.max_attempts = 1");
-        let mut scene = scene(&policy, vec![Outcome::Completed(vec![output("out.a")])], vec![unavailable(); 1000]);
+        let completed = Outcome::Completed(vec![output("out.a")]);
+        let mut scene = scene(&policy, vec![completed.clone(), completed], vec![unavailable(); 1000]);
         // The process dies after it has stored the outputs, in the only attempt, before that is confirmed.
         let run = scene.deliver(&[], Source::Input, 2);
         tokio::time::timeout(Duration::from_secs(5), run).await.expect_err("it holds on to the event");
@@ -714,7 +714,7 @@ async fn an_event_whose_atomic_outputs_are_stored_is_not_given_up() {
         scene.pipeline.instance = "i2".into();
         let before = scene.told().len();
         check(&scene.deliver(&[], Source::Input, 3).await[before..], expected);
-        assert_eq!(scene.invocations(), 1);
+        assert_eq!(scene.invocations(), runs);
     }
 }
 
