@@ -318,9 +318,13 @@ async fn send(world: &World, key: &str, number: u64) {
     world.publish(&format!("in.{key}"), &[], task.to_string()).await;
 }
 
+fn is_first_of_a(event: &Event) -> bool {
+    event.payload.as_ref() == br#"{"key":"a","number":1}"#
+}
+
 /// Fails the first attempts at the first event of key a.
 fn stubborn(event: &Event) -> Outcome {
-    let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+    let is_first = is_first_of_a(event);
     if is_first && event.attempt.get() < 3 { retry("not yet") } else { completed(&[]) }
 }
 
@@ -404,7 +408,7 @@ async fn a_replayed_dead_letter_comes_back_to_its_key() {
     for order in [PARTITIONS, QUEUES] {
         let world = World::in_and_out().await;
         let script = |event: &Event| {
-            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            let is_first = is_first_of_a(event);
             if is_first && event.headers.is_empty() {
                 reject("never")
             } else {
@@ -473,7 +477,7 @@ async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
         let is_mended = Arc::new(AtomicBool::new(false));
         let mended = Arc::clone(&is_mended);
         let script = move |event: &Event| {
-            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            let is_first = is_first_of_a(event);
             if is_first && !mended.load(Ordering::SeqCst) { reject("broken") } else { completed(&[]) }
         };
         let running = world.run(&text, script).ready().await;
@@ -492,7 +496,7 @@ async fn a_key_can_be_held_up_behind_an_event_that_was_given_up_on() {
         running.drain().await.expect("drains");
         let mended = Arc::clone(&is_mended);
         let script = move |event: &Event| {
-            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
+            let is_first = is_first_of_a(event);
             if is_first && !mended.load(Ordering::SeqCst) { reject("broken") } else { completed(&[]) }
         };
         let running = world.run(&text, script).ready().await;
@@ -516,10 +520,7 @@ async fn a_key_stays_held_up_when_an_older_dead_letter_is_discarded() {
     for order in [PARTITIONS, QUEUES] {
         let world = World::in_and_out().await;
         let text = manifest(&order.replace(" }", ", on_failure = 'park' }"));
-        let script = move |event: &Event| {
-            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
-            if is_first { reject("broken") } else { completed(&[]) }
-        };
+        let script = |event: &Event| if is_first_of_a(event) { reject("broken") } else { completed(&[]) };
         let running = world.run(&text, script).ready().await;
         let desk = crate::cli::Desk::with(&format!("{text}[nats]\nurl = '{}'\n", world.server.url));
         for (key, number) in [("a", 1), ("a", 2)] {
@@ -545,10 +546,7 @@ async fn a_key_that_is_held_up_by_an_event_whose_dead_letter_was_purged_goes_on(
     for order in [PARTITIONS, QUEUES] {
         let world = World::in_and_out().await;
         let text = manifest(&order.replace(" }", ", on_failure = 'park' }"));
-        let script = move |event: &Event| {
-            let is_first = event.payload.as_ref() == br#"{"key":"a","number":1}"#;
-            if is_first { reject("broken") } else { completed(&[]) }
-        };
+        let script = |event: &Event| if is_first_of_a(event) { reject("broken") } else { completed(&[]) };
         let running = world.run(&text, script).ready().await;
         for (key, number) in [("a", 1), ("a", 2), ("b", 1)] {
             send(&world, key, number).await;

@@ -585,12 +585,12 @@ impl<H: Fn(Delivery<Lease>)> Consumer<'_, H> {
         let nats = self.nats;
         self.find_stream().await?;
         match durable::info(nats, &self.spec).await {
-            // One that waits for sequences that a stream which was set back has yet to give.
-            Ok(Some(info)) if self.seen.is_some_and(|seen| info.delivered.stream_sequence > seen.last) => {
-                durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
-            }
-            // Somebody has the server leave the payloads out.
-            Ok(Some(info)) if info.config.headers_only => {
+            // One that waits for sequences that a stream which was set back has yet to give, or that somebody has leave the
+            // payloads out.
+            Ok(Some(info))
+                if info.config.headers_only
+                    || self.seen.is_some_and(|seen| info.delivered.stream_sequence > seen.last) =>
+            {
                 durable::ensure(nats, &self.spec).await.map_err(|error| error.to_string())?;
             }
             Ok(Some(_)) => {}

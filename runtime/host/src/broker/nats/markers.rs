@@ -189,18 +189,19 @@ fn trouble(nats: &Nats, what: Use) -> String {
 /// # Errors
 /// Where the server denies, refuses or does not answer.
 pub async fn recall_as_operator(nats: &Nats, key: &str) -> Result<Option<Marker>, AskError> {
-    let question = serde_json::json!({ "last_by_subj": subject(&nats.bucket, key) });
-    let Some(kept) = ask::found(ask::message(nats, &stream_of(&nats.bucket), &question).await)? else {
-        return Ok(None);
-    };
+    let Some(kept) = ask::found(kept_by_leader(nats, key).await)? else { return Ok(None) };
     let value = data_encoding::BASE64.decode(kept.data.as_bytes()).unwrap_or_default();
     Ok(serde_json::from_slice(&value).ok())
 }
 
+async fn kept_by_leader(nats: &Nats, key: &str) -> Result<ask::Kept, AskError> {
+    let question = serde_json::json!({ "last_by_subj": subject(&nats.bucket, key) });
+    ask::message(nats, &stream_of(&nats.bucket), &question).await
+}
+
 /// Asks the leader of the bucket, which has all that was ever confirmed.
 async fn ask_leader(nats: &Nats, key: &str) -> Result<Stored, Fault> {
-    let question = serde_json::json!({ "last_by_subj": subject(&nats.bucket, key) });
-    let answer = match ask::message(nats, &stream_of(&nats.bucket), &question).await {
+    let answer = match kept_by_leader(nats, key).await {
         Ok(answer) => answer,
         Err(AskError::NoMessage(_)) => return Ok(Stored::default()),
         Err(AskError::NotFound(why)) => return Err(Fault::Nobody(why)),
